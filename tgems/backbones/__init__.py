@@ -1,0 +1,1 @@
+"""CLIP backbones: loading them through open_clip, and pretraining the demo's own."""

@@ -1,0 +1,114 @@
+"""The feature cache: one folder per (backbone, data set, split), checked by digest when it is read.
+
+    manifest.json        schema version, digests of weights, preprocessing, shards, prompts and of every file below
+    0.safetensors ..     per shard: summaries [n, E, 2d], embeddings [n, D], raw_embeddings [n, E, D]
+    texts.safetensors    embeddings [m, D]: class names, or the distinct captions in order of appearance
+    samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, cluster, ...)
+    captions.parquet     retrieval only, per caption: image (row), text (row of texts), caption
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from tgems.errors import UserError
+from tgems.provenance import digest_file, read_json, write_json
+
+SCHEMA_VERSION = 1
+COMPARED = ("schema_version", "weights", "preprocess")
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """All of one split.
+
+    Attributes:
+        summaries: `[n, E, 2d]` float32.
+        embeddings: `[n, D]` float32, unit.
+        raw_embeddings: `[n, E, D]` float32, unit.
+        texts: `[m, D]` float32, unit: classes or distinct captions.
+        samples: One row per image.
+        captions: One row per caption, or None for classification.
+        manifest: As written.
+    """
+
+    summaries: Tensor
+    embeddings: Tensor
+    raw_embeddings: Tensor
+    texts: Tensor
+    samples: pd.DataFrame
+    captions: pd.DataFrame | None
+    manifest: dict
+
+    @property
+    def labels(self) -> Tensor:
+        """Class numbers `[n]` int64."""
+        return torch.from_numpy(self.samples["label"].to_numpy().copy())
+
+    @property
+    def clusters(self):
+        """Cluster of each image `[n]` str, or None where images are independent."""
+        return self.samples["cluster"].to_numpy() if "cluster" in self.samples else None
+
+    @property
+    def text_embeddings(self) -> Tensor:
+        """Embeddings of every caption in order `[m, D]` (retrieval), or of the classes."""
+        if self.captions is None:
+            return self.texts
+        return self.texts[torch.from_numpy(self.captions["text"].to_numpy().copy())]
+
+    @property
+    def text_image(self) -> Tensor:
+        """Image of every caption `[m]` int64."""
+        return torch.from_numpy(self.captions["image"].to_numpy().copy())
+
+
+def seal(folder: Path, manifest: dict) -> None:
+    """Write the manifest last, with the digest of every other file: a folder without it is not a cache."""
+    files = {p.name: digest_file(p) for p in sorted(Path(folder).iterdir()) if p.name != "manifest.json"}
+    write_json(Path(folder) / "manifest.json", manifest | {"schema_version": SCHEMA_VERSION, "files": files})
+
+
+def load_features(folder: Path, like: dict | None = None) -> FeatureSet:
+    """Read a split, checking every file against its manifest.
+
+    Args:
+        folder: Folder of the split.
+        like: Manifest that must agree in schema version, weights and preprocessing (say of the training features).
+
+    Raises:
+        UserError: Something is missing, truncated, altered, or was made with other weights.
+    """
+    folder = Path(folder)
+    if not (folder / "manifest.json").is_file():
+        raise UserError(f"{folder}: no manifest.json; the cache is not whole, delete the folder and run again")
+    manifest = read_json(folder / "manifest.json")
+    expected = {"schema_version": SCHEMA_VERSION} if like is None else {k: like.get(k) for k in COMPARED}
+    for key, wanted in expected.items():
+        if manifest.get(key) != wanted:
+            raise UserError(
+                f"{folder}: cached with {key} {manifest.get(key)!r}, but {wanted!r} is in use; "
+                "delete the folder and run again"
+            )
+    for name, digest in manifest["files"].items():
+        if not (folder / name).is_file() or digest_file(folder / name) != digest:
+            raise UserError(f"{folder / name}: truncated, altered or missing; delete the folder and run again")
+    return _read(folder, manifest)
+
+
+def _read(folder: Path, manifest: dict) -> FeatureSet:
+    from safetensors.torch import load_file
+
+    shards = [load_file(folder / f"{i}.safetensors") for i in range(manifest["n_shards"])]
+    tensors = {k: torch.cat([s[k] for s in shards]).float() for k in shards[0]}
+    captions = folder / "captions.parquet"
+    return FeatureSet(
+        texts=load_file(folder / "texts.safetensors")["embeddings"],
+        samples=pd.read_parquet(folder / "samples.parquet"),
+        captions=pd.read_parquet(captions) if captions.is_file() else None,
+        manifest=manifest,
+        **tensors,
+    )

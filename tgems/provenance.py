@@ -1,0 +1,87 @@
+"""Where a result comes from: digests, versions, commit; and writing files whole or not at all."""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("tgems", "torch", "open_clip_torch", "clip-benchmark", "fvcore", "numpy", "pandas", "snakemake")
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_json(value: object) -> str:
+    """SHA-256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def digest_tensors(tensors: Iterable[tuple[str, object]]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of torch tensors, in name order."""
+    import torch
+
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+@cache
+def commit() -> str:
+    """Commit of the source tree, `+dirty` where tracked files differ, `unknown` outside of git."""
+    root = Path(__file__).parent.parent
+    run = {"cwd": root, "capture_output": True, "text": True}
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], **run)
+        dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **run)
+    except FileNotFoundError:
+        return "unknown"
+    if head.returncode:
+        return "unknown"
+    return head.stdout.strip() + ("+dirty" if dirty.stdout.strip() else "")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on; absent ones are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON, sorted and indented; NaN is an error since it is not JSON."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """Read JSON.
+
+    Raises:
+        ValueError: The file is not whole; names it.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); delete it and run again") from None
