@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BANK_FEATURES = 5
-BANK_HISTORY = 3
+from tgems.exits.sizes import BANK_HISTORY, bank_gate_inputs
 
 
 class ExitNorm(nn.Module):
@@ -90,11 +89,6 @@ class BankGates(nn.Module):
     def forward(self, summaries: Tensor, bank: Tensor) -> Tensor:
         """Summaries `[n, E, 2d]` and `bank_history` features -> logits of p and q `[n, E, 2]`."""
         return self.down(F.gelu(self.up(torch.cat((self.norm(summaries), bank), dim=-1))))
-
-
-def bank_gate_inputs(summary_dim: int) -> int:
-    """Inputs of a bank gate: the summary, bank features of three exits, and the bank's size."""
-    return summary_dim + BANK_FEATURES * BANK_HISTORY + 1
 
 
 def bank_features(logits: Tensor) -> Tensor:

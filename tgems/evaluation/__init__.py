@@ -1,0 +1,1 @@
+"""Evaluation: thresholds fitted on validation, policies applied to test, metrics with paired uncertainty."""

@@ -1,0 +1,90 @@
+"""Read what evaluation needs of one split and seed: cached features and trained modules; nothing is computed twice."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tgems.errors import UserError
+from tgems.evaluation.metrics import image_to_text_ranks, rank_of_label
+from tgems.exits.modules import BankGates, ExitHeads, ImageGates
+from tgems.exits.policies import ExitModules, ExitOutputs
+from tgems.exits.train import embed
+from tgems.features.cache import FeatureSet
+from tgems.profiling.costs import ExitCosts
+from tgems.provenance import read_json
+
+BUILDERS = {"heads": ExitHeads, "image": ImageGates, "bank": BankGates}
+
+
+def load_module(folder: Path, weights: str):
+    """Rebuild a trained module from its folder.
+
+    Args:
+        folder: Folder with `config.json` and `model.safetensors`.
+        weights: Digest of the backbone in use.
+
+    Raises:
+        UserError: The folder is not whole, or the module was trained on another backbone.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json; the module is not whole, delete the folder and run again")
+    config = read_json(folder / "config.json")
+    if config["weights"] != weights:
+        raise UserError(
+            f"{folder}: trained on backbone weights {config['weights'][:12]}, but features of {weights[:12]} are in "
+            "use; delete the folder and run again"
+        )
+    module = BUILDERS[config["kind"]](**config["architecture"])
+    module.load_state_dict(load_file(folder / "model.safetensors"))
+    return module.eval().requires_grad_(False)
+
+
+def load_modules(exits: Path, seed: int, rate_targets: list[float], variants: list[str], weights: str) -> ExitModules:
+    """All modules of one seed below `results/exits/{backbone}`."""
+    exits = Path(exits)
+    gates = {
+        rate: load_module(exits / "image" / f"rate-{rate:.2f}" / f"seed-{seed}", weights)
+        for rate in rate_targets
+        if "image" in variants
+    }
+    bank = load_module(exits / "bank" / f"seed-{seed}", weights) if "bank" in variants else None
+    return ExitModules(load_module(exits / "heads" / f"seed-{seed}", weights), gates, bank)
+
+
+def outputs_of(features: FeatureSet, modules: ExitModules, costs: ExitCosts) -> ExitOutputs:
+    """Evaluate the heads of one seed on one split."""
+    return ExitOutputs(
+        summaries=features.summaries[:, :-1],
+        embeddings=embed(modules.heads, features.summaries[:, :-1], features.embeddings),
+        bank=features.texts,
+        scale=features.manifest["logit_scale"],
+        costs=costs,
+        modules=modules,
+    )
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is right, for ranking: labels of a classification set, or the image of every caption."""
+
+    labels: Tensor | None
+    texts: Tensor
+    text_image: Tensor | None
+
+    @classmethod
+    def of(cls, features: FeatureSet) -> "Truth":
+        """Take labels or captions from a feature set."""
+        if features.captions is None:
+            return cls(features.labels, features.texts, None)
+        return cls(None, features.text_embeddings, features.text_image)
+
+    def image_ranks(self, embeddings: Tensor) -> Tensor:
+        """Rank of the right class or caption at every exit: `[n, E, D]` -> `[n, E]` int64."""
+        if self.text_image is None:
+            return rank_of_label(embeddings @ self.texts.T, self.labels)
+        ranks = [image_to_text_ranks(z, self.texts, self.text_image) for z in embeddings.unbind(1)]
+        return torch.stack(ranks, 1)

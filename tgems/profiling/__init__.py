@@ -1,0 +1,1 @@
+"""What computation costs: multiply-accumulates (MACs) per exit, counted from architecture alone."""

@@ -1,0 +1,104 @@
+"""What an image pays when it leaves at an exit, by what a policy evaluates on the way (docs/method.md#policies)."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tgems.exits.sizes import bank_gate_inputs
+from tgems.profiling.closed_form import bank_product_macs, encoder_cost, gate_macs, head_macs
+from tgems.provenance import read_json, write_json
+
+
+@dataclass(frozen=True)
+class ExitCosts:
+    """MACs of the encoder and of the modules; all counts are of one image.
+
+    Attributes:
+        blocks: Exits, 1-based, ascending; the last is L.
+        encoder: Stem and blocks up to each exit; the last with pooling and projection.
+        head: One head.
+        image_gate: One gate that sees the image alone.
+        bank_gate: One gate that also sees bank features, without the bank product.
+        projection: The frozen projection.
+        embed_dim: `D`.
+    """
+
+    blocks: tuple[int, ...]
+    encoder: tuple[int, ...]
+    head: int
+    image_gate: int
+    bank_gate: int
+    projection: int
+    embed_dim: int
+
+    @property
+    def full(self) -> int:
+        """MACs of the untouched encoder: what rates are relative to."""
+        return self.encoder[-1]
+
+    def at_exits(self, per_visit: int = 0, at_exit: int = 0) -> np.ndarray:
+        """Relative cost `[E]` float64 of leaving at each exit.
+
+        Args:
+            per_visit: MACs at every exit before the last that is visited, the one taken included.
+            at_exit: MACs once, where an exit before the last is taken.
+        """
+        exits = len(self.encoder)
+        visits = np.minimum(np.arange(1, exits + 1), exits - 1)
+        taken = np.arange(exits) < exits - 1
+        return (np.array(self.encoder) + per_visit * visits + at_exit * taken) / self.full
+
+    def fixed(self) -> np.ndarray:
+        """Encoder and one head."""
+        return self.at_exits(at_exit=self.head)
+
+    def fixed_raw(self) -> np.ndarray:
+        """Encoder and the frozen projection."""
+        return self.at_exits(at_exit=self.projection)
+
+    def image_guided(self) -> np.ndarray:
+        """Encoder, every gate visited and one head."""
+        return self.at_exits(per_visit=self.image_gate, at_exit=self.head)
+
+    def confidence(self, bank_size: int) -> np.ndarray:
+        """Encoder, and at every visited exit a head and its bank product."""
+        return self.at_exits(per_visit=self.head + bank_product_macs(bank_size, self.embed_dim))
+
+    def bank_guided(self, bank_size: int) -> np.ndarray:
+        """Encoder, and at every visited exit a head, its bank product and the gate."""
+        return self.at_exits(per_visit=self.head + bank_product_macs(bank_size, self.embed_dim) + self.bank_gate)
+
+
+def module_costs(model_cfg: dict, blocks: list[int], head_hidden: int, gate_hidden: int) -> ExitCosts:
+    """Costs by the closed form, from configuration alone.
+
+    Args:
+        model_cfg: open_clip model configuration.
+        blocks: Exits, 1-based, ascending, the last the encoder's depth.
+        head_hidden: Hidden width of a head.
+        gate_hidden: Hidden width of a gate.
+    """
+    cost = encoder_cost(model_cfg)
+    summary = 2 * model_cfg["vision_cfg"]["width"]
+    dim = model_cfg["embed_dim"]
+    return ExitCosts(
+        blocks=tuple(blocks),
+        encoder=(*(cost.blocks[k - 1] for k in blocks[:-1]), cost.full),
+        head=head_macs(summary, head_hidden, dim),
+        image_gate=gate_macs(summary, gate_hidden),
+        bank_gate=gate_macs(bank_gate_inputs(summary), gate_hidden, 2),
+        projection=cost.projection,
+        embed_dim=dim,
+    )
+
+
+def write_costs(path: Path, costs: ExitCosts, rest: dict) -> None:
+    """Write costs as JSON, with `rest` beside them."""
+    write_json(path, {"costs": asdict(costs)} | rest)
+
+
+def read_costs(path: Path) -> ExitCosts:
+    """Read what `write_costs` wrote."""
+    costs = read_json(path)["costs"]
+    return ExitCosts(**{k: tuple(v) if isinstance(v, list) else v for k, v in costs.items()})

@@ -1,0 +1,111 @@
+"""Count MACs by tracing with fvcore. The only importer of fvcore.
+
+fvcore's "flops" are multiply-accumulates. Left alone it misses multi-head attention: its fast path is one opaque
+operation, and scaled dot-product attention has no handle. Here the fast path is off while tracing, the handle is
+given, operations that multiply nothing stand in one list, and every other operation that fvcore does not know is an
+error.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import nn
+
+NORMALISATION = ("layer_norm", "batch_norm", "group_norm")
+ZERO_COST = frozenset(
+    f"aten::{name}"
+    for name in (
+        "add add_ sub mul mul_ div rsub neg pow sum mean clamp clamp_min gelu relu sigmoid tanh exp log softmax "
+        "unflatten expand expand_as repeat linalg_vector_norm norm argmax gather pad feature_dropout dropout"
+    ).split()
+)
+
+
+class UnsupportedOperationError(RuntimeError):
+    """fvcore does not know an operation of the traced module, and it is not known to be free."""
+
+
+@dataclass(frozen=True)
+class MacCount:
+    """MACs of matrix and convolution products, and what fvcore counts for normalisation."""
+
+    macs: int
+    normalisation: int
+
+    def __add__(self, other: "MacCount") -> "MacCount":
+        return MacCount(self.macs + other.macs, self.normalisation + other.normalisation)
+
+
+def count_macs(module: nn.Module, inputs: tuple) -> MacCount:
+    """Count one forward pass.
+
+    Args:
+        module: Any module; traced in eval mode without gradients.
+        inputs: Positional arguments.
+
+    Raises:
+        UnsupportedOperationError: An operation is neither counted nor listed in `ZERO_COST`.
+    """
+    return _counts(module, inputs)[""]
+
+
+def count_encoder(visual: nn.Module, image_size: int) -> tuple[list[MacCount], MacCount]:
+    """Count an open_clip `VisionTransformer` for one image.
+
+    Returns:
+        Stem and blocks 1..k for k = 1..L, and the whole encoder with pooling and projection.
+    """
+    images = torch.zeros(1, 3, image_size, image_size)
+    counts = _counts(visual, (images,))
+    stem = counts["conv1"] + counts["ln_pre"]
+    running, exits = stem, []
+    for k in range(len(visual.transformer.resblocks)):
+        running = running + counts[f"transformer.resblocks.{k}"]
+        exits.append(running)
+    return exits, counts[""]
+
+
+def _counts(module: nn.Module, inputs: tuple) -> dict[str, MacCount]:
+    """Counts by module name; the whole module is the empty name."""
+    from fvcore.nn import FlopCountAnalysis
+
+    was_training = module.training
+    with _fast_path_off(), torch.no_grad():
+        analysis = FlopCountAnalysis(module.eval(), inputs)
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        by_module = analysis.by_module_and_operator()
+        unknown = {op: n for op, n in analysis.unsupported_ops().items() if op not in ZERO_COST}
+    module.train(was_training)
+    if unknown:
+        listed = ", ".join(f"{op} x {n}" for op, n in sorted(unknown.items()))
+        raise UnsupportedOperationError(
+            f"{type(module).__name__}: fvcore cannot count {listed}; give a handle, or list it as free if it multiplies nothing"
+        )
+    return {name: _split(ops) for name, ops in by_module.items()}
+
+
+def _split(operators: Counter) -> MacCount:
+    normalisation = sum(operators[n] for n in NORMALISATION if n in operators)
+    return MacCount(round(sum(operators.values()) - normalisation), round(normalisation))
+
+
+def _attention_macs(inputs: list, outputs: list) -> Counter:
+    """Products with keys and with values: B H S T (d + d_v)."""
+    query, key, value = (i.type().sizes() for i in inputs[:3])
+    *batch, sources, dim = query
+    return Counter({"scaled_dot_product_attention": prod(batch) * sources * key[-2] * (dim + value[-1])})
+
+
+@contextmanager
+def _fast_path_off() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
