@@ -1,0 +1,115 @@
+"""Check a run's configuration before anything is computed: closed schema, defaults, and what no schema can say."""
+
+import difflib
+from pathlib import Path
+
+import yaml
+
+from tgems.backbones.config import model_config
+from tgems.errors import UserError
+from tgems.profiling.closed_form import encoder_cost
+from tgems.profiling.costs import ExitCosts, module_costs
+
+DEMO_DATASETS = ("scenes", "digits", "colors", "relations", "handwriting")
+
+
+def complete_config(config: dict, schema_file: Path) -> dict:
+    """Validate a configuration and fill in the schema's defaults.
+
+    Args:
+        config: As read from YAML.
+        schema_file: The closed JSON schema.
+
+    Returns:
+        A new configuration, complete.
+
+    Raises:
+        UserError: One line that names the key, the value and what was expected.
+    """
+    import jsonschema
+
+    schema = yaml.safe_load(Path(schema_file).read_text())
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(config))
+    if error is not None:
+        raise UserError(_explain(error))
+    complete = _fill(config, schema)
+    for name in complete["datasets"]:
+        _check_dataset(name, complete["datasets"][name])
+    _check_training(complete)
+    for name in complete["backbones"]:
+        _check_targets(name, complete)
+    return complete
+
+
+def costs_of(config: dict, backbone: str) -> ExitCosts:
+    """Costs of a backbone and its exit modules by the closed form."""
+    cfg = model_config(config["backbones"][backbone]["source"])
+    blocks = list(range(1, cfg["vision_cfg"]["layers"] + 1))
+    return module_costs(cfg, blocks, config["heads"]["hidden"], config["image_gates"]["hidden"])
+
+
+def _fill(value, schema: dict):
+    """Defaults of the schema under the given values, recursively."""
+    if schema.get("type") != "object":
+        return value
+    known = schema.get("properties", {})
+    every = schema.get("additionalProperties")
+    filled = {k: _fill(v, known.get(k, every if isinstance(every, dict) else {})) for k, v in value.items()}
+    for key, part in known.items():
+        if key not in filled and "default" in part:
+            filled[key] = _fill(part["default"], part)
+    return filled
+
+
+def _explain(error) -> str:
+    place = ".".join(str(p) for p in error.absolute_path) or "the top level"
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        wrong = next(k for k in error.instance if k not in known)
+        near = difflib.get_close_matches(wrong, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"config: unknown key {wrong!r} at {place}; {hint}"
+    if error.validator == "enum":
+        near = difflib.get_close_matches(str(error.instance), [str(v) for v in error.validator_value], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"config: {place} is {error.instance!r}, expected one of {error.validator_value}{hint}"
+    return f"config: {place}: {error.message}"
+
+
+def _check_dataset(name: str, dataset: dict) -> None:
+    if dataset["source"] == "demo" and name not in DEMO_DATASETS:
+        near = difflib.get_close_matches(name, DEMO_DATASETS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(DEMO_DATASETS)}"
+        raise UserError(f"config: datasets.{name} has source 'demo', but there is no such demo data set; {hint}")
+    if dataset["source"] == "demo" and (name == "scenes") != (dataset["task"] == "zeroshot_retrieval"):
+        raise UserError(f"config: datasets.{name}.task is {dataset['task']!r}, which the demo set {name!r} is not for")
+    if dataset["splits"]["validation"] == dataset["splits"]["test"]:
+        raise UserError(f"config: datasets.{name}.splits: validation and test are both {dataset['splits']['test']!r}")
+
+
+def _check_training(config: dict) -> None:
+    training = config["training"]
+    if training["dataset"] not in config["datasets"]:
+        near = difflib.get_close_matches(training["dataset"], list(config["datasets"]), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"config: training.dataset {training['dataset']!r} is no key of datasets{hint}")
+    dataset = config["datasets"][training["dataset"]]
+    if dataset["task"] != "zeroshot_retrieval":
+        raise UserError(f"config: training.dataset {training['dataset']!r} has no captions (task {dataset['task']!r})")
+    if training["split"] in dataset["splits"].values():
+        raise UserError(f"config: training.split {training['split']!r} is also a validation or test split")
+    for policy, guidance in (("tgem", "image"), ("tgem_bank", "bank")):
+        if policy in config["policies"] and guidance not in config["guidance"]:
+            raise UserError(f"config: policy {policy!r} needs guidance {guidance!r}; add it to guidance")
+
+
+def _check_targets(backbone: str, config: dict) -> None:
+    """A target below the cheapest exit cannot be met; the closed form knows before anything runs."""
+    encoder_cost(model_config(config["backbones"][backbone]["source"]))
+    cheapest = costs_of(config, backbone).image_guided()[0]
+    for target in config["rate_targets"]:
+        if target < cheapest:
+            raise UserError(
+                f"config: rate target {target} is below the cheapest exit of backbone {backbone!r}: block 1 with its "
+                f"gate and head costs {cheapest:.3f} of the encoder; raise the target"
+            )

@@ -1,0 +1,46 @@
+"""What every job of the workflow does around its one call: log, threads, determinism, one-line errors."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tgems.errors import one_line_errors
+
+
+@contextmanager
+def job(log: str, threads: int) -> Iterator[None]:
+    """Run a job's body.
+
+    Log lines go to stderr and to the log file. Progress bars are drawn only on a terminal.
+
+    Args:
+        log: Log file; a failure's line is its last.
+        threads: Threads of torch and of BLAS.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    handlers = [logging.FileHandler(log, mode="w"), logging.StreamHandler()]
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", handlers=handlers, force=True)
+    logging.captureWarnings(True)
+    try:
+        with one_line_errors():
+            if "torch" in sys.modules:
+                raise RuntimeError("import torch inside the job, after its threads are set")
+            yield
+    except BaseException as error:
+        logging.getLogger("tgems").error("%s", error, exc_info=not isinstance(error, SystemExit))
+        sys.exit(1)
+
+
+def use_threads(threads: int) -> None:
+    """Limit torch to `threads` and make its algorithms deterministic."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
