@@ -78,19 +78,19 @@ def batch_indices(n: int, batch: int, seed: int, step: int, slots: int) -> tuple
     return torch.from_numpy(order), torch.from_numpy(slot)
 
 
-def pretrain(split: Path, model_cfg: dict, recipe: dict, seed: int, checkpoint: Path, out: Path) -> None:
+def pretrain(split: Path, model_cfg: dict, recipe: dict, checkpoint: Path, out: Path) -> None:
     """Train a CLIP model and write it as an open_clip folder.
 
     Args:
         split: Folder of the captioned training split.
         model_cfg: open_clip model configuration.
-        recipe: `samples_seen`, `batch_size`, `learning_rate`, `weight_decay`.
-        seed: Seed of initialisation and data order.
+        recipe: `samples_seen`, `batch_size`, `learning_rate`, `weight_decay`, and the `seed` of initialisation and order.
         checkpoint: File that training resumes from; written every 200 steps, outside of what a killed job loses.
         out: Folder to write: configuration, float16 weights, `history.csv`, `recipe.json`.
     """
     from open_clip.model import CLIP
 
+    seed = recipe["seed"]
     torch.manual_seed(seed)
     images, captions = load_pairs(split)
     table = CaptionTable(captions, model_cfg["text_cfg"]["context_length"])
@@ -127,7 +127,7 @@ def pretrain(split: Path, model_cfg: dict, recipe: dict, seed: int, checkpoint: 
             history.append((step, loss.item(), scale.item()))
         if (step + 1) % 200 == 0:
             _save(checkpoint, model, optimizer, step + 1, history, time.monotonic() - began)
-    _write(out, model, model_cfg, recipe | {"seed": seed}, history, time.monotonic() - began)
+    _write(out, model, model_cfg, recipe, history, time.monotonic() - began)
 
 
 def _save(path: Path, model, optimizer, step: int, history: list, elapsed: float) -> None:

@@ -4,44 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from tgems.errors import UserError
 from tgems.evaluation.metrics import image_to_text_ranks, rank_of_label
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates
+from tgems.exits.folders import load_module
 from tgems.exits.policies import ExitModules, ExitOutputs
 from tgems.exits.train import embed
 from tgems.features.cache import FeatureSet
 from tgems.profiling.costs import ExitCosts
-from tgems.provenance import read_json
-
-BUILDERS = {"heads": ExitHeads, "image": ImageGates, "bank": BankGates}
-
-
-def load_module(folder: Path, weights: str):
-    """Rebuild a trained module from its folder.
-
-    Args:
-        folder: Folder with `config.json` and `model.safetensors`.
-        weights: Digest of the backbone in use.
-
-    Raises:
-        UserError: The folder is not whole, or the module was trained on another backbone.
-    """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json; the module is not whole, delete the folder and run again")
-    config = read_json(folder / "config.json")
-    if config["weights"] != weights:
-        raise UserError(
-            f"{folder}: trained on backbone weights {config['weights'][:12]}, but features of {weights[:12]} are in "
-            "use; delete the folder and run again"
-        )
-    module = BUILDERS[config["kind"]](**config["architecture"])
-    module.load_state_dict(load_file(folder / "model.safetensors"))
-    return module.eval().requires_grad_(False)
-
 
 def load_modules(exits: Path, seed: int, rate_targets: list[float], variants: list[str], weights: str) -> ExitModules:
     """All modules of one seed below `results/exits/{backbone}`."""

@@ -49,6 +49,9 @@ class ExitHeads(nn.Module):
 
     def __init__(self, n_exits: int, summary_dim: int, hidden: int, embed_dim: int):
         super().__init__()
+        self.architecture = {
+            "n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "embed_dim": embed_dim
+        }
         self.norm = ExitNorm(n_exits, summary_dim)
         self.linear = ExitLinear(n_exits, summary_dim, embed_dim, bias=False)
         self.up = ExitLinear(n_exits, summary_dim, hidden)
@@ -65,6 +68,7 @@ class ImageGates(nn.Module):
 
     def __init__(self, n_exits: int, summary_dim: int, hidden: int):
         super().__init__()
+        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden}
         self.norm = ExitNorm(n_exits, summary_dim)
         self.up = ExitLinear(n_exits, summary_dim, hidden)
         self.down = ExitLinear(n_exits, hidden, 1, zero=True)
@@ -82,6 +86,7 @@ class BankGates(nn.Module):
 
     def __init__(self, n_exits: int, summary_dim: int, hidden: int):
         super().__init__()
+        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden}
         self.norm = ExitNorm(n_exits, summary_dim)
         self.up = ExitLinear(n_exits, bank_gate_inputs(summary_dim), hidden)
         self.down = ExitLinear(n_exits, hidden, 2)

@@ -1,8 +1,6 @@
 """Train heads and gates on cached features. Reads feature sets, writes one folder per trained module."""
 
-import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -13,8 +11,6 @@ from tgems.errors import UserError
 from tgems.exits import losses
 from tgems.exits.modules import BankGates, ExitHeads, ImageGates, bank_features, bank_history
 from tgems.features.cache import FeatureSet
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -207,7 +203,7 @@ class BankExamples:
 def draw_bank_examples(pairs: Pairs, z: Tensor, options: dict, generator: torch.Generator) -> BankExamples:
     """Give every image a random bank: its own caption among M - 1 others of its batch, M log-uniform in [4, B]."""
     parts = []
-    batches = list(pairs.batches(options["batch_size"], options["banks_per_image"], generator))
+    batches = list(pairs.batches(options["bank_batch_size"], options["banks_per_image"], generator))
     for images in tqdm(batches, desc="draw banks", unit="batch", mininterval=2):
         size = len(images)
         ids = pairs.draw_captions(images, generator)
@@ -259,16 +255,3 @@ def train_bank_gates(pairs: Pairs, z: Tensor, options: dict, seed: int) -> tuple
         if step % 20 == 0:
             history.append({"step": step, "loss": loss.item()})
     return gates.eval().requires_grad_(False), pd.DataFrame(history)
-
-
-def save_module(module: nn.Module, folder: Path, config: dict, history: pd.DataFrame) -> None:
-    """Write `model.safetensors`, `history.csv`, and last `config.json`."""
-    from safetensors.torch import save_file
-
-    from tgems.provenance import write_json
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors")
-    history.to_csv(folder / "history.csv", index=False)
-    write_json(folder / "config.json", config)

@@ -16,7 +16,7 @@ from tgems.backbones.load import Backbone
 from tgems.data.webdataset import Sample, read_prompts, read_shard, shard_paths
 from tgems.errors import UserError
 from tgems.features.cache import seal
-from tgems.features.encode import class_embeddings, encode_images, encode_texts
+from tgems.features.encode import EncodedImages, class_embeddings, encode_images, encode_texts
 from tgems.provenance import commit, digest_file, digest_json, versions
 
 logger = logging.getLogger(__name__)
@@ -28,9 +28,8 @@ def extract_features(
     split: Path,
     task: str,
     out: Path,
-    blocks: list[int],
     batch_size: int = 256,
-    dtype: torch.dtype = torch.float32,
+    dtype: str = "float32",
 ) -> None:
     """Encode every image once and every text once.
 
@@ -39,9 +38,8 @@ def extract_features(
         split: Folder of shards; its parent holds the prompts.
         task: `zeroshot_classification` or `zeroshot_retrieval`.
         out: Cache folder; appears whole or not at all.
-        blocks: Exits, ascending, 1-based; the last is the encoder's depth.
         batch_size: Images a forward pass.
-        dtype: Storage type of the summaries.
+        dtype: Storage type of the summaries, `float32` or `float16`.
 
     Raises:
         UserError: An image cannot be decoded, labels do not fit the task, or a value is not finite.
@@ -54,8 +52,8 @@ def extract_features(
     paths = shard_paths(split)
     for number, path in enumerate(paths):
         samples = list(tqdm(read_shard(path), desc=f"{split.parent.name}/{split.name} {path.name}", mininterval=2))
-        tensors = _encode_shard(backbone, samples, blocks, batch_size, path)
-        tensors["summaries"] = tensors["summaries"].to(dtype)
+        tensors = _encode_shard(backbone, samples, batch_size, path)
+        tensors["summaries"] = tensors["summaries"].to(getattr(torch, dtype))
         for name, value in tensors.items():
             if not torch.isfinite(value).all():
                 raise UserError(f"{path}: {name} holds values that are not finite in {value.dtype}; use float32")
@@ -74,23 +72,19 @@ def extract_features(
         "prompts": digest_json(prompts),
         "n_shards": len(paths),
         "n": len(rows),
-        "blocks": blocks,
-        "recorded": {"dtype": str(dtype), "versions": versions(), "commit": commit()},
+        "recorded": {"dtype": dtype, "versions": versions(), "commit": commit()},
     }
     seal(partial, manifest)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
 
 
-def _encode_shard(backbone, samples: list[Sample], blocks: list[int], batch_size: int, path: Path) -> dict[str, Tensor]:
-    keep = torch.tensor(blocks) - 1
+def _encode_shard(backbone, samples: list[Sample], batch_size: int, path: Path) -> dict[str, Tensor]:
     parts = []
     for start in range(0, len(samples), batch_size):
         images = [_decode(backbone, s, path) for s in samples[start : start + batch_size]]
-        encoded = encode_images(backbone.model.visual, torch.stack(images))
-        parts.append((encoded.summaries[:, keep], encoded.embeddings, encoded.raw_embeddings[:, keep]))
-    names = ("summaries", "embeddings", "raw_embeddings")
-    return {n: torch.cat(p).contiguous() for n, p in zip(names, zip(*parts, strict=True), strict=True)}
+        parts.append(encode_images(backbone.model.visual, torch.stack(images)))
+    return {n: torch.cat(p) for n, p in zip(EncodedImages._fields, zip(*parts, strict=True), strict=True)}
 
 
 def _decode(backbone: Backbone, sample: Sample, path: Path) -> Tensor:

@@ -14,13 +14,12 @@ from tgems.profiling.macs import count_encoder, count_macs
 from tgems.provenance import commit, versions
 
 
-def count_backbone(source: str, visual: nn.Module, blocks: list[int], head_hidden: int, gate_hidden: int, out: Path):
+def count_backbone(source: str, visual: nn.Module, head_hidden: int, gate_hidden: int, out: Path) -> None:
     """Count encoder, heads and gates by fvcore and write them with the closed form beside.
 
     Args:
         source: Backbone source; its configuration is read for the closed form.
         visual: The image tower; weights do not matter.
-        blocks: Exits.
         head_hidden: Hidden width of heads.
         gate_hidden: Hidden width of gates.
         out: JSON file.
@@ -29,6 +28,7 @@ def count_backbone(source: str, visual: nn.Module, blocks: list[int], head_hidde
         RuntimeError: Trace and closed form disagree, by as little as one MAC.
     """
     cfg = model_config(source)
+    blocks = list(range(1, cfg["vision_cfg"]["layers"] + 1))
     closed, expected = encoder_cost(cfg), module_costs(cfg, blocks, head_hidden, gate_hidden)
     exits, full = count_encoder(visual, cfg["vision_cfg"]["image_size"])
     summary, dim = 2 * cfg["vision_cfg"]["width"], cfg["embed_dim"]

@@ -1,0 +1,42 @@
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "configs/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/backbones.smk"
+include: "workflow/rules/profiling.smk"
+include: "workflow/rules/features.smk"
+include: "workflow/rules/exits.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/reporting.smk"
+
+
+localrules:
+    all,
+    figures,
+    pretrain,
+
+
+rule all:
+    default_target: True
+    input:
+        TABLE_FILES,
+        FIGURE_FILES,
+
+
+rule figures:
+    input:
+        FIGURE_FILES,
+
+
+rule pretrain:
+    input:
+        expand("results/backbones/{backbone}", backbone=PRETRAINED),

@@ -1,0 +1,21 @@
+rule pretrain_backbone:
+    input:
+        split="results/data/scenes/backbone",
+        architecture="configs/backbones/{backbone}.json",
+        code=CODE["backbones"],
+    output:
+        directory("results/backbones/{backbone}"),
+    log:
+        "logs/pretrain_backbone/{backbone}.log",
+    benchmark:
+        "benchmarks/pretrain_backbone/{backbone}.tsv"
+    message:
+        "Pretrain {wildcards.backbone} (about an hour; resumes from results/checkpoints)"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        recipe=lookup(within=config, dpath="pretraining"),
+        checkpoint="results/checkpoints/{backbone}.safetensors",
+    script:
+        "../scripts/pretrain_backbone.py"

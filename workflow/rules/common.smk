@@ -1,0 +1,108 @@
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(Path(workflow.basedir)))
+
+from tgems.config import complete_config
+from tgems.errors import UserError
+
+try:
+    config = complete_config(config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
+except UserError as error:
+    raise WorkflowError(str(error))
+
+ROOT = workflow.basedir
+SEEDS = config["seeds"]
+RATES = [f"{rate:.2f}" for rate in config["rate_targets"]]
+BACKBONES = list(config["backbones"])
+DATASETS = list(config["datasets"])
+DEMO = [name for name in DATASETS if config["datasets"][name]["source"] == "demo"]
+PRETRAINED = ["demo-vit-8", "demo-vit-12"]
+TABLES = ["tradeoff", "flops", "semantic_content", "summary"]
+FIGURES = ["tradeoff", "semantic_content", "exit_histogram", "rate_calibration"]
+TABLE_FILES = expand("results/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"])
+FIGURE_FILES = expand("results/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"])
+
+
+wildcard_constraints:
+    backbone="|".join(BACKBONES + PRETRAINED),
+    dataset="|".join(DATASETS + ["scenes"]),
+    split="[A-Za-z0-9_-]+",
+    seed="|".join(str(seed) for seed in SEEDS),
+    rate="|".join(RATES),
+    figure="|".join(FIGURES),
+
+
+def library(*parts):
+    """Library modules that a stage's results depend on: changed code reruns the stage, a touched file does not."""
+    return [str(path) for part in parts for path in sorted(Path(ROOT, "tgems").glob(part))]
+
+
+CODE = {
+    "data": library("data/*.py"),
+    "backbones": library("backbones/*.py", "data/webdataset.py"),
+    "profiling": library("profiling/*.py", "backbones/config.py", "exits/modules.py", "exits/sizes.py"),
+    "features": library("features/*.py", "backbones/load.py", "data/webdataset.py"),
+    "exits": library("exits/modules.py", "exits/losses.py", "exits/train.py", "features/cache.py"),
+    "evaluation": library("evaluation/*.py", "exits/policies.py", "exits/modules.py", "profiling/costs.py"),
+    "tables": library("reporting/tables.py"),
+    "figures": library("reporting/figures.py", "reporting/style.py"),
+}
+
+
+def split_folder(wildcards):
+    """Folder of a split's shards: generated for the demo, given for others."""
+    source = config["datasets"][wildcards.dataset]["source"]
+    root = f"results/data/{wildcards.dataset}" if source == "demo" else source.removeprefix("wds:")
+    return f"{root}/{wildcards.split}"
+
+
+def prompts_file(wildcards):
+    """The data set's type file, beside which class names and templates stand."""
+    source = config["datasets"][wildcards.dataset]["source"]
+    root = f"results/data/{wildcards.dataset}" if source == "demo" else source.removeprefix("wds:")
+    return f"{root}/dataset_type.txt"
+
+
+def backbone_files(wildcards):
+    """Files that a backbone's weights come from; none where open_clip downloads them."""
+    scheme, _, rest = config["backbones"][wildcards.backbone]["source"].partition(":")
+    if scheme != "local-dir":
+        return []
+    return [f"{rest}/open_clip_config.json", f"{rest}/open_clip_model.safetensors"]
+
+
+def named_split(role):
+    """Input function: features of a data set's validation or test split."""
+
+    def features(wildcards):
+        split = config["datasets"][wildcards.dataset]["splits"][role]
+        return f"results/features/{wildcards.backbone}/{wildcards.dataset}/{split}"
+
+    return features
+
+
+def training_features():
+    """Pattern of the training features."""
+    return f"results/features/{{backbone}}/{config['training']['dataset']}/{config['training']['split']}"
+
+
+def trained_modules(wildcards):
+    """Every head and gate of a backbone."""
+    root = f"results/exits/{wildcards.backbone}"
+    modules = expand(f"{root}/heads/seed-{{seed}}", seed=SEEDS)
+    if "image" in config["guidance"]:
+        modules += expand(f"{root}/image/rate-{{rate}}/seed-{{seed}}", rate=RATES, seed=SEEDS)
+    if "bank" in config["guidance"]:
+        modules += expand(f"{root}/bank/seed-{{seed}}", seed=SEEDS)
+    return modules
+
+
+def demo_prompt_files():
+    """Prompt files of the demo data sets, as clip_benchmark reads them."""
+    files = expand("results/data/{dataset}/dataset_type.txt", dataset=DEMO)
+    zeroshot = [name for name in DEMO if name != "scenes"]
+    names = ["classnames.txt", "zeroshot_classification_templates.txt"]
+    return files + expand("results/data/{dataset}/{name}", dataset=zeroshot, name=names)

@@ -1,0 +1,23 @@
+rule extract_features:
+    input:
+        split=split_folder,
+        prompts=prompts_file,
+        backbone=backbone_files,
+        code=CODE["features"],
+    output:
+        directory("results/features/{backbone}/{dataset}/{split}"),
+    log:
+        "logs/extract_features/{backbone}-{dataset}-{split}.log",
+    benchmark:
+        "benchmarks/extract_features/{backbone}-{dataset}-{split}.tsv"
+    message:
+        "Encode {wildcards.dataset}/{wildcards.split} with {wildcards.backbone}"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        source=lookup(within=config, dpath="backbones/{backbone}/source"),
+        task=lookup(within=config, dpath="datasets/{dataset}/task"),
+        options=lookup(within=config, dpath="features"),
+    script:
+        "../scripts/extract_features.py"

@@ -1,0 +1,52 @@
+rule make_tables:
+    input:
+        tradeoff=expand("results/evaluation/{b}/{d}/tradeoff.parquet", b=BACKBONES, d=DATASETS),
+        semantic_content=expand("results/evaluation/{b}/{d}/semantic_content.parquet", b=BACKBONES, d=DATASETS),
+        macs=expand("results/profiling/{b}/macs.json", b=BACKBONES),
+        code=CODE["tables"],
+    output:
+        report(
+            expand("results/tables/{table}.csv", table=TABLES),
+            caption="../report/tables.rst",
+            category="Tables",
+        ),
+        expand("results/tables/{table}.{ext}", table=TABLES, ext=["md", "tex"]),
+    log:
+        "logs/make_tables.log",
+    benchmark:
+        "benchmarks/make_tables.tsv"
+    message:
+        "Write the tables"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        backbones=BACKBONES,
+        folder="results/tables",
+    script:
+        "../scripts/make_tables.py"
+
+
+rule plot_figure:
+    input:
+        tables=expand("results/tables/{table}.csv", table=TABLES),
+        exits=expand("results/evaluation/{b}/{d}/exits.parquet", b=BACKBONES, d=DATASETS),
+        code=CODE["figures"],
+    output:
+        pdf="results/figures/{figure}.pdf",
+        png=report(
+            "results/figures/{figure}.png",
+            caption="../report/{figure}.rst",
+            category="Figures",
+        ),
+    log:
+        "logs/plot_figure/{figure}.log",
+    benchmark:
+        "benchmarks/plot_figure/{figure}.tsv"
+    message:
+        "Plot {wildcards.figure}"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    script:
+        "../scripts/plot_figure.py"

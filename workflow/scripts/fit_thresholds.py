@@ -1,0 +1,7 @@
+from tgems.jobs import job, use_threads
+
+with job(snakemake.log[0], snakemake.threads):
+    from tgems.evaluation.stage import run_thresholds
+
+    use_threads(snakemake.threads)
+    run_thresholds(snakemake.input.validation, snakemake.input.macs, snakemake.output[0], **snakemake.params)

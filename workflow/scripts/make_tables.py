@@ -1,0 +1,7 @@
+from tgems.jobs import job
+
+with job(snakemake.log[0], snakemake.threads):
+    from tgems.reporting.tables import make_tables
+
+    macs = dict(zip(snakemake.params.backbones, snakemake.input.macs, strict=True))
+    make_tables(snakemake.input.tradeoff, snakemake.input.semantic_content, macs, snakemake.params.folder)

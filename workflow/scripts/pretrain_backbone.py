@@ -1,0 +1,16 @@
+from tgems.jobs import job, use_threads
+
+with job(snakemake.log[0], snakemake.threads):
+    import json
+    from pathlib import Path
+
+    from tgems.backbones.pretrain import pretrain
+
+    use_threads(snakemake.threads)
+    pretrain(
+        Path(snakemake.input.split),
+        json.loads(Path(snakemake.input.architecture).read_text()),
+        dict(snakemake.params.recipe),
+        Path(snakemake.params.checkpoint),
+        Path(snakemake.output[0]),
+    )
