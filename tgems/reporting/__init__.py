@@ -1,0 +1,1 @@
+"""Tables and figures from evaluated parts: no model, no data set."""
