@@ -1,0 +1,48 @@
+# Creates .venv where needed; `PYTHON=python3.12 make ...` picks another interpreter, ARGS reach Snakemake or pytest.
+PYTHON ?= python3
+CORES ?= all
+ARGS ?=
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lint format figures pretrain install-backbones clean
+
+help: ## List the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit('tgems needs Python 3.11 or newer; pass PYTHON=python3.11' * (sys.version_info < (3, 11)))"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@
+
+reproduce: .venv/.ready ## Run the embedded demo: tables, figures and results/report.html
+	snakemake --cores $(CORES) --report results/report.html --report-after-run $(ARGS)
+
+test: .venv/.ready ## Run the tests
+	pytest -n auto $(ARGS)
+
+lint: .venv/.ready ## Check the style
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: .venv/.ready ## Rewrite files in the project's style
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile workflow
+
+figures: .venv/.ready ## Redraw the figures
+	snakemake --cores $(CORES) figures $(ARGS)
+
+pretrain: .venv/.ready ## Pretrain the demo backbones anew (about two hours on 2 cores), under results/
+	snakemake --cores $(CORES) pretrain $(ARGS)
+
+install-backbones: .venv/.ready ## Ship the backbones that `make pretrain` made, with model cards, in assets/
+	python -m tgems.backbones.install
+
+clean: ## Delete everything that a run makes
+	rm -rf results/[!R]* logs benchmarks .snakemake
