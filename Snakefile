@@ -3,7 +3,11 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-configfile: "configs/config.yaml"
+# A configuration given by --configfile stands alone instead of being merged into the default.
+if not workflow.configfiles:
+
+    configfile: "configs/config.yaml"
+
 
 
 report: "workflow/report/workflow.rst"

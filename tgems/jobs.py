@@ -14,7 +14,8 @@ from tgems.errors import one_line_errors
 def job(log: str, threads: int) -> Iterator[None]:
     """Run a job's body.
 
-    Log lines go to stderr and to the log file. Progress bars are drawn only on a terminal.
+    The package's log lines go to stderr and to the log file, libraries' warnings to the file alone. Progress bars are
+    drawn only on a terminal.
 
     Args:
         log: Log file; a failure's line is its last.
@@ -26,8 +27,11 @@ def job(log: str, threads: int) -> Iterator[None]:
         os.environ["TQDM_DISABLE"] = "1"
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     handlers = [logging.FileHandler(log, mode="w"), logging.StreamHandler()]
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", handlers=handlers, force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=handlers, force=True)
+    logging.getLogger("tgems").setLevel(logging.INFO)
     logging.captureWarnings(True)
+    warned = logging.getLogger("py.warnings")
+    warned.propagate, warned.handlers = False, handlers[:1]
     try:
         with one_line_errors():
             if "torch" in sys.modules:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tgems.backbones.config import split_open_clip, split_source
+from tgems.backbones.config import model_config, split_open_clip, split_source
 from tgems.errors import UserError
 from tgems.provenance import digest_tensors
 
@@ -63,6 +63,13 @@ def load_backbone(source: str) -> Backbone:
         weights_digest=digest_tensors(model.state_dict().items()),
         preprocess_digest=str(preprocess),
     )
+
+
+def build_image_tower(source: str) -> nn.Module:
+    """Build a backbone's image tower from its architecture alone, with random weights: for counting."""
+    from open_clip.model import CLIP
+
+    return CLIP(**model_config(source)).visual.eval()
 
 
 def _check_quickgelu(source: str, arch: str, tag: str | None) -> None:

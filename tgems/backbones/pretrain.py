@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from tgems.data.webdataset import read_shard, shard_paths
+from tgems.provenance import commit, digest_file, digest_json, versions, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,15 @@ def pretrain(split: Path, model_cfg: dict, recipe: dict, checkpoint: Path, out: 
             history.append((step, loss.item(), scale.item()))
         if (step + 1) % 200 == 0:
             _save(checkpoint, model, optimizer, step + 1, history, time.monotonic() - began)
-    _write(out, model, model_cfg, recipe, history, time.monotonic() - began)
+    recorded = {
+        "recipe": recipe,
+        "data": digest_json({path.name: digest_file(path) for path in shard_paths(split)}),
+        "pairs": len(images),
+        "wall_time_s": round(time.monotonic() - began),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    _write(out, model, model_cfg, history, recorded)
 
 
 def _save(path: Path, model, optimizer, step: int, history: list, elapsed: float) -> None:
@@ -161,7 +170,7 @@ def _resume(path: Path, model, optimizer) -> tuple[int, list, float]:
     return int(meta["step"]), json.loads(meta["history"]), float(meta["elapsed"])
 
 
-def _write(out: Path, model, model_cfg: dict, recipe: dict, history: list, elapsed: float) -> None:
+def _write(out: Path, model, model_cfg: dict, history: list, recorded: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
     size = model_cfg["vision_cfg"]["image_size"]
     preprocess = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
@@ -171,4 +180,4 @@ def _write(out: Path, model, model_cfg: dict, recipe: dict, history: list, elaps
     save_file(weights, out / "open_clip_model.safetensors", {"format": "pt"})
     lines = [f"{step},{loss:.5f},{scale:.4f}\n" for step, loss, scale in history]
     (out / "history.csv").write_text("".join(["step,loss,logit_scale\n", *lines]))
-    (out / "recipe.json").write_text(json.dumps(recipe | {"wall_time_s": round(elapsed)}, indent=2) + "\n")
+    write_json(out / "recipe.json", recorded)

@@ -53,8 +53,9 @@ def encode_images(visual: nn.Module, images: Tensor) -> EncodedImages:
 @torch.no_grad()
 def encode_texts(model: nn.Module, tokenizer, texts: list[str], batch_size: int = 512) -> Tensor:
     """Unit text embeddings `[m, D]` float32."""
-    batches = (texts[i : i + batch_size] for i in range(0, len(texts), batch_size))
-    return torch.cat([model.encode_text(tokenizer(list(b)), normalize=True).float() for b in batches])
+    device = model.logit_scale.device
+    batches = (tokenizer(texts[i : i + batch_size]).to(device) for i in range(0, len(texts), batch_size))
+    return torch.cat([model.encode_text(tokens, normalize=True).float().cpu() for tokens in batches])
 
 
 def class_embeddings(model: nn.Module, tokenizer, classnames: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:

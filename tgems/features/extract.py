@@ -30,6 +30,7 @@ def extract_features(
     out: Path,
     batch_size: int = 256,
     dtype: str = "float32",
+    device: str = "cpu",
 ) -> None:
     """Encode every image once and every text once.
 
@@ -40,10 +41,15 @@ def extract_features(
         out: Cache folder; appears whole or not at all.
         batch_size: Images a forward pass.
         dtype: Storage type of the summaries, `float32` or `float16`.
+        device: torch device of the forward passes.
 
     Raises:
-        UserError: An image cannot be decoded, labels do not fit the task, or a value is not finite.
+        UserError: An image cannot be decoded, labels do not fit the task, a value is not finite, or there is no such
+            device.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("config: features.device is 'cuda', but torch sees no CUDA device; set it to 'cpu'")
+    backbone.model.to(device)
     out = Path(out)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -52,7 +58,7 @@ def extract_features(
     paths = shard_paths(split)
     for number, path in enumerate(paths):
         samples = list(tqdm(read_shard(path), desc=f"{split.parent.name}/{split.name} {path.name}", mininterval=2))
-        tensors = _encode_shard(backbone, samples, batch_size, path)
+        tensors = _encode_shard(backbone, samples, batch_size, path, device)
         tensors["summaries"] = tensors["summaries"].to(getattr(torch, dtype))
         for name, value in tensors.items():
             if not torch.isfinite(value).all():
@@ -72,19 +78,19 @@ def extract_features(
         "prompts": digest_json(prompts),
         "n_shards": len(paths),
         "n": len(rows),
-        "recorded": {"dtype": dtype, "versions": versions(), "commit": commit()},
+        "recorded": {"dtype": dtype, "device": device, "versions": versions(), "commit": commit()},
     }
     seal(partial, manifest)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
 
 
-def _encode_shard(backbone, samples: list[Sample], batch_size: int, path: Path) -> dict[str, Tensor]:
+def _encode_shard(backbone, samples: list[Sample], batch_size: int, path: Path, device: str) -> dict[str, Tensor]:
     parts = []
     for start in range(0, len(samples), batch_size):
         images = [_decode(backbone, s, path) for s in samples[start : start + batch_size]]
-        parts.append(encode_images(backbone.model.visual, torch.stack(images)))
-    return {n: torch.cat(p) for n, p in zip(EncodedImages._fields, zip(*parts, strict=True), strict=True)}
+        parts.append(encode_images(backbone.model.visual, torch.stack(images).to(device)))
+    return {n: torch.cat(p).cpu() for n, p in zip(EncodedImages._fields, zip(*parts, strict=True), strict=True)}
 
 
 def _decode(backbone: Backbone, sample: Sample, path: Path) -> Tensor:

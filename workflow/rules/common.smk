@@ -52,26 +52,37 @@ CODE = {
 }
 
 
+def dataset_folder(dataset):
+    """Folder of a data set: generated for the demo, given for others."""
+    source = config["datasets"][dataset]["source"]
+    return f"results/data/{dataset}" if source == "demo" else source.removeprefix("wds:")
+
+
 def split_folder(wildcards):
-    """Folder of a split's shards: generated for the demo, given for others."""
-    source = config["datasets"][wildcards.dataset]["source"]
-    root = f"results/data/{wildcards.dataset}" if source == "demo" else source.removeprefix("wds:")
-    return f"{root}/{wildcards.split}"
+    """Folder of a split's shards."""
+    return f"{dataset_folder(wildcards.dataset)}/{wildcards.split}"
 
 
-def prompts_file(wildcards):
-    """The data set's type file, beside which class names and templates stand."""
-    source = config["datasets"][wildcards.dataset]["source"]
-    root = f"results/data/{wildcards.dataset}" if source == "demo" else source.removeprefix("wds:")
-    return f"{root}/dataset_type.txt"
+def prompt_files(wildcards):
+    """Files beside the splits that say which texts there are: class names and templates, or nothing more than the type."""
+    dataset = config["datasets"][wildcards.dataset]
+    if dataset["task"] == "zeroshot_classification":
+        names = ["classnames.txt", "zeroshot_classification_templates.txt"]
+    else:
+        names = ["dataset_type.txt"] if dataset["source"] == "demo" else []
+    return [f"{dataset_folder(wildcards.dataset)}/{name}" for name in names]
+
+
+def architecture_file(wildcards):
+    """File that a backbone's architecture comes from; none where open_clip knows it."""
+    scheme, _, rest = config["backbones"][wildcards.backbone]["source"].partition(":")
+    return f"{rest}/open_clip_config.json" if scheme == "local-dir" else []
 
 
 def backbone_files(wildcards):
     """Files that a backbone's weights come from; none where open_clip downloads them."""
     scheme, _, rest = config["backbones"][wildcards.backbone]["source"].partition(":")
-    if scheme != "local-dir":
-        return []
-    return [f"{rest}/open_clip_config.json", f"{rest}/open_clip_model.safetensors"]
+    return multiext(f"{rest}/open_clip_", "config.json", "model.safetensors") if scheme == "local-dir" else []
 
 
 def named_split(role):

@@ -1,7 +1,7 @@
 rule extract_features:
     input:
         split=split_folder,
-        prompts=prompts_file,
+        prompts=prompt_files,
         backbone=backbone_files,
         code=CODE["features"],
     output:

@@ -1,6 +1,6 @@
 rule count_macs:
     input:
-        backbone=backbone_files,
+        architecture=architecture_file,
         code=CODE["profiling"],
     output:
         "results/profiling/{backbone}/macs.json",

@@ -1,14 +1,14 @@
 from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
-    from tgems.backbones.load import load_backbone
+    from tgems.backbones.load import build_image_tower
     from tgems.profiling.count import count_backbone
 
     use_threads(snakemake.threads)
     source = snakemake.params.source
     count_backbone(
         source,
-        load_backbone(source).model.visual,
+        build_image_tower(source),
         snakemake.params.head_hidden,
         snakemake.params.gate_hidden,
         snakemake.output[0],
