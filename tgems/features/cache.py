@@ -50,8 +50,10 @@ class FeatureSet:
 
     @property
     def clusters(self):
-        """Cluster of each image `[n]` str, or None where images are independent."""
-        return self.samples["cluster"].to_numpy() if "cluster" in self.samples else None
+        """Cluster of each image `[n]` str, or None where images are independent; one that names none is its own."""
+        if "cluster" not in self.samples:
+            return None
+        return self.samples["cluster"].fillna("image " + self.samples["key"]).to_numpy(dtype=str)
 
     @property
     def text_embeddings(self) -> Tensor:
