@@ -9,7 +9,6 @@ if not workflow.configfiles:
     configfile: "configs/config.yaml"
 
 
-
 report: "workflow/report/workflow.rst"
 
 

@@ -1,6 +1,6 @@
 """Ship pretrained demo backbones: copy results/backbones to assets/backbones, each with a model card.
 
-    python -m tgems.backbones.install
+python -m tgems.backbones.install
 """
 
 import io
@@ -114,7 +114,9 @@ def model_card(name: str, folder: Path) -> str:
         "",
         "Loss over training (every 50 steps in `history.csv`):",
         "",
-        *_table(("step", "loss", "logit scale"), ((f"{s:.0f}", f"{v:.3f}", f"{t:.1f}") for s, v, t in shown.to_numpy())),
+        *_table(
+            ("step", "loss", "logit scale"), ((f"{s:.0f}", f"{v:.3f}", f"{t:.1f}") for s, v, t in shown.to_numpy())
+        ),
     ]
     return "\n".join(lines) + "\n"
 

@@ -53,7 +53,9 @@ def tradeoff(
         if metric == "acc1":
             labels = features.labels.numpy()
             value = _macro_recall(hits, labels)
-            extra = _frame("mean_per_class_recall", [rows[i] for i in which], value, bootstrap.macro_recall(hits, labels))
+            extra = _frame(
+                "mean_per_class_recall", [rows[i] for i in which], value, bootstrap.macro_recall(hits, labels)
+            )
             extra[["rate", "rate_ci_low", "rate_ci_high"]] = frames[-1][["rate", "rate_ci_low", "rate_ci_high"]]
             frames.append(extra)
     frame = pd.concat(frames, ignore_index=True).assign(**about, n=n, n_clusters=bootstrap.n_clusters)

@@ -13,6 +13,7 @@ from tgems.exits.train import embed
 from tgems.features.cache import FeatureSet
 from tgems.profiling.costs import ExitCosts
 
+
 def load_modules(exits: Path, seed: int, rate_targets: list[float], variants: list[str], weights: str) -> ExitModules:
     """All modules of one seed below `results/exits/{backbone}`."""
     exits = Path(exits)

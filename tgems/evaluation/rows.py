@@ -81,8 +81,7 @@ class Scorer:
         gallery = self.embeddings[torch.arange(n), torch.from_numpy(exits)]
         ranks = text_to_image_ranks(gallery, self.truth.texts, self.truth.text_image)
         return {
-            f"image_retrieval_recall@{k}": hits_per_image(ranks, self.truth.text_image, n, k).numpy()
-            for k in RECALL_AT
+            f"image_retrieval_recall@{k}": hits_per_image(ranks, self.truth.text_image, n, k).numpy() for k in RECALL_AT
         }
 
 
@@ -166,5 +165,7 @@ def mean_over_seeds(rows: list[Row]) -> list[Row]:
         if group[0].about.get("rate_validation") is not None:
             about["rate_validation"] = float(np.mean([r.about["rate_validation"] for r in group]))
         hits = {name: np.mean([r.hits[name] for r in group], axis=0) for name in group[0].hits}
-        averaged.append(replace(group[0], about=about, rates=np.mean([r.rates for r in group], 0), hits=hits, exits=None))
+        averaged.append(
+            replace(group[0], about=about, rates=np.mean([r.rates for r in group], 0), hits=hits, exits=None)
+        )
     return averaged

@@ -1,8 +1,11 @@
 """The evaluation stage: read features, modules and costs; write thresholds, or tidy tables of one test split."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from tgems.evaluation import evaluate, rows, thresholds
+from tgems.evaluation.gallery import gallery, pick_row
 from tgems.evaluation.inputs import load_modules, outputs_of
 from tgems.features.cache import load_features
 from tgems.profiling.costs import read_costs
@@ -31,6 +34,7 @@ def run_thresholds(
 
 def run_evaluation(
     test: str,
+    images: str,
     thresholds_file: str,
     macs: str,
     out: dict[str, str],
@@ -43,7 +47,7 @@ def run_evaluation(
     task: str,
     bootstrap_resamples: int,
 ) -> None:
-    """Apply the frozen thresholds to test features and write the tidy parts named in `out`."""
+    """Apply the frozen thresholds to test features and write the tidy parts named in `out`; `images` is the split itself."""
     fixed = read_json(thresholds_file)
     features = load_features(test, like={"schema_version": 1, "weights": fixed["weights"]} | _preprocess(test))
     costs = read_costs(macs)
@@ -60,6 +64,8 @@ def run_evaluation(
         "exits": evaluate.exit_shares(table, costs, about),
         "semantic_content": evaluate.semantic_content(features, embeddings, costs, about, bootstrap_resamples),
     }
+    shown = gallery(pick_row(table), features.samples["key"].tolist(), costs.blocks, Path(images))
+    parts["gallery"] = shown.assign(**about)
     for name, frame in parts.items():
         _write(frame, out[name])
 

@@ -13,7 +13,7 @@ from tgems.profiling.costs import ExitCosts
 
 @dataclass(frozen=True)
 class FittedThreshold:
-    """A policy's threshold for one seed and target, with the validation rate, its variance and exit shares."""
+    """A policy's threshold for one seed and target, with the validation rate, its variance over images and exit shares."""
 
     policy: str
     seed: int
@@ -23,6 +23,7 @@ class FittedThreshold:
     rate_variance: float
     exit_shares: tuple[float, ...]
     bank_size: int | None
+    n_clusters: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def fit_seed(
         rate_targets: Mean rates not to be exceeded.
     """
     outputs = outputs_of(features, modules, costs)
+    n_clusters = len(features.samples) if features.clusters is None else len(set(features.clusters))
     fitted, hulls = [], []
     for name in (p for p in policies if p in POLICIES):
         policy = POLICIES[name]
@@ -91,9 +93,8 @@ def fit_seed(
             shares = torch.bincount(exits, minlength=len(price)).double() / len(exits)
             size = len(outputs.bank) if policy.needs_bank else None
             variance = float(np.var(price[exits.numpy()]))
-            fitted.append(
-                FittedThreshold(name, seed, target, threshold, rate, variance, tuple(shares.tolist()), size)
-            )
+            about = (variance, tuple(shares.tolist()), size, n_clusters)
+            fitted.append(FittedThreshold(name, seed, target, threshold, rate, *about))
     if "hull" in policies:
         right = (Truth.of(features).image_ranks(outputs.embeddings) < 1).double().mean(0).numpy()
         rates = costs.fixed()

@@ -24,7 +24,14 @@ def contrastive(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def head_loss(
-    z: Tensor, z_last: Tensor, texts: Tensor, target: Tensor, scale: float, drawn: Tensor, mixture: float, distill: float
+    z: Tensor,
+    z_last: Tensor,
+    texts: Tensor,
+    target: Tensor,
+    scale: float,
+    drawn: Tensor,
+    mixture: float,
+    distill: float,
 ) -> Tensor:
     """Loss of all heads on one batch.
 

@@ -49,9 +49,7 @@ class ExitHeads(nn.Module):
 
     def __init__(self, n_exits: int, summary_dim: int, hidden: int, embed_dim: int):
         super().__init__()
-        self.architecture = {
-            "n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "embed_dim": embed_dim
-        }
+        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "embed_dim": embed_dim}
         self.norm = ExitNorm(n_exits, summary_dim)
         self.linear = ExitLinear(n_exits, summary_dim, embed_dim, bias=False)
         self.up = ExitLinear(n_exits, summary_dim, hidden)

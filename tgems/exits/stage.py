@@ -24,7 +24,13 @@ def run_heads(features: str, options: dict, seed: int, out: str) -> None:
 
 
 def run_image_gates(
-    features: str, heads: Sequence[str], macs: str, target: float, options: dict, seeds: Sequence[int], out: Sequence[str]
+    features: str,
+    heads: Sequence[str],
+    macs: str,
+    target: float,
+    options: dict,
+    seeds: Sequence[int],
+    out: Sequence[str],
 ) -> None:
     """Train and write image-guided gates of one rate target for all seeds; `heads` and `out` are in their order."""
     data, rates = load_features(features), torch.from_numpy(read_costs(macs).image_guided()).float()
@@ -32,7 +38,11 @@ def run_image_gates(
     for seed, folder, target_folder in zip(seeds, heads, out, strict=True):
         z = embed(_heads(folder, data), pairs.summaries, pairs.last)
         gates, history = train_image_gates(pairs, z, rates, target, options, seed)
-        recorded = options | {"seed": seed, "rate_target": target, "rate_before_calibration": history["rate_at_zero"].iloc[-1]}
+        recorded = options | {
+            "seed": seed,
+            "rate_target": target,
+            "rate_before_calibration": history["rate_at_zero"].iloc[-1],
+        }
         _write(target_folder, "image", gates, data, recorded, history)
 
 

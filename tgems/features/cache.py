@@ -1,10 +1,10 @@
 """The feature cache: one folder per (backbone, data set, split), checked by digest when it is read.
 
-    manifest.json        schema version, digests of weights, preprocessing, shards, prompts and of every file below
-    0.safetensors ..     per shard: summaries [n, E, 2d], embeddings [n, D], raw_embeddings [n, E, D]
-    texts.safetensors    embeddings [m, D]: class names, or the distinct captions in order of appearance
-    samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, cluster, ...)
-    captions.parquet     retrieval only, per caption: image (row), text (row of texts), caption
+manifest.json        schema version, digests of weights, preprocessing, shards, prompts and of every file below
+0.safetensors ..     per shard: summaries [n, E, 2d], embeddings [n, D], raw_embeddings [n, E, D]
+texts.safetensors    embeddings [m, D]: class names, or the distinct captions in order of appearance
+samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, cluster, ...)
+captions.parquet     retrieval only, per caption: image (row), text (row of texts), caption
 """
 
 from dataclasses import dataclass

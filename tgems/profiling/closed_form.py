@@ -41,7 +41,9 @@ def encoder_cost(model_cfg: dict) -> EncoderCost:
     uncovered = [k for k in ("timm_model_name", "attentional_pool") if vision.get(k)]
     if uncovered or not isinstance(vision.get("layers"), int):
         what = uncovered[0] if uncovered else "layers"
-        raise UserError(f"vision_cfg.{what} = {vision.get(what)!r}: only open_clip's plain Vision Transformers are covered")
+        raise UserError(
+            f"vision_cfg.{what} = {vision.get(what)!r}: only open_clip's plain Vision Transformers are covered"
+        )
     width, depth, patch, size = vision["width"], vision["layers"], vision["patch_size"], vision["image_size"]
     grid = size // patch
     tokens = grid**2 + 1

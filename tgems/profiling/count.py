@@ -42,9 +42,7 @@ def count_backbone(source: str, visual: nn.Module, head_hidden: int, gate_hidden
         projection=closed.projection,
         embed_dim=dim,
     )
-    if traced != expected or any(
-        e.normalisation != n for e, n in zip(exits, closed.blocks_normalisation, strict=True)
-    ):
+    if traced != expected or any(e.normalisation != n for e, n in zip(exits, closed.blocks_normalisation, strict=True)):
         raise RuntimeError(f"{source}: traced {traced} differs from the closed form {expected}")
     norms = [exits[k - 1].normalisation for k in blocks[:-1]] + [full.normalisation]
     rest = {

@@ -1,6 +1,7 @@
 """Plot the figures from tables. The only importer, with style, of seaborn."""
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,11 +11,20 @@ import pandas as pd
 from tgems.reporting.style import METRIC_NAMES, POLICY_STYLE, save, use_style
 
 
-def plot_figure(name: str, tables: Sequence[str], exits: Sequence[str], pdf: str, png: str) -> None:
-    """Plot one figure of `FIGURES` from the CSV tables and the exit shares, and write it as PDF and PNG."""
+def plot_figure(name: str, tables: Sequence[str], parts: Mapping[str, Sequence[str]], pdf: str, png: str) -> None:
+    """Plot one figure of `FIGURES` and write it as PDF and PNG.
+
+    Args:
+        name: Key of `FIGURES`.
+        tables: CSV tables.
+        parts: Further frames by name (`exits`, `gallery`), each in several Parquet files.
+        pdf: Output.
+        png: Output.
+    """
     use_style()
     frames = {Path(p).stem: pd.read_csv(p) for p in tables}
-    frames["exits"] = pd.concat([pd.read_parquet(p) for p in exits], ignore_index=True)
+    for part, files in parts.items():
+        frames[part] = pd.concat([pd.read_parquet(f) for f in files], ignore_index=True)
     save(FIGURES[name](frames), pdf, png)
 
 
@@ -87,7 +97,9 @@ def semantic_content(frames: dict[str, pd.DataFrame]) -> plt.Figure:
                 axis.plot(x, line["value"], color=color, marker=marker, markersize=4, label=label)
                 axis.fill_between(x, line["ci_low"], line["ci_high"], color=color, alpha=0.15, linewidth=0)
                 if head == "trained":
-                    axis.plot(x, line["earliest_share"], color="#E69F00", linestyle="--", label="right at some block so far")
+                    axis.plot(
+                        x, line["earliest_share"], color="#E69F00", linestyle="--", label="right at some block so far"
+                    )
             axis.set_title(f"{dataset}: {METRIC_NAMES[metric]}", fontsize=9)
             axis.set_ylim(0, 1.02)
         row[0].set_ylabel(backbone)
@@ -101,7 +113,9 @@ def semantic_content(frames: dict[str, pd.DataFrame]) -> plt.Figure:
 def exit_histogram(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     """Where test images leave, per data set and target, mean over seeds."""
     shares = frames["exits"].query("policy in ('tgem', 'tgem_bank')")
-    shares = shares.groupby(["backbone", "dataset", "policy", "rate_target", "exit_block"])["share"].mean().reset_index()
+    shares = (
+        shares.groupby(["backbone", "dataset", "policy", "rate_target", "exit_block"])["share"].mean().reset_index()
+    )
     rows = shares[["backbone", "policy"]].drop_duplicates().sort_values(["backbone", "policy"]).to_numpy()
     datasets = sorted(shares["dataset"].unique())
     figure, axes = plt.subplots(
@@ -138,7 +152,9 @@ def rate_calibration(frames: dict[str, pd.DataFrame]) -> plt.Figure:
         axis.axhline(0, color="black", linewidth=0.8)
         for dataset, color in zip(datasets, colors, strict=True):
             one = part[part["dataset"] == dataset]
-            axis.scatter(one["rate_target"], one["rate"] - one["rate_target"], s=14, color=color, label=f"{dataset}, test")
+            axis.scatter(
+                one["rate_target"], one["rate"] - one["rate_target"], s=14, color=color, label=f"{dataset}, test"
+            )
         axis.scatter(
             part["rate_target"], part["rate_validation"] - part["rate_target"], s=8, marker="x", color="grey",
             label="all, validation",
@@ -151,9 +167,50 @@ def rate_calibration(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     return figure
 
 
+def gallery(frames: dict[str, pd.DataFrame]) -> plt.Figure:
+    """Images by the block at which they left, up to four a block, with the share that left there."""
+    images, exits = frames["gallery"], frames["exits"]
+    rows = list(
+        images[["backbone", "dataset"]].drop_duplicates().sort_values(["dataset", "backbone"]).itertuples(index=False)
+    )
+    blocks = range(1, int(exits["exit_block"].max()) + 1)
+    figure, axes = plt.subplots(len(rows), len(blocks), figsize=(0.85 * len(blocks), 1.0 * len(rows)), squeeze=False)
+    for line, (backbone, dataset) in zip(axes, rows, strict=True):
+        own = images.query("backbone == @backbone and dataset == @dataset")
+        policy, target = own.iloc[0][["policy", "rate_target"]]
+        shares = exits.query(
+            "backbone == @backbone and dataset == @dataset and policy == @policy and rate_target == @target"
+        )
+        shares = shares.groupby("exit_block")["share"].mean()
+        for axis, block in zip(line, blocks, strict=True):
+            axis.axis("off")
+            if block in shares.index:
+                axis.set_title(f"{shares[block]:.0%}", fontsize=7, pad=2)
+                axis.imshow(_mosaic(own.loc[own["exit_block"] == block, "image"]))
+            if line is axes[0]:
+                axis.text(0.5, 1.5, f"block {block}", transform=axis.transAxes, ha="center", fontsize=8)
+        line[0].text(
+            -0.15, 0.5, f"{dataset}\n{backbone}", transform=line[0].transAxes, ha="right", va="center", fontsize=8
+        )
+    figure.suptitle(f"{POLICY_STYLE[policy][0]}, rate target {target:g}", y=1.0, fontsize=9)
+    return figure
+
+
+def _mosaic(images: Sequence[bytes], side: int = 2, gap: int = 4) -> np.ndarray:
+    """PNG thumbnails side by side on white: `[h, w, 3]` uint8."""
+    tiles = [plt.imread(io.BytesIO(data), format="png")[..., :3] for data in images]
+    size = tiles[0].shape[0] if tiles else 64
+    canvas = np.ones((side * (size + gap) - gap, side * (size + gap) - gap, 3))
+    for i, tile in enumerate(tiles):
+        top, left = (size + gap) * (i // side), (size + gap) * (i % side)
+        canvas[top : top + size, left : left + size] = tile
+    return canvas
+
+
 FIGURES: dict[str, Callable] = {
     "tradeoff": tradeoff,
     "semantic_content": semantic_content,
     "exit_histogram": exit_histogram,
     "rate_calibration": rate_calibration,
+    "gallery": gallery,
 }

@@ -66,11 +66,15 @@ def summary(points: pd.DataFrame) -> pd.DataFrame:
     wanted = shown["metric"].eq("acc1") | shown["metric"].str.contains("recall@")
     shown = shown[wanted].copy()
     shown["column"] = shown["dataset"] + " " + shown["metric"]
-    shown["policy"] = shown["policy"].where(shown["policy"] != "shuffled", shown["policy"] + " " + shown["variant"].fillna(""))
+    shown["policy"] = shown["policy"].where(
+        shown["policy"] != "shuffled", shown["policy"] + " " + shown["variant"].fillna("")
+    )
     keys = ["backbone", "policy", "rate_target"]
     means = shown[shown["seed"].eq("mean") | shown["policy"].eq("full")]
     values = means.pivot_table(index=keys, columns="column", values="value", dropna=False)
-    spread = shown[~shown["seed"].isin(["mean"])].pivot_table(index=keys, columns="column", values="value", aggfunc="std")
+    spread = shown[~shown["seed"].isin(["mean"])].pivot_table(
+        index=keys, columns="column", values="value", aggfunc="std"
+    )
     costs = means.drop_duplicates([*keys, "dataset"]).groupby(keys, dropna=False)[["rate", "gmacs"]].mean()
     costs["saving"] = 1 - costs["rate"]
     frame = costs.join(values.dropna(how="all")).join(spread.add_suffix(" std"))

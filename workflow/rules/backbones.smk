@@ -9,13 +9,13 @@ rule pretrain_backbone:
         "logs/pretrain_backbone/{backbone}.log",
     benchmark:
         "benchmarks/pretrain_backbone/{backbone}.tsv"
-    message:
-        "Pretrain {wildcards.backbone} (about an hour; resumes from results/checkpoints)"
     conda:
         "../../environment.yml"
     threads: 1
     params:
         recipe=lookup(within=config, dpath="pretraining"),
         checkpoint="results/checkpoints/{backbone}.safetensors",
+    message:
+        "Pretrain {wildcards.backbone} (about an hour; resumes from results/checkpoints)"
     script:
         "../scripts/pretrain_backbone.py"

@@ -9,7 +9,9 @@ from tgems.config import complete_config
 from tgems.errors import UserError
 
 try:
-    config = complete_config(config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
+    config = complete_config(
+        config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
+    )
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -21,9 +23,19 @@ DATASETS = list(config["datasets"])
 DEMO = [name for name in DATASETS if config["datasets"][name]["source"] == "demo"]
 PRETRAINED = ["demo-vit-8", "demo-vit-12"]
 TABLES = ["tradeoff", "flops", "semantic_content", "summary"]
-FIGURES = ["tradeoff", "semantic_content", "exit_histogram", "rate_calibration"]
-TABLE_FILES = expand("results/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"])
-FIGURE_FILES = expand("results/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"])
+FIGURES = [
+    "tradeoff",
+    "semantic_content",
+    "exit_histogram",
+    "rate_calibration",
+    "gallery",
+]
+TABLE_FILES = expand(
+    "results/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]
+)
+FIGURE_FILES = expand(
+    "results/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
+)
 
 
 wildcard_constraints:
@@ -37,16 +49,28 @@ wildcard_constraints:
 
 def library(*parts):
     """Library modules that a stage's results depend on: changed code reruns the stage, a touched file does not."""
-    return [str(path) for part in parts for path in sorted(Path(ROOT, "tgems").glob(part))]
+    return [
+        str(path) for part in parts for path in sorted(Path(ROOT, "tgems").glob(part))
+    ]
 
 
 CODE = {
     "data": library("data/*.py"),
     "backbones": library("backbones/*.py", "data/webdataset.py"),
-    "profiling": library("profiling/*.py", "backbones/config.py", "exits/modules.py", "exits/sizes.py"),
+    "profiling": library(
+        "profiling/*.py", "backbones/config.py", "exits/modules.py", "exits/sizes.py"
+    ),
     "features": library("features/*.py", "backbones/load.py", "data/webdataset.py"),
-    "exits": library("exits/modules.py", "exits/losses.py", "exits/train.py", "features/cache.py"),
-    "evaluation": library("evaluation/*.py", "exits/policies.py", "exits/modules.py", "profiling/costs.py"),
+    "exits": library(
+        "exits/modules.py", "exits/losses.py", "exits/train.py", "features/cache.py"
+    ),
+    "evaluation": library(
+        "evaluation/*.py",
+        "data/webdataset.py",
+        "exits/policies.py",
+        "exits/modules.py",
+        "profiling/costs.py",
+    ),
     "tables": library("reporting/tables.py"),
     "figures": library("reporting/figures.py", "reporting/style.py"),
 }
@@ -55,7 +79,9 @@ CODE = {
 def dataset_folder(dataset):
     """Folder of a data set: generated for the demo, given for others."""
     source = config["datasets"][dataset]["source"]
-    return f"results/data/{dataset}" if source == "demo" else source.removeprefix("wds:")
+    return (
+        f"results/data/{dataset}" if source == "demo" else source.removeprefix("wds:")
+    )
 
 
 def split_folder(wildcards):
@@ -82,7 +108,11 @@ def architecture_file(wildcards):
 def backbone_files(wildcards):
     """Files that a backbone's weights come from; none where open_clip downloads them."""
     scheme, _, rest = config["backbones"][wildcards.backbone]["source"].partition(":")
-    return multiext(f"{rest}/open_clip_", "config.json", "model.safetensors") if scheme == "local-dir" else []
+    return (
+        multiext(f"{rest}/open_clip_", "config.json", "model.safetensors")
+        if scheme == "local-dir"
+        else []
+    )
 
 
 def named_split(role):
@@ -95,6 +125,11 @@ def named_split(role):
     return features
 
 
+def test_images(wildcards):
+    """Folder of a data set's test shards."""
+    return f"{dataset_folder(wildcards.dataset)}/{config['datasets'][wildcards.dataset]['splits']['test']}"
+
+
 def training_features():
     """Pattern of the training features."""
     return f"results/features/{{backbone}}/{config['training']['dataset']}/{config['training']['split']}"
@@ -105,7 +140,9 @@ def trained_modules(wildcards):
     root = f"results/exits/{wildcards.backbone}"
     modules = expand(f"{root}/heads/seed-{{seed}}", seed=SEEDS)
     if "image" in config["guidance"]:
-        modules += expand(f"{root}/image/rate-{{rate}}/seed-{{seed}}", rate=RATES, seed=SEEDS)
+        modules += expand(
+            f"{root}/image/rate-{{rate}}/seed-{{seed}}", rate=RATES, seed=SEEDS
+        )
     if "bank" in config["guidance"]:
         modules += expand(f"{root}/bank/seed-{{seed}}", seed=SEEDS)
     return modules

@@ -7,13 +7,13 @@ rule describe_demo:
         "logs/describe_demo.log",
     benchmark:
         "benchmarks/describe_demo.tsv"
-    message:
-        "Write class names and templates of the demo data sets"
     conda:
         "../../environment.yml"
     threads: 1
     params:
         datasets=DEMO,
+    message:
+        "Write class names and templates of the demo data sets"
     script:
         "../scripts/describe_demo.py"
 
@@ -27,8 +27,6 @@ rule generate_demo:
         "logs/generate_demo/{dataset}-{split}.log",
     benchmark:
         "benchmarks/generate_demo/{dataset}-{split}.tsv"
-    message:
-        "Draw the digit scenes {wildcards.dataset}/{wildcards.split}"
     conda:
         "../../environment.yml"
     threads: 1
@@ -36,5 +34,7 @@ rule generate_demo:
         n=lookup(within=config, dpath="demo/{split}"),
         seed=lookup(within=config, dpath="demo/seed"),
         shard_size=lookup(within=config, dpath="demo/shard_size"),
+    message:
+        "Draw the digit scenes {wildcards.dataset}/{wildcards.split}"
     script:
         "../scripts/generate_demo.py"

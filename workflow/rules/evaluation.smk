@@ -10,8 +10,6 @@ rule fit_thresholds:
         "logs/fit_thresholds/{backbone}-{dataset}.log",
     benchmark:
         "benchmarks/fit_thresholds/{backbone}-{dataset}.tsv"
-    message:
-        "Fit thresholds of {wildcards.backbone} on validation images of {wildcards.dataset}"
     conda:
         "../../environment.yml"
     threads: 1
@@ -21,6 +19,8 @@ rule fit_thresholds:
         rate_targets=lookup(within=config, dpath="rate_targets"),
         policies=lookup(within=config, dpath="policies"),
         guidance=lookup(within=config, dpath="guidance"),
+    message:
+        "Fit thresholds of {wildcards.backbone} on validation images of {wildcards.dataset}"
     script:
         "../scripts/fit_thresholds.py"
 
@@ -28,6 +28,7 @@ rule fit_thresholds:
 rule evaluate:
     input:
         test=named_split("test"),
+        images=test_images,
         thresholds="results/evaluation/{backbone}/{dataset}/thresholds.json",
         modules=trained_modules,
         macs="results/profiling/{backbone}/macs.json",
@@ -36,12 +37,11 @@ rule evaluate:
         tradeoff="results/evaluation/{backbone}/{dataset}/tradeoff.parquet",
         exits="results/evaluation/{backbone}/{dataset}/exits.parquet",
         semantic_content="results/evaluation/{backbone}/{dataset}/semantic_content.parquet",
+        gallery="results/evaluation/{backbone}/{dataset}/gallery.parquet",
     log:
         "logs/evaluate/{backbone}-{dataset}.log",
     benchmark:
         "benchmarks/evaluate/{backbone}-{dataset}.tsv"
-    message:
-        "Evaluate {wildcards.backbone} on test images of {wildcards.dataset}"
     conda:
         "../../environment.yml"
     threads: 1
@@ -52,6 +52,10 @@ rule evaluate:
         policies=lookup(within=config, dpath="policies"),
         guidance=lookup(within=config, dpath="guidance"),
         task=lookup(within=config, dpath="datasets/{dataset}/task"),
-        bootstrap_resamples=lookup(within=config, dpath="evaluation/bootstrap_resamples"),
+        bootstrap_resamples=lookup(
+            within=config, dpath="evaluation/bootstrap_resamples"
+        ),
+    message:
+        "Evaluate {wildcards.backbone} on test images of {wildcards.dataset}"
     script:
         "../scripts/evaluate.py"

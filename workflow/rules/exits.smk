@@ -8,13 +8,13 @@ rule train_heads:
         "logs/train_heads/{backbone}-{seed}.log",
     benchmark:
         "benchmarks/train_heads/{backbone}-{seed}.tsv"
-    message:
-        "Train the heads of {wildcards.backbone}, seed {wildcards.seed}"
     conda:
         "../../environment.yml"
     threads: 1
     params:
         options=lookup(within=config, dpath="heads"),
+    message:
+        "Train the heads of {wildcards.backbone}, seed {wildcards.seed}"
     script:
         "../scripts/train_heads.py"
 
@@ -28,20 +28,23 @@ rule train_image_gates:
     output:
         [
             directory(folder)
-            for folder in expand("results/exits/{{backbone}}/image/rate-{{rate}}/seed-{seed}", seed=SEEDS)
+            for folder in expand(
+                "results/exits/{{backbone}}/image/rate-{{rate}}/seed-{seed}",
+                seed=SEEDS,
+            )
         ],
     log:
         "logs/train_image_gates/{backbone}-{rate}.log",
     benchmark:
         "benchmarks/train_image_gates/{backbone}-{rate}.tsv"
-    message:
-        "Train image-guided gates of {wildcards.backbone} for rate {wildcards.rate}, all seeds"
     conda:
         "../../environment.yml"
     threads: 1
     params:
         options=lookup(within=config, dpath="image_gates"),
         seeds=SEEDS,
+    message:
+        "Train image-guided gates of {wildcards.backbone} for rate {wildcards.rate}, all seeds"
     script:
         "../scripts/train_image_gates.py"
 
@@ -57,12 +60,12 @@ rule train_bank_gates:
         "logs/train_bank_gates/{backbone}-{seed}.log",
     benchmark:
         "benchmarks/train_bank_gates/{backbone}-{seed}.tsv"
-    message:
-        "Train bank-guided gates of {wildcards.backbone}, seed {wildcards.seed}, for all rates"
     conda:
         "../../environment.yml"
     threads: 1
     params:
         options=lookup(within=config, dpath="bank_gates"),
+    message:
+        "Train bank-guided gates of {wildcards.backbone}, seed {wildcards.seed}, for all rates"
     script:
         "../scripts/train_bank_gates.py"

@@ -10,8 +10,6 @@ rule extract_features:
         "logs/extract_features/{backbone}-{dataset}-{split}.log",
     benchmark:
         "benchmarks/extract_features/{backbone}-{dataset}-{split}.tsv"
-    message:
-        "Encode {wildcards.dataset}/{wildcards.split} with {wildcards.backbone}"
     conda:
         "../../environment.yml"
     threads: 1
@@ -19,5 +17,7 @@ rule extract_features:
         source=lookup(within=config, dpath="backbones/{backbone}/source"),
         task=lookup(within=config, dpath="datasets/{dataset}/task"),
         options=lookup(within=config, dpath="features"),
+    message:
+        "Encode {wildcards.dataset}/{wildcards.split} with {wildcards.backbone}"
     script:
         "../scripts/extract_features.py"

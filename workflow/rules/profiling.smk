@@ -8,8 +8,6 @@ rule count_macs:
         "logs/count_macs/{backbone}.log",
     benchmark:
         "benchmarks/count_macs/{backbone}.tsv"
-    message:
-        "Count multiply-accumulates of {wildcards.backbone}"
     conda:
         "../../environment.yml"
     threads: 1
@@ -17,5 +15,7 @@ rule count_macs:
         source=lookup(within=config, dpath="backbones/{backbone}/source"),
         head_hidden=lookup(within=config, dpath="heads/hidden"),
         gate_hidden=lookup(within=config, dpath="image_gates/hidden"),
+    message:
+        "Count multiply-accumulates of {wildcards.backbone}"
     script:
         "../scripts/count_macs.py"

@@ -1,7 +1,13 @@
 rule make_tables:
     input:
-        tradeoff=expand("results/evaluation/{b}/{d}/tradeoff.parquet", b=BACKBONES, d=DATASETS),
-        semantic_content=expand("results/evaluation/{b}/{d}/semantic_content.parquet", b=BACKBONES, d=DATASETS),
+        tradeoff=expand(
+            "results/evaluation/{b}/{d}/tradeoff.parquet", b=BACKBONES, d=DATASETS
+        ),
+        semantic_content=expand(
+            "results/evaluation/{b}/{d}/semantic_content.parquet",
+            b=BACKBONES,
+            d=DATASETS,
+        ),
         macs=expand("results/profiling/{b}/macs.json", b=BACKBONES),
         code=CODE["tables"],
     output:
@@ -15,14 +21,14 @@ rule make_tables:
         "logs/make_tables.log",
     benchmark:
         "benchmarks/make_tables.tsv"
-    message:
-        "Write the tables"
     conda:
         "../../environment.yml"
     threads: 1
     params:
         backbones=BACKBONES,
         folder="results/tables",
+    message:
+        "Write the tables"
     script:
         "../scripts/make_tables.py"
 
@@ -30,23 +36,28 @@ rule make_tables:
 rule plot_figure:
     input:
         tables=expand("results/tables/{table}.csv", table=TABLES),
-        exits=expand("results/evaluation/{b}/{d}/exits.parquet", b=BACKBONES, d=DATASETS),
+        exits=expand(
+            "results/evaluation/{b}/{d}/exits.parquet", b=BACKBONES, d=DATASETS
+        ),
+        galleries=expand(
+            "results/evaluation/{b}/{d}/gallery.parquet", b=BACKBONES, d=DATASETS
+        ),
         code=CODE["figures"],
     output:
         pdf="results/figures/{figure}.pdf",
         png=report(
             "results/figures/{figure}.png",
-            caption="../report/{figure}.rst",
+            caption="../report/figures.rst",
             category="Figures",
         ),
     log:
         "logs/plot_figure/{figure}.log",
     benchmark:
         "benchmarks/plot_figure/{figure}.tsv"
-    message:
-        "Plot {wildcards.figure}"
     conda:
         "../../environment.yml"
     threads: 1
+    message:
+        "Plot {wildcards.figure}"
     script:
         "../scripts/plot_figure.py"

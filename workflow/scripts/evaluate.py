@@ -7,6 +7,7 @@ with job(snakemake.log[0], snakemake.threads):
     about = {"backbone": snakemake.wildcards.backbone, "dataset": snakemake.wildcards.dataset}
     run_evaluation(
         snakemake.input.test,
+        snakemake.input.images,
         snakemake.input.thresholds,
         snakemake.input.macs,
         dict(snakemake.output.items()),

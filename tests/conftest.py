@@ -1,0 +1,45 @@
+"""Shared fixtures: the shipped demo backbone, a small random one, and a small cached split of each task."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+DEMO_SOURCE = f"local-dir:{ROOT}/assets/backbones/demo-vit-8"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def demo_backbone():
+    from tgems.backbones.load import load_backbone
+
+    return load_backbone(DEMO_SOURCE)
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory):
+    """Folder with small splits of `scenes` and `digits` in clip_benchmark's layout."""
+    from tgems.data.demo import PROMPTS, generate_split
+    from tgems.data.webdataset import write_prompts
+
+    root = tmp_path_factory.mktemp("data")
+    for dataset in ("scenes", "digits"):
+        write_prompts(root / dataset, PROMPTS[dataset])
+        generate_split(dataset, "test", 70, 0, root / dataset / "test", 40)
+    return root
+
+
+@pytest.fixture(scope="session")
+def demo_features(demo_backbone, demo_data, tmp_path_factory):
+    """Cached features of both splits, by data set."""
+    from tgems.features.extract import extract_features
+
+    root = tmp_path_factory.mktemp("features")
+    for dataset, task in (("scenes", "zeroshot_retrieval"), ("digits", "zeroshot_classification")):
+        extract_features(demo_backbone, demo_data / dataset / "test", task, root / dataset, batch_size=32)
+    return root

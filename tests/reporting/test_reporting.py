@@ -1,0 +1,128 @@
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import DEMO_SOURCE
+from PIL import Image
+
+from tgems.backbones.config import model_config
+from tgems.evaluation.evaluate import COLUMNS
+from tgems.profiling.closed_form import encoder_cost
+from tgems.profiling.costs import module_costs, write_costs
+from tgems.reporting.figures import FIGURES, plot_figure
+from tgems.reporting.tables import make_tables, summary
+
+DATASETS = {"digits": ["acc1"], "scenes": ["text_retrieval_recall@1", "image_retrieval_recall@1"]}
+
+
+def points(dataset: str) -> pd.DataFrame:
+    """A trade-off part with made-up but ordered values; two seeds and their mean."""
+    rows = []
+    for metric in DATASETS[dataset]:
+        common = {"backbone": "demo", "dataset": dataset, "metric": metric, "gmacs": 0.1}
+        rows.append(common | {"policy": "full", "rate": 1.0, "value": 0.9})
+        for seed in ("0", "1", "mean"):
+            rows += [
+                common | {"policy": "fixed", "exit_block": b, "rate": b / 8, "value": b / 10, "seed": seed}
+                for b in range(1, 8)
+            ]
+            for policy in ("tgem", "tgem_bank", "margin"):
+                for rate in (0.45, 0.75):
+                    own = {"rate_target": rate, "rate": rate - 0.01, "rate_validation": rate - 0.002, "threshold": 0.1}
+                    own |= {"variant": policy, "seed": seed, "value": rate + 0.02 * (seed == "0")}
+                    rows.append(common | own | {"policy": policy})
+                    rows.append(common | own | {"policy": "shuffled", "threshold": None, "value": rate - 0.1})
+    frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    for column in ("", "rate_"):
+        base = frame["rate" if column else "value"]
+        frame[f"{column}ci_low"], frame[f"{column}ci_high"] = base - 0.02, base + 0.02
+    return frame.astype({"seed": "string"})
+
+
+def png() -> bytes:
+    """A small image."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Folder with parts and the tables made of them."""
+    root = tmp_path_factory.mktemp("reporting")
+    cfg = model_config(DEMO_SOURCE)
+    costs = module_costs(cfg, list(range(1, 9)), 16, 8)
+    rest = {"normalisation": [1] * 8, "closed_form": list(costs.encoder), "parameters": [10] * 8}
+    write_costs(root / "macs.json", costs, rest)
+    tradeoff, content, exits = [], [], []
+    for dataset in DATASETS:
+        points(dataset).to_parquet(root / f"{dataset}-tradeoff.parquet")
+        tradeoff.append(str(root / f"{dataset}-tradeoff.parquet"))
+        frame = pd.DataFrame(
+            [
+                {"backbone": "demo", "dataset": dataset, "exit_block": b, "head": h, "metric": DATASETS[dataset][0]}
+                | {"value": b / 9, "ci_low": b / 9, "ci_high": b / 9, "earliest_share": b / 8.5, "n": 5}
+                for h in ("raw", "trained")
+                for b in range(1, 9)
+            ]
+        )
+        frame.to_parquet(root / f"{dataset}-content.parquet")
+        content.append(str(root / f"{dataset}-content.parquet"))
+        shares = pd.DataFrame(
+            [
+                {"backbone": "demo", "dataset": dataset, "policy": p, "rate_target": r, "seed": s}
+                | {"exit_block": b, "share": 1 / 8}
+                for p in ("tgem", "tgem_bank")
+                for r in (0.45, 0.75)
+                for s in (0, 1)
+                for b in range(1, 9)
+            ]
+        )
+        shares.to_parquet(root / f"{dataset}-exits.parquet")
+        exits.append(str(root / f"{dataset}-exits.parquet"))
+        about = {"backbone": "demo", "dataset": dataset, "policy": "tgem_bank", "rate_target": 0.45, "image": png()}
+        pd.DataFrame([about | {"exit_block": b} for b in (1, 1, 5)]).to_parquet(root / f"{dataset}-gallery.parquet")
+    make_tables(tradeoff, content, {"demo": str(root / "macs.json")}, str(root / "tables"))
+    return root, {"exits": exits, "gallery": [str(root / f"{d}-gallery.parquet") for d in DATASETS]}
+
+
+def test_every_table_comes_in_three_formats(made):
+    root, _ = made
+    names = {p.name for p in (root / "tables").iterdir()}
+    assert names == {
+        f"{t}.{e}" for t in ("tradeoff", "flops", "semantic_content", "summary") for e in ("csv", "md", "tex")
+    }
+
+
+def test_flops_are_the_profilers(made):
+    table = pd.read_csv(made[0] / "tables/flops.csv")
+    closed = encoder_cost(model_config(DEMO_SOURCE))
+    assert table["gmacs_encoder"].to_numpy() * 1e9 == pytest.approx([*closed.blocks[:-1], closed.full], rel=1e-5)
+    assert table["gmacs_total"].to_numpy() == pytest.approx(
+        table["gmacs_encoder"] + table["gmacs_exit_modules"], rel=1e-4
+    )
+    assert table["rate"].iloc[-1] > 1
+
+
+def test_summary_means_and_spread():
+    frame = summary(pd.concat([points(d) for d in DATASETS]))
+    row = frame.query("policy == 'tgem' and rate_target == 0.45").iloc[0]
+    assert row["digits acc1"] == pytest.approx(0.45)
+    assert row["digits acc1 std"] == pytest.approx(np.std([0.47, 0.45], ddof=1))
+    assert row["saving"] == pytest.approx(1 - 0.44)
+    assert frame.query("policy == 'full'")["digits acc1"].iloc[0] == 0.9
+
+
+@pytest.mark.parametrize("name", list(FIGURES))
+def test_figures_are_drawn_and_the_same_each_time(made, name, tmp_path):
+    root, parts = made
+    tables = [str(p) for p in sorted((root / "tables").glob("*.csv"))]
+    for run in ("a", "b"):
+        plot_figure(name, tables, parts, str(tmp_path / f"{run}.pdf"), str(tmp_path / f"{run}.png"))
+    for kind in ("png", "pdf"):
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+    pixels = plt.imread(tmp_path / "a.png")
+    assert pixels.shape[0] > 200 and pixels[..., :3].std() > 0.02, "not blank"
+    assert len(list(tmp_path.iterdir())) == 4, "no partial file is left"

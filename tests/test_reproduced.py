@@ -1,0 +1,50 @@
+"""What must hold of the default run, where results/ has one (`make reproduce`)."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from tgems.provenance import read_json
+
+TABLE = ROOT / "results/tables/tradeoff.csv"
+pytestmark = pytest.mark.skipif(not TABLE.is_file(), reason="no results/tables; run `make reproduce` first")
+
+
+@pytest.fixture(scope="module")
+def points():
+    return pd.read_csv(TABLE, dtype={"seed": str})
+
+
+def test_validation_rates_are_within_half_a_percent_below_their_target():
+    for path in (ROOT / "results/evaluation").glob("*/*/thresholds.json"):
+        for fit in read_json(path)["thresholds"]:
+            reachable = fit["rate_target"] - 0.005 <= fit["rate_validation"] <= fit["rate_target"]
+            assert reachable, f"{path}: {fit}"
+
+
+def test_test_rates_differ_from_their_target_by_no_more_than_chance(points):
+    """The variance of r is taken from validation for both; images of one handwriting count once."""
+    fitted = points.dropna(subset=["threshold"])
+    fitted = fitted[fitted["seed"] != "mean"].drop_duplicates(["backbone", "dataset", "policy", "rate_target", "seed"])
+    assert len(fitted)
+    for row in fitted.itertuples():
+        folder = ROOT / "results/evaluation" / row.backbone / row.dataset
+        fit = next(
+            f
+            for f in read_json(folder / "thresholds.json")["thresholds"]
+            if (f["policy"], f["rate_target"], str(f["seed"])) == (row.policy, row.rate_target, row.seed)
+        )
+        variance = fit["rate_variance"]
+        tolerance = max(0.02, 4 * np.sqrt(variance / fit["n_clusters"] + variance / row.n_clusters))
+        assert abs(row.rate - row.rate_target) <= tolerance, row
+
+
+@pytest.mark.parametrize("rate", [0.45, 0.6, 0.75])
+def test_bank_gates_carry_information_on_digits(points, rate):
+    for backbone in points["backbone"].unique():
+        at = points.query("backbone == @backbone and dataset == 'digits' and metric == 'acc1' and seed == 'mean'")
+        at = at[at["rate_target"] == rate].set_index("policy")
+        own = at.loc["tgem_bank"]
+        assert own["delta_shuffled"] >= 0.03 and own["delta_shuffled_ci_low"] > 0, f"{backbone} {rate}"
+        assert own["value"] >= at.loc["margin", "value"] - 0.04, f"{backbone} {rate}"

@@ -1,0 +1,130 @@
+"""The whole path on configs/smoke.yaml: complete, repeatable, resumable, and clear about bad input."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import pandas as pd
+import pytest
+from workflow.conftest import make_project, snakemake
+from workflow.test_dag import planned
+
+from tgems.data.webdataset import Prompts, write_prompts
+from tgems.provenance import read_json
+
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+SMOKE = ("--configfile", "configs/smoke.yaml")
+
+
+def _contents(project):
+    return {p.name: p.read_bytes() for kind in ("tables", "figures") for p in (project / "results" / kind).iterdir()}
+
+
+def test_tables_and_figures_are_complete(smoke):
+    names = set(_contents(smoke))
+    tables = {f"{t}.{e}" for t in ("tradeoff", "flops", "semantic_content", "summary") for e in ("csv", "md", "tex")}
+    assert tables <= names and {"tradeoff.png", "rate_calibration.pdf"} <= names
+    points = pd.read_csv(smoke / "results/tables/tradeoff.csv")
+    assert set(points["policy"]) >= {"full", "fixed", "fixed_raw", "hull", "shuffled", "margin", "tgem", "tgem_bank"}
+    assert set(points["dataset"]) == {"scenes", "digits"}
+
+
+def test_no_partial_file_is_left(smoke):
+    assert not [p for p in (smoke / "results").rglob("*partial*")]
+
+
+def test_validation_rates_stay_closely_below_the_target(smoke):
+    for dataset in ("scenes", "digits"):
+        for fit in read_json(smoke / f"results/evaluation/demo-vit-8/{dataset}/thresholds.json")["thresholds"]:
+            assert fit["rate_target"] - 0.005 <= fit["rate_validation"] <= fit["rate_target"], fit
+
+
+def test_a_second_call_has_nothing_to_do(smoke):
+    assert "Nothing to be done" in snakemake(smoke, "--cores", "2", *SMOKE).stdout
+
+
+def test_report_holds_tables_and_figures(smoke):
+    snakemake(smoke, "--report", "results/report.html", *SMOKE)
+    report = (smoke / "results/report.html").read_text()
+    assert all(name in report for name in ("tradeoff.png", "summary.csv", "reconstructed from the paper"))
+
+
+def test_one_more_rate_target_trains_its_own_gates_only(smoke):
+    jobs = planned(snakemake(smoke, "-n", *SMOKE, "--config", "rate_targets=[0.6,0.75]").stdout)
+    jobs.pop("total"), jobs.pop("all")
+    assert jobs == {"train_image_gates": 1, "fit_thresholds": 2, "evaluate": 2, "make_tables": 1, "plot_figure": 5}
+
+
+def test_one_more_seed_trains_its_own_modules_and_keeps_features(smoke):
+    jobs = planned(snakemake(smoke, "-n", *SMOKE, "--config", "seeds=[0,1]").stdout)
+    assert jobs["train_heads"] == jobs["train_bank_gates"] == 1 and "extract_features" not in jobs
+
+
+def test_killed_run_goes_on_to_the_same_bytes_on_one_core(smoke, project):
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *SMOKE]
+    child = subprocess.Popen(
+        command, cwd=project, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    heads = project / "logs/train_heads/demo-vit-8-0.log"
+    deadline = time.monotonic() + 240
+    while not heads.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert heads.exists()
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (project / "results/tables").exists()
+    snakemake(project, "--unlock", *SMOKE)
+    snakemake(project, "--cores", "1", "--rerun-incomplete", *SMOKE)
+    assert _contents(project) == _contents(smoke)
+
+
+def _failed(project, *arguments):
+    """Output of a run that must fail; no trace, since the mistake is the input's."""
+    run = snakemake(project, "--cores", "1", *arguments, check=False)
+    assert run.returncode != 0 and "Traceback" not in run.stdout, run.stdout
+    return run.stdout
+
+
+def test_an_empty_shard_is_named_and_leaves_no_features(project):
+    write_prompts(project / "data/own", Prompts(("a", "b"), ("{c}",)))
+    for split in ("validation", "test"):
+        (project / "data/own" / split).mkdir()
+        (project / f"data/own/{split}/nshards.txt").write_text("1\n")
+        tarfile.open(project / f"data/own/{split}/0.tar", "w").close()
+    own = "datasets={own: {source: 'wds:data/own', task: zeroshot_classification}}"
+    target = "results/features/demo-vit-8/own/test"
+    output = _failed(project, target, *SMOKE, "--config", own)
+    assert "data/own/test/0.tar: the shard holds no sample" in output
+    assert not list((project / "results").rglob("own/*"))
+
+
+@pytest.fixture
+def damaged(smoke, tmp_path):
+    """A finished project to break."""
+    folder = make_project(tmp_path / "damaged")
+    for part in ("results", "logs", ".snakemake"):
+        shutil.copytree(smoke / part, folder / part, symlinks=True)
+    return folder
+
+
+def test_a_truncated_cache_is_named(damaged):
+    cache = damaged / "results/features/demo-vit-8/digits/test/0.safetensors"
+    cache.write_bytes(cache.read_bytes()[:1000])
+    parts = "results/evaluation/demo-vit-8/digits/tradeoff.parquet"
+    output = _failed(damaged, parts, "--forcerun", "evaluate", *SMOKE)
+    assert "0.safetensors: truncated, altered or missing; delete the folder and run again" in output
+    assert not (damaged / parts).exists()
+
+
+def test_a_cache_of_other_weights_is_named(damaged):
+    manifest = damaged / "results/features/demo-vit-8/digits/test/manifest.json"
+    text = manifest.read_text()
+    weights = read_json(manifest)["weights"]
+    manifest.write_text(text.replace(weights, "f00d" * 16))
+    parts = "results/evaluation/demo-vit-8/digits/tradeoff.parquet"
+    output = _failed(damaged, parts, "--forcerun", "evaluate", *SMOKE)
+    assert "cached with weights 'f00d" in output and weights in output

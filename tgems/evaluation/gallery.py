@@ -1,0 +1,60 @@
+"""Pick a few test images per exit, to look at: which images left early, which late. Reads shards, returns PNG thumbnails."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from tgems.data.webdataset import read_shard, shard_paths
+from tgems.evaluation.rows import Row
+
+PER_EXIT = 4
+THUMBNAIL = 64
+PREFERRED = ("tgem_bank", "tgem")
+
+
+def pick_row(rows: list[Row]) -> Row | None:
+    """The T-GEM row to show: bank-guided where there is one, the middle rate target, the first seed."""
+    for policy in PREFERRED:
+        own = [r for r in rows if r.about["policy"] == policy and r.exits is not None]
+        if own:
+            targets = sorted({r.about["rate_target"] for r in own})
+            return next(r for r in own if r.about["rate_target"] == targets[len(targets) // 2])
+    return None
+
+
+def gallery(row: Row | None, keys: list[str], blocks: tuple[int, ...], split: Path, seed: int = 0) -> pd.DataFrame:
+    """A seeded draw of images of every exit, without regard to whether they were right.
+
+    Args:
+        row: Operating point to show; None gives an empty table.
+        keys: Keys of the test images, in order.
+        blocks: Exits.
+        split: Folder of the shards.
+        seed: Seed of the draw.
+
+    Returns:
+        One row per image: exit_block, key, image (PNG bytes), policy, rate_target.
+    """
+    columns = ["exit_block", "key", "image", "policy", "rate_target"]
+    if row is None:
+        return pd.DataFrame(columns=columns)
+    order = np.random.default_rng(seed).permutation(len(keys))
+    wanted: dict[str, int] = {}
+    for exit_, block in enumerate(blocks):
+        wanted |= {keys[i]: block for i in order[row.exits[order] == exit_][:PER_EXIT]}
+    found = [
+        (wanted[sample.key], sample.key, _thumbnail(sample.image), row.about["policy"], row.about["rate_target"])
+        for path in shard_paths(split)
+        for sample in read_shard(path)
+        if sample.key in wanted
+    ]
+    return pd.DataFrame(found, columns=columns).sort_values(["exit_block", "key"], ignore_index=True)
+
+
+def _thumbnail(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).convert("RGB").resize((THUMBNAIL, THUMBNAIL)).save(buffer, "PNG")
+    return buffer.getvalue()
