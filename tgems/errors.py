@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with one line on stderr for bad input (`ValueError`, missing files); let bugs show their trace."""
+    """End the process with one line for bad input (`ValueError`, missing files); let bugs show their trace."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:

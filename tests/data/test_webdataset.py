@@ -47,7 +47,11 @@ def test_clip_benchmark_reads_our_shards(demo_data, demo_backbone):
     assert (loaded[0][0] == pixels).all()
 
     retrieval = build_dataset(
-        dataset_name="wds/scenes", root=str(demo_data / "scenes"), split="test", transform=demo_backbone.preprocess
+        dataset_name="wds/scenes",
+        root=str(demo_data / "scenes"),
+        split="test",
+        transform=demo_backbone.preprocess,
+        task="zeroshot_retrieval",
     )
     captions = [tuple(texts) for _, texts in retrieval]
     assert captions == [s.captions for p in shard_paths(demo_data / "scenes/test") for s in read_shard(p)]

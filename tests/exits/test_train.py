@@ -20,6 +20,9 @@ def options(stage, **changes):
     return _fill({}, SCHEMA["properties"][stage]) | changes
 
 
+HEADS = options("heads", passes=40, batch_size=64, hidden=16, learning_rate=0.01)
+
+
 def toy_pairs(n=600, seed=0) -> Pairs:
     """Ten concepts; half of the images show theirs at the first exit already, the others only from the third."""
     generator = torch.Generator().manual_seed(seed)
@@ -37,7 +40,7 @@ def toy_pairs(n=600, seed=0) -> Pairs:
 @pytest.fixture(scope="module")
 def trained():
     pairs = toy_pairs()
-    heads, history = train_heads(pairs, options("heads", passes=15, batch_size=64, hidden=16), 0)
+    heads, history = train_heads(pairs, HEADS, 0)
     return pairs, heads, history, embed(heads, pairs.summaries, pairs.last)
 
 
@@ -58,7 +61,7 @@ def test_heads_learn_what_their_exit_shows(trained):
 @pytest.mark.parametrize("regularizer", ["lagrangian", "penalty"])
 def test_image_gates_let_easy_images_leave_and_hold_the_rate(trained, regularizer):
     pairs, _, _, z = trained
-    chosen = options("image_gates", regularizer=regularizer, warmup_passes=5, passes=30, batch_size=64, hidden=8)
+    chosen = options("image_gates", regularizer=regularizer, warmup_passes=5, passes=40, batch_size=64, hidden=8)
     gates, history = train_image_gates(pairs, z, RATES, 0.5, chosen, 0)
     logits = gates(pairs.summaries)
     early = torch.arange(len(pairs)) % 2 == 0
@@ -77,18 +80,18 @@ def test_bank_gates_know_who_is_right(trained):
     assert brier < 0.5 * base
 
 
-def test_banks_hold_their_own_caption_once_and_no_equal_one(trained):
+def test_banks_hold_their_own_caption_and_no_other_equal_to_it(trained):
     pairs, _, _, z = trained
     chosen = options("bank_gates", bank_batch_size=32, banks_per_image=1)
     examples = draw_bank_examples(pairs, z, chosen, torch.Generator().manual_seed(0))
     sizes = ((examples.history[:, 0, -1] + 0.6) * 5).exp()
-    assert sizes.min() >= 2 and sizes.max() <= 10.01, "ten distinct captions at most"
+    assert sizes.min() >= 2 and sizes.max() <= 32
     assert examples.right_last.mean() > 0.95
 
 
 def test_same_seed_same_weights_and_another_seed_others(trained):
     pairs, heads, _, _ = trained
-    again, _ = train_heads(pairs, options("heads", passes=15, batch_size=64, hidden=16), 0)
+    again, _ = train_heads(pairs, HEADS, 0)
     other, _ = train_heads(pairs, options("heads", passes=1, batch_size=64, hidden=16), 1)
     assert all(torch.equal(a, b) for a, b in zip(heads.parameters(), again.parameters(), strict=True))
     assert not torch.equal(heads.up.weight, other.up.weight)

@@ -58,7 +58,7 @@ def test_raw_embeddings_end_in_the_embedding(demo_backbone, images):
 def test_class_embeddings_equal_clip_benchmark(demo_backbone):
     from clip_benchmark.metrics.zeroshot_classification import zero_shot_classifier
 
-    names, templates = ("zero", "one", "seven"), ("a {c}", "a handwritten {c}")
+    names, templates = ["zero", "one", "seven"], ["a {c}", "a handwritten {c}"]
     theirs = zero_shot_classifier(demo_backbone.model, demo_backbone.tokenizer, names, templates, "cpu", amp=False)
     ours = class_embeddings(demo_backbone.model, demo_backbone.tokenizer, names, templates)
     assert torch.allclose(ours.T, theirs, atol=1e-6)

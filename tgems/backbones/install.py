@@ -90,7 +90,7 @@ def model_card(name: str, folder: Path) -> str:
     rows = {
         "architecture": f"open_clip CLIP, image encoder of {vision['layers']} blocks, width {vision['width']}, "
         f"patch {vision['patch_size']}, {vision['image_size']}x{vision['image_size']} pixels; SimpleTokenizer",
-        "data": f"{recorded['pairs']:,} captioned digit scenes, split `scenes/backbone` (handwriting of no other split)",
+        "data": f"{recorded['pairs']:,} digit scenes of split `scenes/backbone` (handwriting of no other split)",
         "data digest": f"`{recorded['data']}`",
         "recipe": "contrastive loss, equal captions are positives; AdamW, 5 % warm-up, cosine; "
         + ", ".join(f"{k} {v}" for k, v in sorted(recipe.items())),
@@ -103,7 +103,7 @@ def model_card(name: str, folder: Path) -> str:
     lines = [
         f"# {name}",
         "",
-        "A small CLIP for the embedded demo: it knows handwritten digits, four colours and four arrangements, nothing else.",
+        "A small CLIP for the embedded demo. It knows handwritten digits, four colours, four arrangements, no more.",
         f"Load it with open_clip: `create_model_and_transforms('local-dir:assets/backbones/{name}')`.",
         "",
         *_table(("", ""), rows.items()),

@@ -1,4 +1,4 @@
-"""Pretrain a small open_clip CLIP on captioned scenes; resumable, deterministic, writes an open_clip `local-dir:` folder."""
+"""Pretrain a small CLIP on captioned scenes; resumable, deterministic; writes an open_clip `local-dir:` folder."""
 
 import io
 import json
@@ -85,7 +85,7 @@ def pretrain(split: Path, model_cfg: dict, recipe: dict, checkpoint: Path, out: 
     Args:
         split: Folder of the captioned training split.
         model_cfg: open_clip model configuration.
-        recipe: `samples_seen`, `batch_size`, `learning_rate`, `weight_decay`, and the `seed` of initialisation and order.
+        recipe: `samples_seen`, `batch_size`, `learning_rate`, `weight_decay`, `seed` (initialisation and order).
         checkpoint: File that training resumes from; written every 200 steps, outside of what a killed job loses.
         out: Folder to write: configuration, float16 weights, `history.csv`, `recipe.json`.
     """

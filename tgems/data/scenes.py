@@ -145,7 +145,7 @@ def plain_scene(source: int, value: int) -> Scene:
 
 
 def full_description(scene: Scene) -> Description:
-    """Everything that a caption can say of a scene: values, colors, layout; for a single digit its size and position."""
+    """Everything that a caption can say: values, colors, layout; for a single digit its size and position."""
     if scene.layout == "plain":
         return Description((Claim(value=scene.digits[0].value),), "plain", handwritten=True)
     if scene.layout == "single":

@@ -149,6 +149,7 @@ def read_shard(path: Path) -> Iterator[Sample]:
     current: str | None = None
     parts: dict[str, bytes] = {}
     empty = True
+    _check_end(path)
     try:
         with tarfile.open(path) as tar:
             for member in tar:
@@ -165,6 +166,15 @@ def read_shard(path: Path) -> Iterator[Sample]:
     if empty:
         raise ShardError(f"{path}: the shard holds no sample")
     yield _sample(path, current, parts)
+
+
+def _check_end(path: Path) -> None:
+    """A whole archive ends with two empty blocks; `tarfile` takes a cut between members for the end."""
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 1024))
+        if size % 512 or file.read() != bytes(1024):
+            raise ShardError(f"{path}: damaged archive (no end mark); write or download the shard again")
 
 
 def _sample(path: Path, key: str, parts: dict[str, bytes]) -> Sample:

@@ -1,4 +1,4 @@
-"""Pick a few test images per exit, to look at: which images left early, which late. Reads shards, returns PNG thumbnails."""
+"""Pick test images per exit, to see which left early and which late. Reads shards, returns PNG thumbnails."""
 
 import io
 from pathlib import Path

@@ -47,7 +47,7 @@ def run_evaluation(
     task: str,
     bootstrap_resamples: int,
 ) -> None:
-    """Apply the frozen thresholds to test features and write the tidy parts named in `out`; `images` is the split itself."""
+    """Apply frozen thresholds to test features and write the tidy parts in `out`; `images` is the split's folder."""
     fixed = read_json(thresholds_file)
     features = load_features(test, like={"schema_version": 1, "weights": fixed["weights"]} | _preprocess(test))
     costs = read_costs(macs)

@@ -13,7 +13,7 @@ from tgems.profiling.costs import ExitCosts
 
 @dataclass(frozen=True)
 class FittedThreshold:
-    """A policy's threshold for one seed and target, with the validation rate, its variance over images and exit shares."""
+    """A policy's threshold for one seed and target, and what it gave on validation."""
 
     policy: str
     seed: int

@@ -85,7 +85,7 @@ class TGem:
 class TGemBank:
     """The T-GEM's gate on image and text bank: leaves where little is left to gain for what remains to be paid.
 
-    The score is `-(q - p) / (r_L - r_l)`, the negative slope of expected accuracy over rate (docs/method.md#bank-guidance).
+    The score is `-(q - p) / (r_L - r_l)`, a negative slope of accuracy over rate (docs/method.md#bank-guidance).
     """
 
     guidance, needs_bank, per_target = "bank", True, False

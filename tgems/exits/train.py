@@ -66,8 +66,8 @@ class Pairs:
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, peak: float, steps: int):
-    """The learning-rate schedule of all exit training: one cycle, 10 % warm-up, cosine."""
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=max(steps, 2), pct_start=0.1)
+    """The learning-rate schedule of all exit training: one cycle, 10 % warm-up, cosine; twenty steps at least."""
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=max(steps, 20), pct_start=0.1)
 
 
 def train_heads(pairs: Pairs, options: dict, seed: int) -> tuple[ExitHeads, pd.DataFrame]:

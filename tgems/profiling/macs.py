@@ -84,7 +84,7 @@ def _counts(module: nn.Module, inputs: tuple) -> dict[str, MacCount]:
     if unknown:
         listed = ", ".join(f"{op} x {n}" for op, n in sorted(unknown.items()))
         raise UnsupportedOperationError(
-            f"{type(module).__name__}: fvcore cannot count {listed}; give a handle, or list it as free if it multiplies nothing"
+            f"{type(module).__name__}: fvcore cannot count {listed}; give a handle, or list what multiplies nothing"
         )
     return {name: _split(ops) for name, ops in by_module.items()}
 

@@ -8,8 +8,6 @@ import pandas as pd
 from tgems.profiling.costs import ExitCosts
 from tgems.provenance import read_json, write_text
 
-HEADLINE = {"zeroshot_classification": "acc1"}
-
 
 def make_tables(tradeoff: Sequence[str], semantic_content: Sequence[str], macs: dict[str, str], folder: str) -> None:
     """Write `tradeoff`, `flops`, `semantic_content` and `summary`.
@@ -71,13 +69,13 @@ def summary(points: pd.DataFrame) -> pd.DataFrame:
     )
     keys = ["backbone", "policy", "rate_target"]
     means = shown[shown["seed"].eq("mean") | shown["policy"].eq("full")]
-    values = means.pivot_table(index=keys, columns="column", values="value", dropna=False)
-    spread = shown[~shown["seed"].isin(["mean"])].pivot_table(
-        index=keys, columns="column", values="value", aggfunc="std"
-    )
+    values = means.groupby([*keys, "column"], dropna=False)["value"].mean().unstack("column")
+    seeds = shown[shown["seed"].notna() & shown["seed"].ne("mean")]
+    spread = seeds.groupby([*keys, "column"], dropna=False)["value"].std().unstack("column")
+    columns = sorted(values.columns, key=lambda name: (name.split("@")[0], int(name.partition("@")[2] or 0)))
     costs = means.drop_duplicates([*keys, "dataset"]).groupby(keys, dropna=False)[["rate", "gmacs"]].mean()
     costs["saving"] = 1 - costs["rate"]
-    frame = costs.join(values.dropna(how="all")).join(spread.add_suffix(" std"))
+    frame = costs.join(values[columns]).join(spread.reindex(columns=columns).add_suffix(" std"))
     return frame.dropna(axis=1, how="all").reset_index()
 
 
