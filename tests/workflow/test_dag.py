@@ -1,17 +1,9 @@
 """What the workflow would do, without doing it."""
 
-import re
-
 import pytest
-from workflow.conftest import snakemake
+from running import planned, snakemake
 
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
-
-
-def planned(output: str) -> dict[str, int]:
-    """Jobs by rule, from a dry run."""
-    table = output.split("Job stats:")[-1].split("Reasons:")[0]
-    return {rule: int(n) for rule, n in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
 
 
 def test_lint_is_clean(project):

@@ -10,9 +10,10 @@ import time
 
 import pandas as pd
 import pytest
-from workflow.conftest import make_project, snakemake
-from workflow.test_dag import planned
+from running import make_project, planned, snakemake
 
+from tgems.backbones.install import install
+from tgems.backbones.load import load_backbone
 from tgems.data.webdataset import Prompts, write_prompts
 from tgems.provenance import read_json
 
@@ -80,6 +81,18 @@ def test_killed_run_goes_on_to_the_same_bytes_on_one_core(smoke, project):
     snakemake(project, "--unlock", *SMOKE)
     snakemake(project, "--cores", "1", "--rerun-incomplete", *SMOKE)
     assert _contents(project) == _contents(smoke)
+
+
+def test_pretraining_gives_a_backbone_that_can_be_shipped(project):
+    small = ["demo={backbone: 60}", "pretraining={samples_seen: 160, batch_size: 16}"]
+    snakemake(project, "--cores", "1", "results/backbones/demo-vit-8", *SMOKE, "--config", *small)
+    install(project / "results/backbones", project / "shipped", test_images=20)
+    card = (project / "shipped/demo-vit-8/README.md").read_text()
+    assert "60 digit scenes" in card and "| scenes text_retrieval_recall@1 |" in card
+    shipped = load_backbone(f"local-dir:{project / 'shipped/demo-vit-8'}")
+    assert (
+        shipped.weights_digest == load_backbone(f"local-dir:{project / 'results/backbones/demo-vit-8'}").weights_digest
+    )
 
 
 def _failed(project, *arguments):

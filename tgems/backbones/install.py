@@ -21,10 +21,9 @@ from tgems.features.encode import class_embeddings, encode_images, encode_texts
 from tgems.provenance import digest_file, read_json, write_json, write_text
 
 SHIPPED = ("open_clip_config.json", "open_clip_model.safetensors", "history.csv", "recipe.json")
-TEST_IMAGES = 2000
 
 
-def install(source: Path, target: Path) -> None:
+def install(source: Path, target: Path, test_images: int = 2000) -> None:
     """Copy every backbone below `source` and write `metrics.json` and `README.md` beside its weights.
 
     Raises:
@@ -37,21 +36,21 @@ def install(source: Path, target: Path) -> None:
         missing = [name for name in SHIPPED if not (folder / name).is_file()]
         if missing:
             raise UserError(f"{folder}: not whole, {missing[0]} is missing; run `make pretrain` again")
-        metrics = full_depth_metrics(load_backbone(f"local-dir:{folder}"))
+        metrics = full_depth_metrics(load_backbone(f"local-dir:{folder}"), test_images)
         out = Path(target) / folder.name
         out.mkdir(parents=True, exist_ok=True)
         for name in SHIPPED:
             shutil.copyfile(folder / name, out / name)
         write_json(out / "metrics.json", metrics)
-        write_text(out / "README.md", model_card(folder.name, out))
+        write_text(out / "README.md", model_card(folder.name, out, test_images))
 
 
 @torch.no_grad()
-def full_depth_metrics(backbone: Backbone, seed: int = 0) -> dict[str, float]:
+def full_depth_metrics(backbone: Backbone, test_images: int, seed: int = 0) -> dict[str, float]:
     """Quality of the whole encoder on the test images of every embedded data set."""
     metrics = {}
     for dataset, prompts in PROMPTS.items():
-        drawn = list(tqdm(samples(dataset, "test", TEST_IMAGES, seed), desc=dataset, total=TEST_IMAGES))
+        drawn = list(tqdm(samples(dataset, "test", test_images, seed), desc=dataset, total=test_images))
         images = _embed(backbone, drawn)
         if prompts is None:
             texts = encode_texts(backbone.model, backbone.tokenizer, [c for s in drawn for c in s.captions])
@@ -79,7 +78,7 @@ def _embed(backbone: Backbone, drawn: list[Sample], batch_size: int = 256) -> to
     return torch.cat([encode_images(backbone.model.visual, images).embeddings for images in pixels])
 
 
-def model_card(name: str, folder: Path) -> str:
+def model_card(name: str, folder: Path, test_images: int) -> str:
     """Markdown of a model card, from the files beside it."""
     config = read_json(folder / "open_clip_config.json")["model_cfg"]
     recorded = read_json(folder / "recipe.json")
@@ -108,7 +107,7 @@ def model_card(name: str, folder: Path) -> str:
         "",
         *_table(("", ""), rows.items()),
         "",
-        f"Full depth, test images ({TEST_IMAGES:,} a set; `handwriting`: the test part of the source images):",
+        f"Full depth, test images ({test_images:,} a set; `handwriting`: the test part of the source images):",
         "",
         *_table(("metric", "value"), ((k, f"{v:.3f}") for k, v in metrics.items())),
         "",
