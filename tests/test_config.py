@@ -49,6 +49,7 @@ def test_shipped_configurations_are_valid_and_completed(name):
         ({"training": {"dataset": "scene", "split": "train"}}, "did you mean 'scenes'?"),
         ({"training": {"dataset": "scenes", "split": "test"}}, "'test' is also a validation or test split"),
         ({"training": {"dataset": "digits", "split": "train"}}, "has no captions"),
+        ({"policies": ["margin"]}, "lack 'full'"),
         ({"guidance": ["image"]}, "policy 'tgem_bank' needs guidance 'bank'"),
     ],
 )
@@ -63,6 +64,11 @@ def test_equal_validation_and_test_are_refused():
     config["datasets"]["digits"]["splits"] = {"validation": "test"}
     with pytest.raises(UserError, match="validation and test are both 'test'"):
         complete_config(config, SCHEMA)
+
+
+def test_numbers_from_the_command_line_arrive_as_text():
+    config = complete_config(smoke(rate_targets=["0.6"], seeds=["3"], heads={"passes": "2"}), SCHEMA)
+    assert (config["rate_targets"], config["seeds"], config["heads"]["passes"]) == ([0.6], [3], 2)
 
 
 @given(st.text(min_size=1).filter(lambda s: s not in yaml.safe_load(SCHEMA.read_text())["properties"]))

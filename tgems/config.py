@@ -29,6 +29,7 @@ def complete_config(config: dict, schema_file: Path) -> dict:
     import jsonschema
 
     schema = yaml.safe_load(Path(schema_file).read_text())
+    config = _numbers(config, schema)
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(config))
     if error is not None:
         raise UserError(_explain(error))
@@ -46,6 +47,19 @@ def costs_of(config: dict, backbone: str) -> ExitCosts:
     cfg = model_config(config["backbones"][backbone]["source"])
     blocks = list(range(1, cfg["vision_cfg"]["layers"] + 1))
     return module_costs(cfg, blocks, config["heads"]["hidden"], config["image_gates"]["hidden"])
+
+
+def _numbers(value, schema: dict):
+    """Snakemake's `--config` gives nested numbers as text: read them as numbers where the schema wants some."""
+    if isinstance(value, dict):
+        known, every = schema.get("properties", {}), schema.get("additionalProperties")
+        rest = every if isinstance(every, dict) else {}
+        return {key: _numbers(part, known.get(key, rest)) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_numbers(part, schema.get("items", {})) for part in value]
+    if isinstance(value, str) and schema.get("type") in ("number", "integer"):
+        return yaml.safe_load(value)
+    return value
 
 
 def _fill(value, schema: dict):
@@ -98,6 +112,10 @@ def _check_training(config: dict) -> None:
         raise UserError(f"config: training.dataset {training['dataset']!r} has no captions (task {dataset['task']!r})")
     if training["split"] in dataset["splits"].values():
         raise UserError(f"config: training.split {training['split']!r} is also a validation or test split")
+    if "full" not in config["policies"]:
+        raise UserError(
+            f"config: policies {config['policies']} lack 'full', which all others are compared with; add it"
+        )
     for policy, guidance in (("tgem", "image"), ("tgem_bank", "bank")):
         if policy in config["policies"] and guidance not in config["guidance"]:
             raise UserError(f"config: policy {policy!r} needs guidance {guidance!r}; add it to guidance")

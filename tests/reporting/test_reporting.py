@@ -84,7 +84,7 @@ def made(tmp_path_factory):
         exits.append(str(root / f"{dataset}-exits.parquet"))
         about = {"backbone": "demo", "dataset": dataset, "policy": "tgem_bank", "rate_target": 0.45, "image": png()}
         pd.DataFrame([about | {"exit_block": b} for b in (1, 1, 5)]).to_parquet(root / f"{dataset}-gallery.parquet")
-    make_tables(tradeoff, content, {"demo": str(root / "macs.json")}, str(root / "tables"))
+    make_tables(tradeoff, content, {"demo": str(root / "macs.json")}, root / "tables")
     return root, {"exits": exits, "gallery": [str(root / f"{d}-gallery.parquet") for d in DATASETS]}
 
 

@@ -17,7 +17,7 @@ from tgems.backbones.load import load_backbone
 from tgems.data.webdataset import Prompts, write_prompts
 from tgems.provenance import read_json
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 SMOKE = ("--configfile", "configs/smoke.yaml")
 
 

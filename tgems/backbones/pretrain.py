@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from tgems.data.webdataset import read_shard, shard_paths
-from tgems.provenance import commit, digest_file, digest_json, versions, write_json
+from tgems.provenance import commit, digest_file, digest_json, versions, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -171,13 +171,13 @@ def _resume(path: Path, model, optimizer) -> tuple[int, list, float]:
 
 
 def _write(out: Path, model, model_cfg: dict, history: list, recorded: dict) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    size = model_cfg["vision_cfg"]["image_size"]
-    preprocess = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
-    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess | {"size": size}}
-    (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
-    save_file(weights, out / "open_clip_model.safetensors", {"format": "pt"})
-    lines = [f"{step},{loss:.5f},{scale:.4f}\n" for step, loss, scale in history]
-    (out / "history.csv").write_text("".join(["step,loss,logit_scale\n", *lines]))
-    write_json(out / "recipe.json", recorded)
+    with whole_folder(out) as partial:
+        size = model_cfg["vision_cfg"]["image_size"]
+        preprocess = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+        config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess | {"size": size}}
+        (partial / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+        save_file(weights, partial / "open_clip_model.safetensors", {"format": "pt"})
+        lines = [f"{step},{loss:.5f},{scale:.4f}\n" for step, loss, scale in history]
+        (partial / "history.csv").write_text("".join(["step,loss,logit_scale\n", *lines]))
+        write_json(partial / "recipe.json", recorded)

@@ -7,11 +7,12 @@ and `.cls` (a class number) or `.txt` (one caption a line), optionally `.json` (
 
 import io
 import json
-import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tgems.provenance import whole_folder
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 
@@ -54,26 +55,19 @@ def write_split(samples: Iterable[Sample], folder: Path, shard_size: int) -> int
     Raises:
         ShardError: There is no sample.
     """
-    folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    count, shards, tar = 0, 0, None
-    for sample in samples:
-        if count % shard_size == 0:
-            if tar is not None:
-                tar.close()
-            tar = tarfile.open(partial / f"{shards}.tar", "w", format=tarfile.USTAR_FORMAT)
-            shards += 1
-        _add(tar, sample)
-        count += 1
-    if tar is None:
-        shutil.rmtree(partial)
-        raise ShardError(f"{folder}: a split needs at least one sample")
-    tar.close()
-    (partial / "nshards.txt").write_text(f"{shards}\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    count, tar = 0, None
+    with whole_folder(folder) as partial:
+        for sample in samples:
+            if count % shard_size == 0:
+                if tar is not None:
+                    tar.close()
+                tar = tarfile.open(partial / f"{count // shard_size}.tar", "w", format=tarfile.USTAR_FORMAT)
+            _add(tar, sample)
+            count += 1
+        if tar is None:
+            raise ShardError(f"{folder}: a split needs at least one sample")
+        tar.close()
+        (partial / "nshards.txt").write_text(f"{-(-count // shard_size)}\n")
     return count
 
 

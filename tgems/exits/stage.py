@@ -1,8 +1,6 @@
 """The exits stage: read training features, train, write module folders that appear whole or not at all."""
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -13,7 +11,7 @@ from tgems.exits.modules import ExitHeads
 from tgems.exits.train import Pairs, embed, train_bank_gates, train_heads, train_image_gates
 from tgems.features.cache import FeatureSet, load_features
 from tgems.profiling.costs import read_costs
-from tgems.provenance import commit, digest_file, versions, write_json
+from tgems.provenance import commit, digest_file, versions, whole_folder, write_json
 
 
 def run_heads(features: str, options: dict, seed: int, out: str) -> None:
@@ -60,22 +58,17 @@ def _heads(folder: str, data: FeatureSet) -> ExitHeads:
 
 
 def _write(out: str, kind: str, module, data: FeatureSet, options: dict, history: pd.DataFrame) -> None:
-    """Write `model.safetensors`, `history.csv` and `config.json`, then rename the folder."""
-    out = Path(out)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in module.state_dict().items()}, partial / "model.safetensors")
-    history.to_csv(partial / "history.csv", index=False)
-    config = {
-        "kind": kind,
-        "architecture": module.architecture,
-        "options": options,
-        "weights": data.manifest["weights"],
-        "training_data": {"n": data.manifest["n"], "shards": data.manifest["shards"]},
-        "model_digest": digest_file(partial / "model.safetensors"),
-        "recorded": {"versions": versions(), "commit": commit()},
-    }
-    write_json(partial / "config.json", config)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    """Write `model.safetensors`, `history.csv` and `config.json`."""
+    with whole_folder(out) as partial:
+        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, partial / "model.safetensors")
+        history.to_csv(partial / "history.csv", index=False)
+        config = {
+            "kind": kind,
+            "architecture": module.architecture,
+            "options": options,
+            "weights": data.manifest["weights"],
+            "training_data": {"n": data.manifest["n"], "shards": data.manifest["shards"]},
+            "model_digest": digest_file(partial / "model.safetensors"),
+            "recorded": {"versions": versions(), "commit": commit()},
+        }
+        write_json(partial / "config.json", config)

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,7 @@ from tgems.data.webdataset import Sample, read_prompts, read_shard, shard_paths
 from tgems.errors import UserError
 from tgems.features.cache import seal
 from tgems.features.encode import EncodedImages, class_embeddings, encode_images, encode_texts
-from tgems.provenance import commit, digest_file, digest_json, versions
+from tgems.provenance import commit, digest_file, digest_json, versions, whole_folder
 
 logger = logging.getLogger(__name__)
 METADATA = ("cluster", "difficulty", "n_digits", "layout")
@@ -50,10 +49,13 @@ def extract_features(
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("config: features.device is 'cuda', but torch sees no CUDA device; set it to 'cpu'")
     backbone.model.to(device)
-    out = Path(out)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    with whole_folder(out) as partial:
+        _extract(backbone, split, task, partial, batch_size, dtype, device)
+
+
+def _extract(
+    backbone: Backbone, split: Path, task: str, partial: Path, batch_size: int, dtype: str, device: str
+) -> None:
     rows, captions = [], []
     paths = shard_paths(split)
     for number, path in enumerate(paths):
@@ -81,16 +83,15 @@ def extract_features(
         "recorded": {"dtype": dtype, "device": device, "versions": versions(), "commit": commit()},
     }
     seal(partial, manifest)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
 
 
 def _encode_shard(backbone, samples: list[Sample], batch_size: int, path: Path, device: str) -> dict[str, Tensor]:
     parts = []
     for start in range(0, len(samples), batch_size):
         images = [_decode(backbone, s, path) for s in samples[start : start + batch_size]]
-        parts.append(encode_images(backbone.model.visual, torch.stack(images).to(device)))
-    return {n: torch.cat(p).cpu() for n, p in zip(EncodedImages._fields, zip(*parts, strict=True), strict=True)}
+        encoded = encode_images(backbone.model.visual, torch.stack(images).to(device))
+        parts.append([t.cpu() for t in encoded])
+    return {n: torch.cat(p) for n, p in zip(EncodedImages._fields, zip(*parts, strict=True), strict=True)}
 
 
 def _decode(backbone: Backbone, sample: Sample, path: Path) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 
 from tgems.reporting.style import METRIC_NAMES, POLICY_STYLE, save, use_style
 
@@ -36,9 +37,14 @@ def _panels(points: pd.DataFrame) -> list[tuple[str, str]]:
     return sorted(pairs.itertuples(index=False, name=None), key=lambda p: (order.index(p[1]), p[0]))
 
 
+def _by_length(names: pd.Series) -> list[str]:
+    """Distinct names, numbers in them ascending as long as they differ in length."""
+    return sorted(names.unique(), key=lambda name: (len(name), name))
+
+
 def _grid(points: pd.DataFrame, height: float = 2.3):
     """One row of axes per backbone, one column per panel."""
-    panels, backbones = _panels(points), sorted(points["backbone"].unique(), key=lambda b: (len(b), b))
+    panels, backbones = _panels(points), _by_length(points["backbone"])
     figure, axes = plt.subplots(
         len(backbones), len(panels), figsize=(2.3 * len(panels), height * len(backbones)), squeeze=False, sharex=True
     )
@@ -60,7 +66,7 @@ def tradeoff(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     handles = {}
     for axis in axes.flat:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=5, bbox_to_anchor=(0.5, -0.06))
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=4, bbox_to_anchor=(0.5, -0.11))
     figure.tight_layout()
     return figure
 
@@ -72,7 +78,8 @@ def _tradeoff_panel(axis, part: pd.DataFrame) -> None:
     for policy, (label, color, marker) in POLICY_STYLE.items():
         line = means[means["policy"] == policy].sort_values("rate")
         if policy == "shuffled":
-            line = line[line["variant"] == "tgem_bank"] if (line["variant"] == "tgem_bank").any() else line
+            shown = "tgem_bank" if (line["variant"] == "tgem_bank").any() else "tgem"
+            line = line[line["variant"] == shown]
         if line.empty:
             continue
         light = policy in ("fixed", "fixed_raw", "hull")
@@ -116,7 +123,7 @@ def exit_histogram(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     shares = (
         shares.groupby(["backbone", "dataset", "policy", "rate_target", "exit_block"])["share"].mean().reset_index()
     )
-    rows = shares[["backbone", "policy"]].drop_duplicates().sort_values(["backbone", "policy"]).to_numpy()
+    rows = [(b, p) for b in _by_length(shares["backbone"]) for p in sorted(shares["policy"].unique())]
     datasets = sorted(shares["dataset"].unique())
     figure, axes = plt.subplots(
         len(rows), len(datasets), figsize=(2.2 * len(datasets), 1.7 * len(rows)), squeeze=False, layout="constrained"
@@ -146,7 +153,7 @@ def rate_calibration(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     policies = [p for p in POLICY_STYLE if p in set(points["policy"])]
     figure, axes = plt.subplots(1, len(policies), figsize=(3 * len(policies), 2.8), squeeze=False, sharey=True)
     datasets = sorted(points["dataset"].unique())
-    colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(datasets)))
+    colors = sns.color_palette("colorblind", len(datasets))
     for axis, policy in zip(axes[0], policies, strict=True):
         part = points[points["policy"] == policy]
         axis.axhline(0, color="black", linewidth=0.8)
@@ -170,9 +177,7 @@ def rate_calibration(frames: dict[str, pd.DataFrame]) -> plt.Figure:
 def gallery(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     """Images by the block at which they left, up to four a block, with the share that left there."""
     images, exits = frames["gallery"], frames["exits"]
-    rows = list(
-        images[["backbone", "dataset"]].drop_duplicates().sort_values(["dataset", "backbone"]).itertuples(index=False)
-    )
+    rows = [(b, d) for d in sorted(images["dataset"].unique()) for b in _by_length(images["backbone"])]
     blocks = range(1, int(exits["exit_block"].max()) + 1)
     figure, axes = plt.subplots(len(rows), len(blocks), figsize=(0.85 * len(blocks), 1.0 * len(rows)), squeeze=False)
     for line, (backbone, dataset) in zip(axes, rows, strict=True):
@@ -187,12 +192,14 @@ def gallery(frames: dict[str, pd.DataFrame]) -> plt.Figure:
             if block in shares.index:
                 axis.set_title(f"{shares[block]:.0%}", fontsize=7, pad=2)
                 axis.imshow(_mosaic(own.loc[own["exit_block"] == block, "image"]))
-            if line is axes[0]:
-                axis.text(0.5, 1.5, f"block {block}", transform=axis.transAxes, ha="center", fontsize=8)
         line[0].text(
             -0.15, 0.5, f"{dataset}\n{backbone}", transform=line[0].transAxes, ha="right", va="center", fontsize=8
         )
-    figure.suptitle(f"{POLICY_STYLE[policy][0]}, rate target {target:g}", y=1.0, fontsize=9)
+    for axis, block in zip(axes[0], blocks, strict=True):
+        axis.text(0.5, 1.4, f"block {block}", transform=axis.transAxes, ha="center", fontsize=8)
+    middle = axes[0, len(blocks) // 2]
+    title = f"{POLICY_STYLE[policy][0]}, rate target {target:g}: images that left at each block, and their share"
+    middle.text(0, 1.8, title, transform=middle.transAxes, ha="center", fontsize=9)
     return figure
 
 

@@ -9,7 +9,7 @@ from tgems.profiling.costs import ExitCosts
 from tgems.provenance import read_json, write_text
 
 
-def make_tables(tradeoff: Sequence[str], semantic_content: Sequence[str], macs: dict[str, str], folder: str) -> None:
+def make_tables(tradeoff: Sequence[str], semantic_content: Sequence[str], macs: dict[str, str], folder: Path) -> None:
     """Write `tradeoff`, `flops`, `semantic_content` and `summary`.
 
     Args:
@@ -27,7 +27,7 @@ def make_tables(tradeoff: Sequence[str], semantic_content: Sequence[str], macs: 
         "summary": summary(points),
     }
     for name, table in tables.items():
-        path = Path(folder) / name
+        path = folder / name
         write_text(path.with_suffix(".csv"), table.to_csv(index=False, float_format="%.6g"))
         short = table if name in ("flops", "summary") else _means(table)
         write_text(path.with_suffix(".md"), _markdown(short))

@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -23,13 +24,10 @@ DATASETS = list(config["datasets"])
 DEMO = [name for name in DATASETS if config["datasets"][name]["source"] == "demo"]
 PRETRAINED = ["demo-vit-8", "demo-vit-12"]
 TABLES = ["tradeoff", "flops", "semantic_content", "summary"]
-FIGURES = [
-    "tradeoff",
-    "semantic_content",
-    "exit_histogram",
-    "rate_calibration",
-    "gallery",
-]
+GATED = [name for name in config["policies"] if name in ("tgem", "tgem_bank")]
+FIGURES = ["tradeoff", "semantic_content"]
+FIGURES += ["rate_calibration"] if GATED or "margin" in config["policies"] else []
+FIGURES += ["exit_histogram", "gallery"] if GATED else []
 TABLE_FILES = expand(
     "results/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]
 )
@@ -50,7 +48,9 @@ wildcard_constraints:
 def library(*parts):
     """Library modules that a stage's results depend on: changed code reruns the stage, a touched file does not."""
     return [
-        str(path) for part in parts for path in sorted(Path(ROOT, "tgems").glob(part))
+        os.path.relpath(path)
+        for part in parts
+        for path in sorted(Path(ROOT, "tgems").glob(part))
     ]
 
 

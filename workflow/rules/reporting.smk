@@ -26,7 +26,6 @@ rule make_tables:
     threads: 1
     params:
         backbones=BACKBONES,
-        folder="results/tables",
     message:
         "Write the tables"
     script:
