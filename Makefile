@@ -12,7 +12,7 @@ help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 .venv/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c "import sys; sys.exit('tgems needs Python 3.11 or newer; pass PYTHON=python3.11' * (sys.version_info < (3, 11)))"
+	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'tgems needs Python 3.11 or newer: make PYTHON=python3.11 ...')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
