@@ -34,6 +34,15 @@ def test_tables_and_figures_are_complete(smoke):
     assert set(points["dataset"]) == {"scenes", "digits"}
 
 
+def test_every_number_can_be_traced(smoke):
+    record = read_json(smoke / "results/tables/provenance.json")
+    digits = record["evaluations"]["demo-vit-8/digits"]
+    assert record["config"]["rate_targets"] == [0.6] and record["config"]["heads"]["passes"] == 1
+    assert set(digits["modules"]) == {"heads/seed-0", "image/rate-0.60/seed-0", "bank/seed-0"}
+    assert digits["test"]["n"] == 300 and digits["validation"]["shards"] != digits["test"]["shards"]
+    assert digits["weights"] == read_json(smoke / "results/features/demo-vit-8/digits/test/manifest.json")["weights"]
+
+
 def test_no_partial_file_is_left(smoke):
     assert not [p for p in (smoke / "results").rglob("*partial*")]
 

@@ -14,16 +14,25 @@ from tgems.features.cache import FeatureSet
 from tgems.profiling.costs import ExitCosts
 
 
-def load_modules(exits: Path, seed: int, rate_targets: list[float], variants: list[str], weights: str) -> ExitModules:
+def module_folders(seed: int, rate_targets: list[float], guidance: list[str]) -> dict[str, str]:
+    """Folders below `results/exits/{backbone}` that a seed's modules are in, by `heads`, `bank` or rate target."""
+    folders = {"heads": f"heads/seed-{seed}"}
+    if "bank" in guidance:
+        folders["bank"] = f"bank/seed-{seed}"
+    if "image" in guidance:
+        folders |= {str(rate): f"image/rate-{rate:.2f}/seed-{seed}" for rate in rate_targets}
+    return folders
+
+
+def load_modules(exits: Path, seed: int, rate_targets: list[float], guidance: list[str], weights: str) -> ExitModules:
     """All modules of one seed below `results/exits/{backbone}`."""
-    exits = Path(exits)
-    gates = {
-        rate: load_module(exits / "image" / f"rate-{rate:.2f}" / f"seed-{seed}", weights)
-        for rate in rate_targets
-        if "image" in variants
-    }
-    bank = load_module(exits / "bank" / f"seed-{seed}", weights) if "bank" in variants else None
-    return ExitModules(load_module(exits / "heads" / f"seed-{seed}", weights), gates, bank)
+    folders = module_folders(seed, rate_targets, guidance)
+    modules = {name: load_module(Path(exits) / folder, weights) for name, folder in folders.items()}
+    return ExitModules(
+        heads=modules.pop("heads"),
+        bank_gates=modules.pop("bank", None),
+        image_gates={float(rate): gates for rate, gates in modules.items()},
+    )
 
 
 def outputs_of(features: FeatureSet, modules: ExitModules, costs: ExitCosts) -> ExitOutputs:

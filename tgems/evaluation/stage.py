@@ -6,10 +6,10 @@ import pandas as pd
 
 from tgems.evaluation import evaluate, rows, thresholds
 from tgems.evaluation.gallery import gallery, pick_row
-from tgems.evaluation.inputs import load_modules, outputs_of
+from tgems.evaluation.inputs import load_modules, module_folders, outputs_of
 from tgems.features.cache import load_features
 from tgems.profiling.costs import read_costs
-from tgems.provenance import read_json, write_json
+from tgems.provenance import commit, read_json, versions, write_json
 
 
 def run_thresholds(
@@ -66,6 +66,15 @@ def run_evaluation(
     }
     shown = gallery(pick_row(table), features.samples["key"].tolist(), costs.blocks, Path(images))
     parts["gallery"] = shown.assign(**about)
+    modules = [f for seed in seeds for f in module_folders(seed, rate_targets, guidance).values()]
+    provenance = {
+        "weights": fixed["weights"],
+        "test": {key: features.manifest[key] for key in ("n", "shards", "prompts")},
+        "validation": fixed["validation"],
+        "modules": {m: read_json(Path(exits, m, "config.json"))["model_digest"] for m in modules},
+        "recorded": {"versions": versions(), "commit": commit()},
+    }
+    write_json(out["provenance"], provenance)
     for name, frame in parts.items():
         _write(frame, out[name])
 

@@ -189,9 +189,9 @@ def gallery(frames: dict[str, pd.DataFrame]) -> plt.Figure:
         shares = shares.groupby("exit_block")["share"].mean()
         for axis, block in zip(line, blocks, strict=True):
             axis.axis("off")
+            axis.imshow(_mosaic(own.loc[own["exit_block"] == block, "image"]))
             if block in shares.index:
                 axis.set_title(f"{shares[block]:.0%}", fontsize=7, pad=2)
-                axis.imshow(_mosaic(own.loc[own["exit_block"] == block, "image"]))
         line[0].text(
             -0.15, 0.5, f"{dataset}\n{backbone}", transform=line[0].transAxes, ha="right", va="center", fontsize=8
         )

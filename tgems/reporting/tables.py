@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from tgems.profiling.costs import ExitCosts
-from tgems.provenance import read_json, write_text
+from tgems.provenance import read_json, write_json, write_text
 
 
 def make_tables(tradeoff: Sequence[str], semantic_content: Sequence[str], macs: dict[str, str], folder: Path) -> None:
@@ -32,6 +32,12 @@ def make_tables(tradeoff: Sequence[str], semantic_content: Sequence[str], macs: 
         short = table if name in ("flops", "summary") else _means(table)
         write_text(path.with_suffix(".md"), _markdown(short))
         write_text(path.with_suffix(".tex"), short.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True))
+
+
+def write_provenance(evaluations: Sequence[str], config: dict, out: Path) -> None:
+    """Write what every number of the tables comes from: the configuration, and per evaluation digests and versions."""
+    parts = {"/".join(Path(path).parts[-3:-1]): read_json(Path(path)) for path in evaluations}
+    write_json(out, {"config": config, "evaluations": parts})
 
 
 def flops(backbone: str, profile: dict) -> pd.DataFrame:

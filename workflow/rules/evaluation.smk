@@ -38,6 +38,7 @@ rule evaluate:
         exits="results/evaluation/{backbone}/{dataset}/exits.parquet",
         semantic_content="results/evaluation/{backbone}/{dataset}/semantic_content.parquet",
         gallery="results/evaluation/{backbone}/{dataset}/gallery.parquet",
+        provenance="results/evaluation/{backbone}/{dataset}/provenance.json",
     log:
         "logs/evaluate/{backbone}-{dataset}.log",
     benchmark:

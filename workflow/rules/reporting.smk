@@ -9,6 +9,9 @@ rule make_tables:
             d=DATASETS,
         ),
         macs=expand("results/profiling/{b}/macs.json", b=BACKBONES),
+        provenance=expand(
+            "results/evaluation/{b}/{d}/provenance.json", b=BACKBONES, d=DATASETS
+        ),
         code=CODE["tables"],
     output:
         report(
@@ -17,6 +20,7 @@ rule make_tables:
             category="Tables",
         ),
         expand("results/tables/{table}.{ext}", table=TABLES, ext=["md", "tex"]),
+        provenance="results/tables/provenance.json",
     log:
         "logs/make_tables.log",
     benchmark:
@@ -26,6 +30,7 @@ rule make_tables:
     threads: 1
     params:
         backbones=BACKBONES,
+        config=config,
     message:
         "Write the tables"
     script:
