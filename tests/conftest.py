@@ -9,6 +9,12 @@ ROOT = Path(__file__).parent.parent
 DEMO_SOURCE = f"local-dir:{ROOT}/assets/backbones/demo-vit-8"
 
 
+def variant(heads: int = 8, gates: int = 4, **changes) -> dict:
+    """What `module_costs` reads of a variant."""
+    hidden = {"heads": {"hidden": heads}, "image_gates": {"hidden": gates}, "bank_gates": {"hidden": gates}}
+    return {"exits": "all", "summary": "cls_and_patches"} | hidden | changes
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)

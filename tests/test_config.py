@@ -51,6 +51,12 @@ def test_shipped_configurations_are_valid_and_completed(name):
         ({"training": {"dataset": "digits", "split": "train"}}, "has no captions"),
         ({"policies": ["margin"]}, "lack 'full'"),
         ({"guidance": ["image"]}, "policy 'tgem_bank' needs guidance 'bank'"),
+        ({"guidance": [], "policies": ["full", "random"]}, "draws from a T-GEM's exit histogram"),
+        ({"policies": ["full", "own.py:Own"]}, "there is no file 'own.py'"),
+        ({"variants": {"a": {"heads": {"hiden": 1}}}}, "unknown key 'hiden' at variants.a.heads"),
+        ({"variants": {"a": {"exits": [9]}}}, "expected blocks from 1 to 7"),
+        ({"variants": {"a": {"exits": "last_half"}}, "rate_targets": [0.45]}, "variant 'a'"),
+        ({"calibration": ["transfer"]}, "calibration"),
     ],
 )
 def test_bad_values_get_one_line_that_names_them(changes, message):

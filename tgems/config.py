@@ -7,9 +7,11 @@ import yaml
 
 from tgems.backbones.config import model_config
 from tgems.errors import UserError
+from tgems.exits.names import POLICY_NAMES
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import ExitCosts, module_costs
 
+VARIED = ("summary", "exits", "heads", "image_gates", "bank_gates", "confidence_gates")
 DEMO_DATASETS = ("scenes", "digits", "colors", "relations", "handwriting")
 
 
@@ -34,19 +36,31 @@ def complete_config(config: dict, schema_file: Path) -> dict:
     if error is not None:
         raise UserError(_explain(error))
     complete = _fill(config, schema)
+    complete["variants"] = {name: _variant(complete, changes) for name, changes in complete["variants"].items()}
     for name in complete["datasets"]:
         _check_dataset(name, complete["datasets"][name])
     _check_training(complete)
+    _check_policies(complete)
     for name in complete["backbones"]:
-        _check_targets(name, complete)
+        for variant in complete["variants"]:
+            _check_targets(name, variant, complete)
     return complete
 
 
-def costs_of(config: dict, backbone: str) -> ExitCosts:
-    """Costs of a backbone and its exit modules by the closed form."""
-    cfg = model_config(config["backbones"][backbone]["source"])
-    blocks = list(range(1, cfg["vision_cfg"]["layers"] + 1))
-    return module_costs(cfg, blocks, config["heads"]["hidden"], config["image_gates"]["hidden"])
+def costs_of(config: dict, backbone: str, variant: str) -> ExitCosts:
+    """Costs of a backbone and a variant's exit modules by the closed form."""
+    return module_costs(model_config(config["backbones"][backbone]["source"]), config["variants"][variant])
+
+
+def _variant(config: dict, changes: dict) -> dict:
+    """All options of a variant: the configuration's own, but for its changes."""
+    own = {key: config[key] for key in VARIED}
+    return own | {k: own[k] | v if isinstance(v, dict) else v for k, v in changes.items()}
+
+
+def _nearest(word: str, known) -> str:
+    near = difflib.get_close_matches(str(word), [str(k) for k in known], 1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(str, known))}"
 
 
 def _numbers(value, schema: dict):
@@ -80,9 +94,7 @@ def _explain(error) -> str:
     if error.validator == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         wrong = next(k for k in error.instance if k not in known)
-        near = difflib.get_close_matches(wrong, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"config: unknown key {wrong!r} at {place}; {hint}"
+        return f"config: unknown key {wrong!r} at {place}; {_nearest(wrong, known)}"
     if error.validator == "enum":
         near = difflib.get_close_matches(str(error.instance), [str(v) for v in error.validator_value], 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -92,8 +104,7 @@ def _explain(error) -> str:
 
 def _check_dataset(name: str, dataset: dict) -> None:
     if dataset["source"] == "demo" and name not in DEMO_DATASETS:
-        near = difflib.get_close_matches(name, DEMO_DATASETS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(DEMO_DATASETS)}"
+        hint = _nearest(name, DEMO_DATASETS)
         raise UserError(f"config: datasets.{name} has source 'demo', but there is no such demo data set; {hint}")
     if dataset["source"] == "demo" and (name == "scenes") != (dataset["task"] == "zeroshot_retrieval"):
         raise UserError(f"config: datasets.{name}.task is {dataset['task']!r}, which the demo set {name!r} is not for")
@@ -104,14 +115,21 @@ def _check_dataset(name: str, dataset: dict) -> None:
 def _check_training(config: dict) -> None:
     training = config["training"]
     if training["dataset"] not in config["datasets"]:
-        near = difflib.get_close_matches(training["dataset"], list(config["datasets"]), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"config: training.dataset {training['dataset']!r} is no key of datasets{hint}")
+        hint = _nearest(training["dataset"], config["datasets"])
+        raise UserError(f"config: training.dataset {training['dataset']!r} is no key of datasets; {hint}")
     dataset = config["datasets"][training["dataset"]]
     if dataset["task"] != "zeroshot_retrieval":
         raise UserError(f"config: training.dataset {training['dataset']!r} has no captions (task {dataset['task']!r})")
     if training["split"] in dataset["splits"].values():
         raise UserError(f"config: training.split {training['split']!r} is also a validation or test split")
+
+
+def _check_policies(config: dict) -> None:
+    for word in config["policies"]:
+        if ":" not in word and word not in POLICY_NAMES:
+            raise UserError(f"config: policies: {word!r} is no policy; {_nearest(word, POLICY_NAMES)}")
+        if ":" in word and not Path(word.rpartition(":")[0]).is_file():
+            raise UserError(f"config: policies: {word!r}: there is no file {word.rpartition(':')[0]!r}")
     if "full" not in config["policies"]:
         raise UserError(
             f"config: policies {config['policies']} lack 'full', which all others are compared with; add it"
@@ -119,15 +137,17 @@ def _check_training(config: dict) -> None:
     for policy, guidance in (("tgem", "image"), ("tgem_bank", "bank")):
         if policy in config["policies"] and guidance not in config["guidance"]:
             raise UserError(f"config: policy {policy!r} needs guidance {guidance!r}; add it to guidance")
+    if "random" in config["policies"] and not config["guidance"]:
+        raise UserError("config: policy 'random' draws from a T-GEM's exit histogram; add 'image' to guidance")
 
 
-def _check_targets(backbone: str, config: dict) -> None:
+def _check_targets(backbone: str, variant: str, config: dict) -> None:
     """A target below the cheapest exit cannot be met; the closed form knows before anything runs."""
     encoder_cost(model_config(config["backbones"][backbone]["source"]))
-    cheapest = costs_of(config, backbone).image_guided()[0]
+    cheapest = costs_of(config, backbone, variant).image_guided()[0]
     for target in config["rate_targets"]:
         if target < cheapest:
             raise UserError(
-                f"config: rate target {target} is below the cheapest exit of backbone {backbone!r}: block 1 with its "
-                f"gate and head costs {cheapest:.3f} of the encoder; raise the target"
+                f"config: rate target {target} is below the cheapest exit of backbone {backbone!r}, variant "
+                f"{variant!r}: with its gate and head it costs {cheapest:.3f} of the encoder; raise the target"
             )

@@ -79,13 +79,23 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     partial.rename(folder)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file under a temporary name: it replaces `path` when the body ends, and is gone if the body fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text)
 
 
 def write_json(path: Path, value: object) -> None:

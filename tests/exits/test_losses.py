@@ -47,7 +47,8 @@ def test_head_loss_learns_nothing_from_its_target():
     last = F.normalize(torch.randn(4, 3), dim=-1)
     texts = F.normalize(torch.randn(4, 3), dim=-1)
     target = losses.soft_targets(torch.arange(4))
-    plain = losses.head_loss(z, last, texts, target, 5.0, torch.tensor([0, 1, 2, 0]), 0.0, 0.0)
+    drawn, weights = torch.tensor([0, 1, 2, 0]), torch.full((2,), 0.5)
+    plain = losses.head_loss(z, last, texts, target, 5.0, drawn, weights, 1.0, 0.0, 0.0)
     logits = 5.0 * torch.einsum("bed,md->ebm", z, texts)
     expected = torch.stack([losses.contrastive(one, target) for one in logits]).mean()
     assert plain.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -70,3 +71,16 @@ def test_other_regularizers(mode, value):
 def test_unknown_regularizer_is_named():
     with pytest.raises(ValueError, match="'lagrange' is unknown"):
         losses.RateRegularizer("lagrange", 0.5, 1, 1)
+
+
+@pytest.mark.parametrize("target", [0.3, 0.55, 0.9])
+def test_exit_weights_meet_their_rate_and_favour_nobody_else(target):
+    rates = torch.linspace(0.1, 1.0, 10)
+    weights = losses.exit_weights(rates, target)
+    assert weights.sum().item() == pytest.approx(1) and (weights @ rates).item() == pytest.approx(target, abs=1e-3)
+    steps = weights.log().diff()
+    assert torch.allclose(steps, steps[0].expand_as(steps), atol=1e-3), "exponential in the rate: highest entropy"
+
+
+def test_exit_weights_without_a_rate_are_equal():
+    assert losses.exit_weights(torch.tensor([0.2, 1.0]), 0).tolist() == [0.5, 0.5]

@@ -1,91 +1,126 @@
+import math
+
 import numpy as np
 import pytest
 import torch
+from exits.conftest import COSTS, TARGETS, random_outputs, subset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn import functional as F
 
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates
-from tgems.exits.policies import POLICIES, ExitModules, ExitOutputs, choose_exits, fit_threshold
-from tgems.profiling.costs import ExitCosts
+from tgems.errors import UserError
+from tgems.exits.confidence import agreements
+from tgems.exits.modules import bank_features, bank_history
+from tgems.exits.names import POLICY_NAMES
+from tgems.exits.policies import choose_exits, fit_threshold, require_index_safe
+from tgems.exits.reference import concave_hull, mix_for_target, uniform
+from tgems.exits.registry import POLICIES, find_policies
 
-COSTS = ExitCosts((1, 2, 3, 4), (100, 200, 300, 410), 7, 3, 5, 2, 6)
-
-
-def outputs(seed: int, n: int = 12, bank: int = 5) -> ExitOutputs:
-    """Random modules and embeddings of four exits."""
-    torch.manual_seed(seed)
-    image, text = ImageGates(3, 8, 4), BankGates(3, 8, 4)
-    for gates in (image, text):
-        nn.init.normal_(gates.down.weight)
-    modules = ExitModules(ExitHeads(3, 8, 4, 6), {0.5: image}, text)
-    z = F.normalize(torch.randn(n, 4, 6), dim=-1)
-    texts = F.normalize(torch.randn(bank, 6), dim=-1)
-    return ExitOutputs(torch.randn(n, 3, 8), z, texts, 10.0, COSTS, modules)
+DECIDING = [name for name, policy in POLICIES.items() if not policy.mixes]
 
 
-def subset(whole: ExitOutputs, rows) -> ExitOutputs:
-    """Some images of a batch."""
-    return ExitOutputs(
-        whole.summaries[rows], whole.embeddings[rows], whole.bank, whole.scale, whole.costs, whole.modules
-    )
+def probabilities(whole, image, exit_):
+    return F.softmax(whole.scale * whole.bank.double() @ whole.embeddings[image, exit_].double(), dim=0).tolist()
 
 
-def naive_exit(scores, threshold):
-    for index, score in enumerate(scores):
-        if score > threshold:
-            return index
-    return len(scores)
+def winner(whole, image, exit_):
+    p = probabilities(whole, image, exit_)
+    return p.index(max(p))
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.floats(-2, 2))
-def test_choose_exits_equals_a_loop(seed, threshold):
-    scores = torch.randn(9, 3, generator=torch.Generator().manual_seed(seed)).double()
-    assert choose_exits(scores, threshold).tolist() == [naive_exit(row, threshold) for row in scores.tolist()]
+def bank_gate(whole, image, exit_):
+    features = bank_features(whole.scale * whole.embeddings[image : image + 1, :-1] @ whole.bank.T)
+    history = bank_history(features, torch.tensor(len(whole.bank)))
+    p, q = whole.modules.bank_gates(whole.summaries[image : image + 1], history)[0, exit_].sigmoid().tolist()
+    rates = COSTS.bank_guided(len(whole.bank))
+    return (p - q) / (rates[-1] - rates[exit_])
 
 
-@pytest.mark.parametrize("name", list(POLICIES))
-def test_a_decision_depends_on_one_image_alone(name):
-    whole = outputs(0)
-    policy = POLICIES[name]
-    scores = policy.scores(whole, 0.5)
-    order = torch.randperm(12)
-    assert torch.allclose(policy.scores(subset(whole, order), 0.5), scores[order], atol=1e-6)
-    alone = torch.cat([policy.scores(subset(whole, slice(i, i + 1)), 0.5) for i in range(12)])
-    assert torch.allclose(alone, scores, atol=1e-6)
+def score(name, whole, image, exit_, target):
+    """The score of one image at one exit, from its definition."""
+    p = sorted(probabilities(whole, image, exit_), reverse=True)
+    summary, cls = whole.summaries[image : image + 1], whole.summaries[image, :, :4]
+    return {
+        "max_softmax": lambda: p[0],
+        "entropy": lambda: sum(x * math.log(x) for x in p if x > 0) / math.log(len(p)),
+        "margin": lambda: p[0] - p[1],
+        "saturation": lambda: F.cosine_similarity(cls[exit_], cls[exit_ - 1], dim=0).item() if exit_ else -math.inf,
+        "tgem": lambda: whole.modules.image_gates[target](summary)[0, exit_].item(),
+        "learned_confidence": lambda: whole.modules.confidence_gates(summary)[0, exit_].item(),
+        "tgem_bank": lambda: bank_gate(whole, image, exit_),
+    }[name]()
 
 
-def test_margin_equals_its_definition():
-    whole = outputs(1)
-    scores = POLICIES["margin"].scores(whole, 0.5)
-    for i in range(12):
-        for e in range(3):
-            p = sorted(F.softmax(10.0 * whole.bank @ whole.embeddings[i, e], dim=0).tolist(), reverse=True)
-            assert scores[i, e].item() == pytest.approx(p[0] - p[1], abs=1e-5)
+def naive_exit(name, whole, image, point):
+    """Walk one image through the exits by the policy's rule."""
+    last = COSTS.blocks[-1] - 1
+    parameters = point.parameters or {}
+    if name in ("full", "fixed", "fixed_raw"):
+        return point.exit
+    if name == "oracle":
+        return next((e for e in range(last + 1) if whole.right[image, e]), 0)
+    if name == "oracle_agree":
+        names = [winner(whole, image, e) for e in range(last + 1)]
+        return next(e for e in range(last + 1) if all(w == names[-1] for w in names[e:]))
+    if name == "random":
+        drawn, below = uniform(whole.seed, whole.keys[image]), 0.0
+        for e in range(last + 1):
+            below += parameters[f"share_{e}"]
+            if drawn < below:
+                return e
+        return last
+    if name == "patience":
+        run = 0
+        for e in range(1, last):
+            run = run + 1 if winner(whole, image, e) == winner(whole, image, e - 1) else 0
+            if run >= parameters["patience"]:
+                return e
+        return last
+    for e in range(last):
+        if score(name, whole, image, e, point.rate_target) > parameters["threshold"]:
+            return e
+    return last
 
 
-def test_slope_rule_divides_by_what_remains():
-    whole = outputs(2)
-    scores = POLICIES["tgem_bank"].scores(whole, 0.5)
-    rates = COSTS.bank_guided(5)
-    gain = scores * torch.from_numpy(rates[-1] - rates[:-1])
-    assert (gain.abs() < 1).all(), "a difference of two probabilities"
+def test_every_name_of_the_configuration_is_a_policy():
+    assert set(POLICY_NAMES) == {*POLICIES, "shuffled"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", DECIDING)
+def test_decisions_equal_a_walk_of_each_image(name, seed):
+    whole = random_outputs(seed, n=30)
+    points = POLICIES[name].fit(whole, TARGETS)
+    assert points
+    for point in points:
+        expected = [naive_exit(name, whole, i, point) for i in range(30)]
+        assert POLICIES[name].decide(whole, point).tolist() == expected, point
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from(DECIDING), st.integers(0, 100), st.permutations(range(12)), st.integers(1, 11))
+def test_a_decision_depends_on_one_image_alone(name, seed, order, cut):
+    whole, policy = random_outputs(seed), POLICIES[name]
+    for point in policy.fit(whole, TARGETS):
+        exits = policy.decide(whole, point)
+        parts = [policy.decide(subset(whole, rows), point) for rows in (order[:cut], order[cut:])]
+        assert torch.cat(parts).tolist() == exits[list(order)].tolist()
 
 
 def naive_cost(name, taken, bank):
-    """Count what an image pays by walking the exits it visits."""
-    encoder = COSTS.encoder[taken]
-    visited = [e for e in range(3) if e <= taken]
-    head, product = COSTS.head, bank * COSTS.embed_dim
-    if name == "tgem":
-        spent = len(visited) * COSTS.image_gate + (head if taken < 3 else 0)
-    elif name == "margin":
-        spent = len(visited) * (head + product)
-    else:
-        spent = len(visited) * (head + product + COSTS.bank_gate)
-    return (encoder + spent) / COSTS.full
+    """What an image pays, by walking the exits it visits."""
+    visited = min(taken + 1, 3)
+    head, product, early = COSTS.head, bank * COSTS.embed_dim, taken < 3
+    spent = {
+        "tgem": visited * COSTS.image_gate + head * early,
+        "learned_confidence": visited * COSTS.image_gate + head * early,
+        "tgem_bank": visited * (head + product + COSTS.bank_gate),
+        "saturation": visited * 2 * COSTS.width + head * early,
+        "full": COSTS.projection * early,
+        "fixed_raw": COSTS.projection * early,
+    }
+    confidence = dict.fromkeys(("max_softmax", "entropy", "margin", "patience"), visited * (head + product))
+    return (COSTS.encoder[taken] + (spent | confidence).get(name, head * early)) / COSTS.full
 
 
 @pytest.mark.parametrize("name", list(POLICIES))
@@ -95,20 +130,113 @@ def test_costs_equal_a_walk_through_the_exits(name):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.floats(0.3, 1.1), st.integers(1, 30), st.booleans())
-def test_fitted_rate_is_the_closest_below_the_target(seed, target, n, ties):
+@given(st.integers(0, 2**31), st.floats(-2, 2))
+def test_choose_exits_equals_a_loop(seed, threshold):
+    scores = torch.randn(9, 3, generator=torch.Generator().manual_seed(seed)).double()
+    assert choose_exits(scores, threshold).tolist() == [first_above(row, threshold) for row in scores.tolist()]
+
+
+def first_above(scores, threshold):
+    return next((i for i, score in enumerate(scores) if score > threshold), len(scores))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.3, 1.1), st.integers(1, 30), st.booleans(), st.booleans())
+def test_fitted_rate_is_the_closest_below_the_target(seed, target, n, ties, first_is_closed):
     scores = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed)).double()
     scores = scores.round(decimals=1) if ties else scores
+    if first_is_closed:
+        scores[:, 0] = -torch.inf
     costs = np.array([0.3, 0.5, 0.8, 1.0])
     threshold, rate = fit_threshold(scores, costs, target)
 
     def rate_at(t):
-        return np.mean([costs[naive_exit(row, t)] for row in scores.tolist()])
+        return np.mean([costs[first_above(row, t)] for row in scores.tolist()])
 
     assert rate == pytest.approx(rate_at(threshold))
-    values = sorted(set(scores.flatten().tolist()))
+    values = sorted(set(scores[scores.isfinite()].flatten().tolist()))
     every = [values[0] - 1, *((a + b) / 2 for a, b in zip(values, values[1:], strict=False)), values[-1] + 1]
     reachable = [rate_at(t) for t in every]
     within = [r for r in reachable if r <= target + 1e-12]
     assert rate == pytest.approx(max(within) if within else min(reachable))
-    assert threshold not in values
+    assert math.isfinite(threshold) and threshold not in values
+
+
+def test_scores_without_a_finite_one_are_refused():
+    with pytest.raises(UserError, match="no exit has a finite score"):
+        fit_threshold(torch.full((3, 1), -torch.inf).double(), np.array([0.5, 1.0]), 0.7)
+
+
+def test_patience_appears_at_what_it_reached(outputs):
+    policy = POLICIES["patience"]
+    price = policy.costs(COSTS, 5)
+    run = agreements(outputs.statistics.winner)[:, :-1]
+    rates = {t: price[[first_above(row, t - 0.5) for row in run.tolist()]].mean() for t in (1, 2, 3)}
+    for point in policy.fit(outputs, [0.01, 0.7, 5.0]):
+        within = [r for r in rates.values() if r <= point.rate_target]
+        assert rates[point.parameters["patience"]] == pytest.approx(max(within) if within else min(rates.values()))
+
+
+def test_random_follows_the_histogram_of_the_tgem():
+    whole = random_outputs(3, n=4000)
+    tgem, chance = POLICIES["tgem"], POLICIES["random"]
+    for own, drawn in zip(tgem.fit(whole, TARGETS), chance.fit(whole, TARGETS), strict=True):
+        expected = np.bincount(tgem.decide(whole, own), minlength=4) / 4000
+        shares = np.bincount(chance.decide(whole, drawn), minlength=4) / 4000
+        assert np.abs(shares - expected).max() < 5 * math.sqrt(0.25 / 4000)
+
+
+def test_bank_of_one_text_is_won_at_once():
+    whole = random_outputs(0, bank=1)
+    assert torch.equal(whole.statistics.margin, torch.ones(12, 4).double())
+    assert torch.equal(whole.statistics.entropy, torch.zeros(12, 4).double())
+
+
+def test_hull_is_concave_and_above_every_point():
+    rates = np.array([0.1, 0.3, 0.5, 0.7, 1.0])
+    values = np.array([0.2, 0.5, 0.4, 0.8, 0.9])
+    hull = concave_hull(rates, values)
+    assert hull == [0, 1, 3, 4]
+    assert (np.interp(rates, rates[hull], values[hull]) >= values - 1e-12).all()
+
+
+@pytest.mark.parametrize(("target", "mix"), [(0.2, (0, 1, 0.5)), (0.05, (0, 1, 0.0)), (1.0, (3, 4, 1.0))])
+def test_hull_meets_its_target_by_mixing_two_exits(target, mix):
+    low, high, weight = mix_for_target(np.array([0.1, 0.3, 0.5, 0.7, 1.0]), [0, 1, 3, 4], target)
+    assert (low, high) == mix[:2] and weight == pytest.approx(mix[2])
+
+
+def test_hull_on_outputs_meets_the_target(outputs):
+    hull = POLICIES["hull"]
+    price = hull.costs(COSTS, 5)
+    for point in hull.fit(outputs, TARGETS):
+        assert hull.shares(point, 4) @ price == pytest.approx(point.rate_target)
+
+
+@pytest.mark.parametrize("name", ["tgem_bank", "margin", "max_softmax", "entropy", "patience"])
+def test_policies_that_need_the_texts_are_refused_for_an_index(name):
+    with pytest.raises(UserError, match=f"{name}.*index is built before a query is known"):
+        require_index_safe(POLICIES[name])
+
+
+def test_index_safe_policies_are_not_refused():
+    for name in ("tgem", "saturation", "learned_confidence", "fixed", "random", "full"):
+        require_index_safe(POLICIES[name])
+
+
+def test_own_policies_are_found_by_file_and_class(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from tgems.exits.confidence import Margin\nclass Wide(Margin):\n    name = 'wide'\nclass Other:\n    pass\n"
+    )
+    assert list(find_policies(["full", f"{own}:Wide", "shuffled"])) == ["full", "wide"]
+    for word, message in [
+        (f"{own}:Other", "defines no policy class 'Other'"),
+        (f"{own}:Missing", "defines no policy class 'Missing'"),
+        ("none.py:X", "no file 'none.py'"),
+        ("marginn", "is no policy"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            find_policies([word])
+    with pytest.raises(UserError, match="a second time"):
+        find_policies([f"{own}:Wide", f"{own}:Wide"])

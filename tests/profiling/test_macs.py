@@ -1,14 +1,14 @@
 import open_clip
 import pytest
 import torch
-from conftest import DEMO_SOURCE, ROOT
+from conftest import DEMO_SOURCE, ROOT, variant
 from torch import nn
 
 from tgems.backbones.config import model_config
 from tgems.backbones.load import build_image_tower
 from tgems.errors import UserError
 from tgems.exits.modules import BankGates, ExitHeads, ImageGates
-from tgems.exits.sizes import BANK_FEATURES, BANK_HISTORY
+from tgems.exits.sizes import BANK_FEATURES, BANK_HISTORY, exit_blocks
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import module_costs, read_costs
 from tgems.profiling.count import count_backbone
@@ -41,7 +41,7 @@ def test_vit_b_32_by_hand():
 
 
 def test_modules_cost_what_fvcore_counts():
-    costs = module_costs(model_config(DEMO_SOURCE), list(range(1, 9)), 128, 32)
+    costs = module_costs(model_config(DEMO_SOURCE), variant(128, 32))
     s, bank = torch.zeros(1, 1, 128), torch.zeros(1, 1, BANK_FEATURES * BANK_HISTORY + 1)
     assert count_macs(ExitHeads(1, 128, 128, 64), (s,)).macs == costs.head
     assert count_macs(ImageGates(1, 128, 32), (s,)).macs == costs.image_gate
@@ -51,9 +51,31 @@ def test_modules_cost_what_fvcore_counts():
 
 
 def test_stage_writes_what_it_counted(tmp_path):
-    count_backbone(DEMO_SOURCE, build_image_tower(DEMO_SOURCE), 128, 32, tmp_path / "macs.json")
-    expected = module_costs(model_config(DEMO_SOURCE), list(range(1, 9)), 128, 32)
-    assert read_costs(tmp_path / "macs.json") == expected
+    chosen = variant(128, 32)
+    count_backbone(DEMO_SOURCE, build_image_tower(DEMO_SOURCE), chosen, tmp_path / "macs.json")
+    assert read_costs(tmp_path / "macs.json") == module_costs(model_config(DEMO_SOURCE), chosen)
+
+
+def test_fewer_exits_and_smaller_summaries_cost_less(tmp_path):
+    chosen = variant(0, 32, exits="every_other", summary="cls")
+    count_backbone(DEMO_SOURCE, build_image_tower(DEMO_SOURCE), chosen, tmp_path / "macs.json")
+    costs, whole = read_costs(tmp_path / "macs.json"), module_costs(model_config(DEMO_SOURCE), variant(128, 32))
+    assert costs.blocks == (2, 4, 6, 8) and costs.encoder == whole.encoder[1::2]
+    assert costs.head == 64 * costs.embed_dim and costs.image_gate < whole.image_gate
+
+
+@pytest.mark.parametrize(
+    ("placement", "blocks"),
+    [("all", [1, 2, 3, 4, 5]), ("every_other", [1, 3, 5]), ("last_half", [2, 3, 4, 5]), ([4, 2], [2, 4, 5])],
+)
+def test_exit_placement(placement, blocks):
+    assert exit_blocks(placement, 5) == blocks
+
+
+@pytest.mark.parametrize("placement", [[5], [0, 2], [6]])
+def test_impossible_exits_are_named(placement):
+    with pytest.raises(UserError, match="expected blocks from 1 to 4"):
+        exit_blocks(placement, 5)
 
 
 class Sorts(nn.Module):

@@ -8,7 +8,7 @@ from conftest import DEMO_SOURCE
 from PIL import Image
 
 from tgems.backbones.config import model_config
-from tgems.evaluation.evaluate import COLUMNS
+from tgems.evaluation.estimates import COLUMNS
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import module_costs, write_costs
 from tgems.reporting.figures import FIGURES, plot_figure
@@ -21,7 +21,7 @@ def points(dataset: str) -> pd.DataFrame:
     """A trade-off part with made-up but ordered values; two seeds and their mean."""
     rows = []
     for metric in DATASETS[dataset]:
-        common = {"backbone": "demo", "dataset": dataset, "metric": metric, "gmacs": 0.1}
+        common = {"backbone": "demo", "variant": "default", "dataset": dataset, "metric": metric, "gmacs": 0.1}
         rows.append(common | {"policy": "full", "rate": 1.0, "value": 0.9})
         for seed in ("0", "1", "mean"):
             rows += [
@@ -31,9 +31,10 @@ def points(dataset: str) -> pd.DataFrame:
             for policy in ("tgem", "tgem_bank", "margin"):
                 for rate in (0.45, 0.75):
                     own = {"rate_target": rate, "rate": rate - 0.01, "rate_validation": rate - 0.002, "threshold": 0.1}
-                    own |= {"variant": policy, "seed": seed, "value": rate + 0.02 * (seed == "0")}
+                    own |= {"calibration": "in_domain", "seed": seed, "value": rate + 0.02 * (seed == "0")}
                     rows.append(common | own | {"policy": policy})
-                    rows.append(common | own | {"policy": "shuffled", "threshold": None, "value": rate - 0.1})
+                    twin = {"policy": "shuffled", "twin_of": policy, "threshold": None, "value": rate - 0.1}
+                    rows.append(common | own | twin)
     frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
     for column in ("", "rate_"):
         base = frame["rate" if column else "value"]

@@ -15,7 +15,12 @@ def test_lint_is_clean(project):
 def test_default_runs_every_stage_but_pretraining(project):
     jobs = planned(snakemake(project, "-n").stdout)
     assert "pretrain_backbone" not in jobs
-    assert jobs["train_heads"] == 6 and jobs["train_image_gates"] == 10 and jobs["evaluate"] == 10
+    assert (
+        jobs["train_heads"] == 6
+        and jobs["train_image_gates"] == 10
+        and jobs["evaluate"] == 10
+        and jobs["train_confidence_gates"] == 2
+    )
 
 
 def test_pretraining_is_its_own_target_and_writes_below_results(project):
@@ -53,7 +58,7 @@ def test_no_test_split_reaches_training_or_thresholds(project):
 
     assert splits("evaluate") == {"train", "validation", "test"}, "the walk sees test splits where they belong"
     assert splits("fit_thresholds") == {"train", "validation"}
-    for rule in ("train_heads", "train_image_gates", "train_bank_gates"):
+    for rule in ("train_heads", "train_image_gates", "train_bank_gates", "train_confidence_gates"):
         assert splits(rule) == {"train"}, rule
 
 

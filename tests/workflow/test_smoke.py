@@ -15,6 +15,7 @@ from running import make_project, planned, snakemake
 from tgems.backbones.install import install
 from tgems.backbones.load import load_backbone
 from tgems.data.webdataset import Prompts, write_prompts
+from tgems.exits.names import POLICY_NAMES
 from tgems.provenance import read_json
 
 pytestmark = pytest.mark.workflow
@@ -27,19 +28,23 @@ def _contents(project):
 
 def test_tables_and_figures_are_complete(smoke):
     names = set(_contents(smoke))
-    tables = {f"{t}.{e}" for t in ("tradeoff", "flops", "semantic_content", "summary") for e in ("csv", "md", "tex")}
+    kinds = ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas")
+    tables = {f"{t}.{e}" for t in kinds for e in ("csv", "md", "tex")}
     assert tables <= names and {"tradeoff.png", "rate_calibration.pdf"} <= names
     points = pd.read_csv(smoke / "results/tables/tradeoff.csv")
-    assert set(points["policy"]) >= {"full", "fixed", "fixed_raw", "hull", "shuffled", "margin", "tgem", "tgem_bank"}
+    assert set(points["policy"]) == set(POLICY_NAMES)
+    assert set(points["calibration"].dropna()) == {"in_domain", "transfer"}
     assert set(points["dataset"]) == {"scenes", "digits"}
 
 
 def test_every_number_can_be_traced(smoke):
     record = read_json(smoke / "results/tables/provenance.json")
-    digits = record["evaluations"]["demo-vit-8/digits"]
+    digits = record["evaluations"]["demo-vit-8/default/digits"]
     assert record["config"]["rate_targets"] == [0.6] and record["config"]["heads"]["passes"] == 1
-    assert set(digits["modules"]) == {"heads/seed-0", "image/rate-0.60/seed-0", "bank/seed-0"}
-    assert digits["test"]["n"] == 300 and digits["validation"]["shards"] != digits["test"]["shards"]
+    assert set(digits["modules"]) == {*("heads/seed-0", "image/rate-0.60/seed-0", "bank/seed-0", "confidence/seed-0")}
+    validation = digits["validation"]
+    assert digits["test"]["n"] == 300 and validation["in_domain"]["shards"] != digits["test"]["shards"]
+    assert validation["transfer"]["shards"] != validation["in_domain"]["shards"]
     assert digits["weights"] == read_json(smoke / "results/features/demo-vit-8/digits/test/manifest.json")["weights"]
 
 
@@ -49,8 +54,12 @@ def test_no_partial_file_is_left(smoke):
 
 def test_validation_rates_stay_closely_below_the_target(smoke):
     for dataset in ("scenes", "digits"):
-        for fit in read_json(smoke / f"results/evaluation/demo-vit-8/{dataset}/thresholds.json")["thresholds"]:
-            assert fit["rate_target"] - 0.005 <= fit["rate_validation"] <= fit["rate_target"], fit
+        fits = read_json(smoke / f"results/evaluation/demo-vit-8/default/{dataset}/thresholds.json")["thresholds"]
+        fits = [f for f in fits if "threshold" in (f["point"]["parameters"] or {})]
+        assert len(fits) == 7
+        for fit in fits:
+            target = fit["point"]["rate_target"]
+            assert target - 0.005 <= fit["rate_validation"] <= target, fit
 
 
 def test_a_second_call_has_nothing_to_do(smoke):
@@ -79,7 +88,7 @@ def test_killed_run_goes_on_to_the_same_bytes_on_one_core(smoke, project):
     child = subprocess.Popen(
         command, cwd=project, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    heads = project / "logs/train_heads/demo-vit-8-0.log"
+    heads = project / "logs/train_heads/demo-vit-8-default-0.log"
     deadline = time.monotonic() + 240
     while not heads.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -136,7 +145,7 @@ def damaged(smoke, tmp_path):
 def test_a_truncated_cache_is_named(damaged):
     cache = damaged / "results/features/demo-vit-8/digits/test/0.safetensors"
     cache.write_bytes(cache.read_bytes()[:1000])
-    parts = "results/evaluation/demo-vit-8/digits/tradeoff.parquet"
+    parts = "results/evaluation/demo-vit-8/default/digits/tradeoff.parquet"
     output = _failed(damaged, parts, "--forcerun", "evaluate", *SMOKE)
     assert "0.safetensors: truncated, altered or missing; delete the folder and run again" in output
     assert not (damaged / parts).exists()
@@ -147,6 +156,6 @@ def test_a_cache_of_other_weights_is_named(damaged):
     text = manifest.read_text()
     weights = read_json(manifest)["weights"]
     manifest.write_text(text.replace(weights, "f00d" * 16))
-    parts = "results/evaluation/demo-vit-8/digits/tradeoff.parquet"
+    parts = "results/evaluation/demo-vit-8/default/digits/tradeoff.parquet"
     output = _failed(damaged, parts, "--forcerun", "evaluate", *SMOKE)
     assert "cached with weights 'f00d" in output and weights in output

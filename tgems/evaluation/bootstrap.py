@@ -23,6 +23,8 @@ class ClusterBootstrap:
         self.n, self.n_clusters = len(self.cluster_of), len(names)
         if not self.n:
             raise ValueError("the bootstrap needs at least one unit, got none")
+        self.order = np.argsort(self.cluster_of, kind="stable")
+        self.starts = np.searchsorted(self.cluster_of[self.order], np.arange(self.n_clusters))
         rng = np.random.default_rng(seed)
         shares = np.full(self.n_clusters, 1 / self.n_clusters)
         self.counts = rng.multinomial(self.n_clusters, shares, size=n_resamples).astype(np.float64)
@@ -30,8 +32,7 @@ class ClusterBootstrap:
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Resampled sums of `[n, ...]`: `[R, ...]`."""
         flat = np.asarray(values, dtype=np.float64).reshape(self.n, -1)
-        per_cluster = np.zeros((self.n_clusters, flat.shape[1]))
-        np.add.at(per_cluster, self.cluster_of, flat)
+        per_cluster = np.add.reduceat(flat[self.order], self.starts)
         return (self.counts @ per_cluster).reshape(len(self.counts), *np.shape(values)[1:])
 
     def means(self, numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -56,3 +57,12 @@ def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
     tail = (1 - level) / 2
     low, high = np.quantile(samples, (tail, 1 - tail), axis=0)
     return low, high
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's step-down correction: `[m]` p values -> `[m]` adjusted ones."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tgems.data.webdataset import read_shard, shard_paths
+from tgems.data.webdataset import read_prompts, read_shard, shard_paths
 from tgems.evaluation.rows import Row
 
 PER_EXIT = 4
@@ -18,35 +18,48 @@ PREFERRED = ("tgem_bank", "tgem")
 def pick_row(rows: list[Row]) -> Row | None:
     """The T-GEM row to show: bank-guided where there is one, the middle rate target, the first seed."""
     for policy in PREFERRED:
-        own = [r for r in rows if r.about["policy"] == policy and r.exits is not None]
+        own = [r for r in rows if r.about["policy"] == policy and r.about["calibration"] == "in_domain"]
         if own:
             targets = sorted({r.about["rate_target"] for r in own})
             return next(r for r in own if r.about["rate_target"] == targets[len(targets) // 2])
     return None
 
 
-def gallery(row: Row | None, keys: list[str], blocks: tuple[int, ...], split: Path, seed: int = 0) -> pd.DataFrame:
+def gallery(
+    row: Row | None, samples: pd.DataFrame, blocks: tuple[int, ...], split: Path, seed: int = 0
+) -> pd.DataFrame:
     """A seeded draw of images of every exit, without regard to whether they were right.
 
     Args:
         row: Operating point to show; None gives an empty table.
-        keys: Keys of the test images, in order.
+        samples: Test images in order: key, and difficulty where there is one.
         blocks: Exits.
         split: Folder of the shards.
         seed: Seed of the draw.
 
     Returns:
-        One row per image: exit_block, key, image (PNG bytes), policy, rate_target.
+        One row per image: exit_block, key, image (PNG bytes), text (a caption, or the class), difficulty, policy,
+        rate_target.
     """
-    columns = ["exit_block", "key", "image", "policy", "rate_target"]
+    columns = ["exit_block", "key", "image", "text", "difficulty", "policy", "rate_target"]
     if row is None:
         return pd.DataFrame(columns=columns)
+    keys = samples["key"].tolist()
+    names = read_prompts(split.parent).classnames if "label" in samples else None
     order = np.random.default_rng(seed).permutation(len(keys))
     wanted: dict[str, int] = {}
     for exit_, block in enumerate(blocks):
         wanted |= {keys[i]: block for i in order[row.exits[order] == exit_][:PER_EXIT]}
     found = [
-        (wanted[sample.key], sample.key, _thumbnail(sample.image), row.about["policy"], row.about["rate_target"])
+        (
+            wanted[sample.key],
+            sample.key,
+            _thumbnail(sample.image),
+            sample.captions[0] if names is None else names[sample.label],
+            sample.metadata.get("difficulty", np.nan),
+            row.about["policy"],
+            row.about["rate_target"],
+        )
         for path in shard_paths(split)
         for sample in read_shard(path)
         if sample.key in wanted

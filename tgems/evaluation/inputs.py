@@ -1,6 +1,7 @@
 """Read what evaluation needs of one split and seed: cached features and trained modules; nothing is computed twice."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -8,42 +9,21 @@ from torch import Tensor
 
 from tgems.evaluation.metrics import image_to_text_ranks, rank_of_label
 from tgems.exits.folders import load_module
-from tgems.exits.policies import ExitModules, ExitOutputs
+from tgems.exits.names import image_gates_folder, module_folders
+from tgems.exits.outputs import ExitModules, ExitOutputs
 from tgems.exits.train import embed
 from tgems.features.cache import FeatureSet
 from tgems.profiling.costs import ExitCosts
 
 
-def module_folders(seed: int, rate_targets: list[float], guidance: list[str]) -> dict[str, str]:
-    """Folders below `results/exits/{backbone}` that a seed's modules are in, by `heads`, `bank` or rate target."""
-    folders = {"heads": f"heads/seed-{seed}"}
-    if "bank" in guidance:
-        folders["bank"] = f"bank/seed-{seed}"
-    if "image" in guidance:
-        folders |= {str(rate): f"image/rate-{rate:.2f}/seed-{seed}" for rate in rate_targets}
-    return folders
-
-
-def load_modules(exits: Path, seed: int, rate_targets: list[float], guidance: list[str], weights: str) -> ExitModules:
-    """All modules of one seed below `results/exits/{backbone}`."""
-    folders = module_folders(seed, rate_targets, guidance)
-    modules = {name: load_module(Path(exits) / folder, weights) for name, folder in folders.items()}
+def load_modules(exits: Path, seed: int, rate_targets: list[float], gates: list[str], weights: str) -> ExitModules:
+    """All modules of one seed below `results/exits/{backbone}/{variant}`; `gates` says which were trained."""
+    modules = {f: load_module(Path(exits) / f, weights) for f in module_folders(seed, rate_targets, gates)}
     return ExitModules(
-        heads=modules.pop("heads"),
-        bank_gates=modules.pop("bank", None),
-        image_gates={float(rate): gates for rate, gates in modules.items()},
-    )
-
-
-def outputs_of(features: FeatureSet, modules: ExitModules, costs: ExitCosts) -> ExitOutputs:
-    """Evaluate the heads of one seed on one split."""
-    return ExitOutputs(
-        summaries=features.summaries[:, :-1],
-        embeddings=embed(modules.heads, features.summaries[:, :-1], features.embeddings),
-        bank=features.texts,
-        scale=features.manifest["logit_scale"],
-        costs=costs,
-        modules=modules,
+        heads=modules[f"heads/seed-{seed}"],
+        image_gates={r: modules[image_gates_folder(seed, r)] for r in rate_targets if "image" in gates},
+        bank_gates=modules.get(f"bank/seed-{seed}"),
+        confidence_gates=modules.get(f"confidence/seed-{seed}"),
     )
 
 
@@ -68,3 +48,53 @@ class Truth:
             return rank_of_label(embeddings @ self.texts.T, self.labels)
         ranks = [image_to_text_ranks(z, self.texts, self.text_image) for z in embeddings.unbind(1)]
         return torch.stack(ranks, 1)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split as one seed's modules see it; without modules, as the backbone alone does.
+
+    Attributes:
+        features: Cached features, of the exits in use.
+        costs: Of the same exits.
+        modules: Of one seed, or None.
+        seed: Of the modules, or None.
+    """
+
+    features: FeatureSet
+    costs: ExitCosts
+    modules: ExitModules | None = None
+    seed: int | None = None
+
+    @cached_property
+    def truth(self) -> Truth:
+        """Right answers."""
+        return Truth.of(self.features)
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """Unit embeddings at every exit `[n, E, D]`: by the trained heads, or by the frozen projection."""
+        if self.modules is None:
+            return self.features.raw_embeddings
+        return embed(self.modules.heads, self.features.summaries[:, :-1], self.features.embeddings)
+
+    @cached_property
+    def ranks(self) -> Tensor:
+        """Rank of the right text at every exit `[n, E]`."""
+        return self.truth.image_ranks(self.embeddings)
+
+    @cached_property
+    def outputs(self) -> ExitOutputs:
+        """What policies look at."""
+        return ExitOutputs(
+            keys=self.features.samples["key"].tolist(),
+            summaries=self.features.summaries[:, :-1],
+            cls_dim=self.costs.width,
+            embeddings=self.embeddings,
+            bank=self.features.texts,
+            right=self.ranks < 1,
+            scale=self.features.manifest["logit_scale"],
+            costs=self.costs,
+            modules=self.modules,
+            seed=self.seed,
+        )

@@ -1,17 +1,16 @@
-"""Rows of a trade-off table before uncertainty: per image hits and rates of one policy at one operating point."""
+"""Operating points before uncertainty: per image hits and rates of one policy at one point, on one split."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 import torch
-from torch import Tensor
 
-from tgems.evaluation.inputs import Truth
+from tgems.evaluation.inputs import Split
 from tgems.evaluation.metrics import hits_per_image, text_to_image_ranks
-from tgems.evaluation.thresholds import FittedHull, FittedThreshold
-from tgems.exits.policies import POLICIES, ExitOutputs, choose_exits
-from tgems.features.cache import FeatureSet
+from tgems.evaluation.thresholds import Fitted
+from tgems.exits.policies import Policy
 from tgems.profiling.costs import ExitCosts
 
 RECALL_AT = (1, 5, 10)
@@ -23,7 +22,7 @@ class Row:
     """One operating point on one split.
 
     Attributes:
-        about: Columns that identify it: policy, variant, guidance, index_safe, rate_target, exit_block, seed, ...
+        about: Columns that identify it: policy, twin_of, guidance, calibration, rate_target, exit_block, seed, ...
         rates: Relative cost of each image `[n]`.
         hits: Metric -> hits of each image `[n]`, to be divided by `FeatureSet` captions or images.
         exits: Exit of each image `[n]`, where there is one.
@@ -36,46 +35,37 @@ class Row:
 
 
 class Scorer:
-    """Turns exits, or shares of exits, into hits, for one split and one set of embeddings.
+    """Turns exits, or shares of exits, into hits, for one split and the embeddings of one seed."""
 
-    Args:
-        truth: Right answers.
-        embeddings: `[n, E, D]`.
-    """
-
-    def __init__(self, truth: Truth, embeddings: Tensor):
-        self.truth, self.embeddings = truth, embeddings
-        self.retrieval = truth.text_image is not None
-        ranks = truth.image_ranks(embeddings)
-        if self.retrieval:
-            self.image_hits = {f"text_retrieval_recall@{k}": (ranks < k).double().numpy() for k in RECALL_AT}
+    def __init__(self, split: Split):
+        self.truth, self.embeddings = split.truth, split.embeddings
+        ranks = split.ranks.numpy()
+        if self.truth.text_image is not None:
+            self.image_hits = {f"text_retrieval_recall@{k}": (ranks < k).astype(float) for k in RECALL_AT}
         else:
-            classes = len(truth.texts)
-            self.image_hits = {"acc1": (ranks < 1).double().numpy()}
-            if classes >= 5:
-                self.image_hits["acc5"] = (ranks < 5).double().numpy()
+            self.image_hits = {f"acc{k}": (ranks < k).astype(float) for k in (1, 5) if len(self.truth.texts) >= k}
 
-    def at(self, exits: np.ndarray) -> dict[str, np.ndarray]:
+    def at(self, exits: np.ndarray, text_to_image: bool) -> dict[str, np.ndarray]:
         """Hits where image i left at `exits[i]`."""
-        everyone = np.arange(len(exits))
-        hits = {name: table[everyone, exits] for name, table in self.image_hits.items()}
-        return hits | self._text_to_image(exits)
+        hits = {name: table[np.arange(len(exits)), exits] for name, table in self.image_hits.items()}
+        return hits | (self._text_to_image(exits) if text_to_image else {})
 
     def expected(self, shares: np.ndarray) -> dict[str, np.ndarray]:
         """Expected hits where exits are drawn with `shares [E]`, without the text-to-image direction."""
         return {name: table @ shares for name, table in self.image_hits.items()}
 
-    def shuffled(self, exits: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def shuffled(self, exits: np.ndarray, text_to_image: bool, permutations: int, seed: list[int]) -> dict:
         """Hits of the same exits without their information: exact, and for text-to-image a mean of permutations."""
         shares = np.bincount(exits, minlength=self.embeddings.shape[1]) / len(exits)
         hits = self.expected(shares)
-        if self.retrieval:
-            draws = [self._text_to_image(rng.permutation(exits)) for _ in range(PERMUTATIONS)]
+        if text_to_image and self.truth.text_image is not None:
+            rng = np.random.default_rng(seed)
+            draws = [self._text_to_image(rng.permutation(exits)) for _ in range(permutations)]
             hits |= {name: np.mean([d[name] for d in draws], axis=0) for name in draws[0]}
         return hits
 
     def _text_to_image(self, exits: np.ndarray) -> dict[str, np.ndarray]:
-        if not self.retrieval:
+        if self.truth.text_image is None:
             return {}
         n = len(exits)
         gallery = self.embeddings[torch.arange(n), torch.from_numpy(exits)]
@@ -85,70 +75,70 @@ class Scorer:
         }
 
 
-def unseeded_rows(features: FeatureSet, costs: ExitCosts, policies: list[str]) -> Iterator[Row]:
-    """`full` and `fixed_raw`: the backbone alone."""
-    scorer = Scorer(Truth.of(features), features.raw_embeddings)
-    n, last = len(features.samples), len(costs.blocks) - 1
-    for k in range(last + 1):
-        policy = "full" if k == last else "fixed_raw"
-        if policy in policies or policy == "full":
-            about = {"policy": policy, "exit_block": costs.blocks[k], "index_safe": True}
-            exits = np.full(n, k)
-            yield Row(about, np.full(n, costs.fixed_raw()[k]), scorer.at(exits), exits)
-
-
-def seed_rows(
-    features: FeatureSet,
-    outputs: ExitOutputs,
-    seed: int,
-    policies: list[str],
-    thresholds: list[FittedThreshold],
-    hulls: list[FittedHull],
+def policy_rows(
+    split: Split,
+    policies: dict[str, Policy],
+    fitted: list[Fitted],
+    calibration: str,
+    shuffle: bool,
+    permutations: int = PERMUTATIONS,
 ) -> Iterator[Row]:
-    """All rows of one seed: fixed exits, hull, adaptive policies and their shuffled exits."""
-    costs = outputs.costs
-    scorer = Scorer(Truth.of(features), outputs.embeddings)
-    n, fixed = len(features.samples), costs.fixed()
-    if "fixed" in policies:
-        for k, block in enumerate(costs.blocks[:-1]):
-            exits = np.full(n, k)
-            about = {"policy": "fixed", "exit_block": block, "seed": seed, "index_safe": True}
-            yield Row(about, np.full(n, fixed[k]), scorer.at(exits), exits)
-    for hull in (h for h in hulls if h.seed == seed):
-        shares = np.zeros(len(fixed))
-        shares[hull.low] += 1 - hull.weight
-        shares[hull.high] += hull.weight
-        about = {"policy": "hull", "rate_target": hull.rate_target, "seed": seed, "index_safe": True}
-        yield Row(about, np.full(n, fixed @ shares), scorer.expected(shares))
-    for fitted in (t for t in thresholds if t.seed == seed):
-        yield from _adaptive_rows(outputs, scorer, fitted, "shuffled" in policies)
+    """Apply frozen operating points to a split: every policy of one seed, adaptive ones with their shuffled twin.
+
+    Policies that need the texts beforehand, and oracles, have no text-to-image metrics: no index can be built by them.
+
+    Args:
+        split: Images, and modules of one seed (or none).
+        policies: By name.
+        fitted: Points of this seed.
+        calibration: Where they were fitted, `in_domain` or `transfer`; recorded where there is a rate target.
+        shuffle: Whether twins are wanted.
+        permutations: Of text-to-image twins.
+    """
+    scorer = Scorer(split)
+    last = len(split.costs.blocks) - 1
+    for fit in fitted:
+        policy, point = policies[fit.policy], fit.point
+        price = policy.costs(split.costs, len(split.outputs.bank))
+        about = _about(fit, policy, calibration, split)
+        if policy.mixes:
+            shares = policy.shares(point, last + 1)
+            yield Row(about, np.full(len(split.outputs), price @ shares), scorer.expected(shares))
+            continue
+        text_to_image = not (policy.needs_bank or policy.oracle)
+        exits = policy.decide(split.outputs, point).numpy()
+        yield Row(about, price[exits], scorer.at(exits, text_to_image), exits)
+        if shuffle and policy.adaptive:
+            seed = [fit.seed, round(1000 * point.rate_target)]
+            without = scorer.shuffled(exits, text_to_image, permutations, seed)
+            twin = {"policy": "shuffled", "twin_of": fit.policy, "index_safe": about["index_safe"]}
+            kept = {k: v for k, v in about.items() if k not in ("threshold", "bank_size")}
+            yield Row(kept | twin, np.full(len(exits), price[exits].mean()), without)
 
 
-def _adaptive_rows(outputs: ExitOutputs, scorer: Scorer, fitted: FittedThreshold, shuffle: bool) -> Iterator[Row]:
-    policy = POLICIES[fitted.policy]
-    price = policy.costs(outputs.costs, len(outputs.bank))
-    exits = choose_exits(policy.scores(outputs, fitted.rate_target), fitted.threshold).numpy()
-    about = {
-        "policy": fitted.policy,
-        "variant": fitted.policy,
-        "guidance": policy.guidance,
-        "index_safe": not policy.needs_bank,
-        "bank_size": len(outputs.bank) if policy.needs_bank else None,
-        "rate_target": fitted.rate_target,
-        "seed": fitted.seed,
-        "threshold": fitted.threshold,
-        "rate_validation": fitted.rate_validation,
-        "calibration": "in_domain",
-    }
-    hits = scorer.at(exits)
-    if policy.guidance == "bank":
-        hits = {name: h for name, h in hits.items() if not name.startswith("image_retrieval")}
-    yield Row(about, price[exits], hits, exits)
-    if shuffle:
-        rng = np.random.default_rng([fitted.seed, round(1000 * fitted.rate_target)])
-        without = {k: v for k, v in scorer.shuffled(exits, rng).items() if k in hits}
-        shuffled = {"policy": "shuffled", "threshold": None, "index_safe": True, "bank_size": None}
-        yield Row(about | shuffled, np.full(len(exits), price[exits].mean()), without)
+def endpoint_rows(split: Split) -> Iterator[Row]:
+    """Everybody at the cheapest exit, everybody at the last: the ends of every curve of this seed."""
+    scorer = Scorer(split)
+    for name, exit_ in (("first", 0), ("last", len(split.costs.blocks) - 1)):
+        exits = np.full(len(split.outputs), exit_)
+        yield Row({"policy": f"endpoint_{name}", "seed": split.seed}, exits * np.nan, scorer.at(exits, True))
+
+
+def _about(fit: Fitted, policy: Policy, calibration: str, split: Split) -> dict:
+    about = {"policy": fit.policy, "guidance": policy.guidance, "index_safe": not (policy.needs_bank or policy.oracle)}
+    if policy.needs_bank:
+        about["bank_size"] = len(split.outputs.bank)
+    if fit.seed is not None:
+        about["seed"] = fit.seed
+    if fit.point.exit is not None:
+        about["exit_block"] = split.costs.blocks[fit.point.exit]
+    if fit.point.rate_target is not None:
+        about |= {"rate_target": fit.point.rate_target, "calibration": calibration}
+        about["rate_validation"] = fit.rate_validation
+    parameters = fit.point.parameters or {}
+    if policy.adaptive:
+        about["threshold"] = parameters.get("threshold", parameters.get("patience"))
+    return about
 
 
 def mean_over_seeds(rows: list[Row]) -> list[Row]:
@@ -156,7 +146,7 @@ def mean_over_seeds(rows: list[Row]) -> list[Row]:
     groups: dict[tuple, list[Row]] = {}
     own = ("seed", "threshold", "rate_validation")
     for row in rows:
-        if "seed" in row.about:
+        if row.about.get("seed") is not None:
             key = tuple(sorted((k, str(v)) for k, v in row.about.items() if k not in own))
             groups.setdefault(key, []).append(row)
     averaged = []
@@ -169,3 +159,15 @@ def mean_over_seeds(rows: list[Row]) -> list[Row]:
             replace(group[0], about=about, rates=np.mean([r.rates for r in group], 0), hits=hits, exits=None)
         )
     return averaged
+
+
+def exit_shares(rows: list[Row], costs: ExitCosts, about: dict) -> pd.DataFrame:
+    """Share of images by exit, for every row that is calibrated to a rate target and decides."""
+    records = []
+    for row in rows:
+        if row.exits is None or "rate_target" not in row.about:
+            continue
+        shares = np.bincount(row.exits, minlength=len(costs.blocks)) / len(row.exits)
+        keep = {k: row.about[k] for k in ("policy", "calibration", "rate_target", "seed")}
+        records += [about | keep | {"exit_block": b, "share": s} for b, s in zip(costs.blocks, shares, strict=True)]
+    return pd.DataFrame(records)

@@ -1,41 +1,55 @@
 """The evaluation stage: read features, modules and costs; write thresholds, or tidy tables of one test split."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from tgems.evaluation import evaluate, rows, thresholds
+from tgems.evaluation.estimates import Estimates, tradeoff
 from tgems.evaluation.gallery import gallery, pick_row
-from tgems.evaluation.inputs import load_modules, module_folders, outputs_of
-from tgems.features.cache import load_features
-from tgems.profiling.costs import read_costs
-from tgems.provenance import commit, read_json, versions, write_json
+from tgems.evaluation.inputs import Split, load_modules
+from tgems.evaluation.rows import Row, endpoint_rows, exit_shares, mean_over_seeds, policy_rows
+from tgems.evaluation.semantic_content import semantic_content
+from tgems.evaluation.thresholds import Fitted, as_json, fit_policies, from_json
+from tgems.evaluation.wins import areas, as_frame, curves_of, from_frame, wins
+from tgems.exits.names import module_folders
+from tgems.exits.registry import find_policies
+from tgems.features.cache import COMPARED, FeatureSet, load_features
+from tgems.profiling.costs import ExitCosts, read_costs
+from tgems.provenance import commit, read_json, versions, whole_file, write_json
+
+VALIDATION_PERMUTATIONS = 5
 
 
 def run_thresholds(
     validation: str,
     macs: str,
-    out: str,
+    out: dict[str, str],
     exits: str,
     seeds: list[int],
     rate_targets: list[float],
     policies: list[str],
-    guidance: list[str],
+    gates: list[str],
 ) -> None:
-    """Fit every policy, seed and target on validation features and write `thresholds.json`."""
-    features, costs = load_features(validation), read_costs(macs)
-    fitted, hulls = [], []
-    for seed in seeds:
-        modules = load_modules(exits, seed, rate_targets, guidance, features.manifest["weights"])
-        more = thresholds.fit_seed(features, modules, costs, seed, policies, rate_targets)
-        fitted, hulls = fitted + more[0], hulls + more[1]
-    write_json(out, thresholds.as_json(fitted, hulls, features.manifest))
+    """Fit every policy, seed and target on validation features: `thresholds.json`, and the curves they give there."""
+    costs = read_costs(macs)
+    features = load_features(validation).at_exits(costs.blocks, costs.summary_dim)
+    chosen = find_policies(policies)
+    fitted, rows = [], []
+    for split in splits(features, costs, exits, seeds, rate_targets, gates):
+        own = fit_policies(split, chosen, rate_targets)
+        fitted += own
+        rows += _rows(split, chosen, own, "in_domain", "shuffled" in policies, VALIDATION_PERMUTATIONS)
+    curves = curves_of(Estimates([*rows, *mean_over_seeds(rows)], features, 0), chosen, costs, len(features.texts))
+    write_json(out["thresholds"], as_json(fitted, features.manifest))
+    _write(as_frame(curves), out["curves"])
 
 
 def run_evaluation(
     test: str,
     images: str,
-    thresholds_file: str,
+    thresholds: dict[str, str],
+    curves: str,
     macs: str,
     out: dict[str, str],
     about: dict,
@@ -43,49 +57,83 @@ def run_evaluation(
     seeds: list[int],
     rate_targets: list[float],
     policies: list[str],
-    guidance: list[str],
-    task: str,
+    gates: list[str],
     bootstrap_resamples: int,
 ) -> None:
-    """Apply frozen thresholds to test features and write the tidy parts in `out`; `images` is the split's folder."""
-    fixed = read_json(thresholds_file)
-    features = load_features(test, like={"schema_version": 1, "weights": fixed["weights"]} | _preprocess(test))
+    """Apply frozen thresholds to test features and write the tidy parts in `out`.
+
+    Args:
+        test: Features of the test split.
+        images: Folder of its shards, for the gallery.
+        thresholds: `thresholds.json` by calibration.
+        curves: Validation curves of the same data set, for picking competitors.
+        macs: `macs.json`.
+        out: Files by part.
+        about: Columns common to everything: backbone, variant, dataset, task.
+        exits: Folder of the trained modules.
+        seeds: Seeds.
+        rate_targets: Rate targets.
+        policies: Words of the configuration.
+        gates: Gates that were trained.
+        bootstrap_resamples: Resamples.
+    """
+    fixed = {calibration: read_json(path) for calibration, path in thresholds.items()}
+    like = {"schema_version": 1} | {k: v for k, v in next(iter(fixed.values())).items() if k in COMPARED}
     costs = read_costs(macs)
-    fitted, hulls = thresholds.from_json(fixed)
-    table = list(rows.unseeded_rows(features, costs, policies))
-    embeddings = []
-    for seed in seeds:
-        modules = load_modules(exits, seed, rate_targets, guidance, features.manifest["weights"])
-        outputs = outputs_of(features, modules, costs)
-        embeddings.append(outputs.embeddings)
-        table += rows.seed_rows(features, outputs, seed, policies, fitted, hulls)
+    features = load_features(test, like).at_exits(costs.blocks, costs.summary_dim)
+    chosen = find_policies(policies)
+    rows, seen = [], []
+    for split in splits(features, costs, exits, seeds, rate_targets, gates):
+        seen.append(split)
+        for calibration, value in fixed.items():
+            own = [f for f in from_json(value) if f.seed == split.seed]
+            if calibration != next(iter(fixed)):
+                own = [f for f in own if f.point.rate_target is not None]
+            rows += _rows(split, chosen, own, calibration, "shuffled" in policies)
+    estimates = Estimates([*rows, *mean_over_seeds(rows)], features, bootstrap_resamples)
+    own, validation = curves_of(estimates, chosen, costs, len(features.texts)), from_frame(pd.read_parquet(curves))
+    names = {k: about[k] for k in ("backbone", "variant", "dataset")}
+    shown = gallery(pick_row(rows), features.samples, costs.blocks, Path(images))
     parts = {
-        "tradeoff": evaluate.tradeoff(table, features, costs, about | {"task": task}, bootstrap_resamples),
-        "exits": evaluate.exit_shares(table, costs, about),
-        "semantic_content": evaluate.semantic_content(features, embeddings, costs, about, bootstrap_resamples),
+        "tradeoff": tradeoff(estimates, costs, about),
+        "wins": wins(own, validation, names),
+        "areas": areas(own, validation, names),
+        "exits": exit_shares(rows, costs, names),
+        "semantic_content": semantic_content(seen[0], seen[1:], names, bootstrap_resamples),
+        "gallery": shown.assign(**names),
     }
-    shown = gallery(pick_row(table), features.samples["key"].tolist(), costs.blocks, Path(images))
-    parts["gallery"] = shown.assign(**about)
-    modules = [f for seed in seeds for f in module_folders(seed, rate_targets, guidance).values()]
-    provenance = {
-        "weights": fixed["weights"],
+    for name, frame in parts.items():
+        _write(frame, out[name])
+    write_json(out["provenance"], _provenance(features, fixed, exits, seeds, rate_targets, gates))
+
+
+def splits(
+    features: FeatureSet, costs: ExitCosts, exits: str, seeds: list[int], rate_targets: list[float], gates: list[str]
+) -> Iterator[Split]:
+    """The backbone alone first, then the modules of each seed."""
+    yield Split(features, costs)
+    for seed in seeds:
+        modules = load_modules(Path(exits), seed, rate_targets, gates, features.manifest["weights"])
+        yield Split(features, costs, modules, seed)
+
+
+def _rows(split: Split, policies, fitted: list[Fitted], calibration: str, shuffle: bool, *more) -> list[Row]:
+    rows = list(policy_rows(split, policies, fitted, calibration, shuffle, *more))
+    return rows if split.modules is None else [*rows, *endpoint_rows(split)]
+
+
+def _provenance(features: FeatureSet, fixed: dict, exits: str, seeds, rate_targets, gates) -> dict:
+    modules = [f for seed in seeds for f in module_folders(seed, rate_targets, gates)]
+    return {
+        "weights": features.manifest["weights"],
         "test": {key: features.manifest[key] for key in ("n", "shards", "prompts")},
-        "validation": fixed["validation"],
+        "validation": {calibration: value["validation"] for calibration, value in fixed.items()},
         "modules": {m: read_json(Path(exits, m, "config.json"))["model_digest"] for m in modules},
         "recorded": {"versions": versions(), "commit": commit()},
     }
-    write_json(out["provenance"], provenance)
-    for name, frame in parts.items():
-        _write(frame, out[name])
-
-
-def _preprocess(test: str) -> dict:
-    return {"preprocess": read_json(f"{test}/manifest.json")["preprocess"]}
 
 
 def _write(frame: pd.DataFrame, path: str) -> None:
-    import os
-
     frame = frame.astype({"seed": "string"}) if "seed" in frame else frame
-    frame.to_parquet(f"{path}.partial")
-    os.replace(f"{path}.partial", path)
+    with whole_file(path) as partial:
+        frame.to_parquet(partial)

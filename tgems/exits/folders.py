@@ -8,7 +8,7 @@ from tgems.errors import UserError
 from tgems.exits.modules import BankGates, ExitHeads, ImageGates
 from tgems.provenance import read_json
 
-BUILDERS = {"heads": ExitHeads, "image": ImageGates, "bank": BankGates}
+BUILDERS = {"heads": ExitHeads, "image": ImageGates, "bank": BankGates, "confidence": ImageGates}
 
 
 def load_module(folder: Path, weights: str):

@@ -17,10 +17,10 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def contrastive(logits: Tensor, target: Tensor) -> Tensor:
-    """Symmetric contrastive loss of `[..., B images, B texts]` logits, mean over everything."""
+    """Symmetric contrastive loss: `[..., B images, B texts]` logits -> `[...]`, mean over pairs."""
     image_to_text = soft_cross_entropy(logits, target)
     text_to_image = soft_cross_entropy(logits.transpose(-1, -2), target)
-    return (image_to_text.mean() + text_to_image.mean()) / 2
+    return (image_to_text.mean(-1) + text_to_image.mean(-1)) / 2
 
 
 def head_loss(
@@ -30,6 +30,8 @@ def head_loss(
     target: Tensor,
     scale: float,
     drawn: Tensor,
+    weights: Tensor,
+    text: float,
     mixture: float,
     distill: float,
 ) -> Tensor:
@@ -42,17 +44,41 @@ def head_loss(
         target: `soft_targets`, `[B, B]`.
         scale: Logit scale of the backbone.
         drawn: Exit of each image for the mixture term `[B]`, 0-based, `E` for the last.
+        weights: Weight of each exit before the last, summing to 1 `[E]`.
+        text: Weight of the contrastive loss with texts at every exit.
         mixture: Weight of the mixture term, in which every image left at its drawn exit.
         distill: Weight of `1 - cos(z, z_last)`.
     """
-    loss = contrastive(scale * torch.einsum("bed,md->ebm", z, texts), target)
+    loss = torch.zeros(())
+    if text:
+        loss = text * weights @ contrastive(scale * torch.einsum("bed,md->ebm", z, texts), target)
     if mixture:
         everywhere = torch.cat((z, z_last[:, None]), 1)
         mixed = everywhere[torch.arange(len(z)), drawn]
         loss = loss + mixture * contrastive(scale * mixed @ texts.T, target)
     if distill:
-        loss = loss + distill * (1 - (z * z_last[:, None]).sum(-1)).mean()
+        loss = loss + distill * (weights @ (1 - (z * z_last[:, None]).sum(-1)).mean(0))
     return loss
+
+
+def exit_weights(rates: Tensor, target: float) -> Tensor:
+    """The exit distribution of highest entropy with a given mean rate: `p_l ~ exp(-beta r_l)`.
+
+    Args:
+        rates: Relative cost of every exit `[E]`, ascending.
+        target: Mean rate; 0 gives equal weights.
+
+    Returns:
+        `[E]`, summing to 1; the cheapest or the last exit alone where the target is beyond it.
+    """
+    if not target:
+        return torch.full_like(rates, 1 / len(rates))
+    low, high = -200.0, 200.0
+    for _ in range(60):
+        beta = (low + high) / 2
+        weights = (-beta * rates).softmax(0)
+        low, high = (beta, high) if weights @ rates > target else (low, beta)
+    return weights
 
 
 def image_to_text_loss(z: Tensor, texts: Tensor, target: Tensor, scale: float) -> Tensor:

@@ -43,7 +43,7 @@ class ExitHeads(nn.Module):
     Args:
         n_exits: Exits before the last block.
         summary_dim: `2d`.
-        hidden: Width of the MLP's hidden layer.
+        hidden: Width of the MLP's hidden layer; 0 leaves the linear map alone.
         embed_dim: `D`.
     """
 
@@ -52,13 +52,17 @@ class ExitHeads(nn.Module):
         self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "embed_dim": embed_dim}
         self.norm = ExitNorm(n_exits, summary_dim)
         self.linear = ExitLinear(n_exits, summary_dim, embed_dim, bias=False)
-        self.up = ExitLinear(n_exits, summary_dim, hidden)
-        self.down = ExitLinear(n_exits, hidden, embed_dim, zero=True)
+        if hidden:
+            self.up = ExitLinear(n_exits, summary_dim, hidden)
+            self.down = ExitLinear(n_exits, hidden, embed_dim, zero=True)
 
     def forward(self, summaries: Tensor) -> Tensor:
         """Summaries `[n, E, 2d]` -> unit embeddings `[n, E, D]`."""
         u = self.norm(summaries)
-        return F.normalize(self.linear(u) + self.down(F.gelu(self.up(u))), dim=-1)
+        z = self.linear(u)
+        if self.architecture["hidden"]:
+            z = z + self.down(F.gelu(self.up(u)))
+        return F.normalize(z, dim=-1)
 
 
 class ImageGates(nn.Module):

@@ -1,139 +1,100 @@
-"""Exit policies: each gives a score per exit, and an image leaves at the first exit whose score exceeds a threshold.
+"""The interface of exit policies, and how thresholds are fitted and applied. docs/adding-a-policy.md adds one.
 
-A policy is one class and its name in the config. Decisions depend on one image alone, never on the others of a batch.
+A policy is fitted on validation images for every rate target, then decides for each image alone, never by the others
+of its batch, and says what an exit costs.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates, bank_features, bank_history
+from tgems.errors import UserError
+from tgems.exits.outputs import ExitOutputs
 from tgems.profiling.costs import ExitCosts
 
 
 @dataclass(frozen=True)
-class ExitModules:
-    """The trained modules of one seed; `image_gates` by rate target."""
-
-    heads: ExitHeads
-    image_gates: dict[float, ImageGates]
-    bank_gates: BankGates | None
-
-
-@dataclass(frozen=True)
-class ExitOutputs:
-    """What a policy may look at.
+class OperatingPoint:
+    """What a fit leaves behind, frozen before test images are seen.
 
     Attributes:
-        summaries: `[n, E-1, 2d]`.
-        embeddings: Unit embeddings at every exit `[n, E, D]`.
-        bank: Text embeddings known beforehand `[M, D]`: class names or captions.
-        scale: Logit scale.
-        costs: What exits cost.
-        modules: Trained gates.
+        rate_target: Mean rate that was not to be exceeded; None where nothing is calibrated.
+        exit: Index of the exit that every image takes, for fixed exits.
+        parameters: Plain numbers by name, such as `threshold`.
     """
 
-    summaries: Tensor
-    embeddings: Tensor
-    bank: Tensor
-    scale: float
-    costs: ExitCosts
-    modules: ExitModules
-
-    def bank_logits(self, start: int, stop: int) -> Tensor:
-        """Scaled similarities before the last exit, for some images: `[b, E-1, M]`."""
-        return self.scale * self.embeddings[start:stop, :-1] @ self.bank.T
+    rate_target: float | None = None
+    exit: int | None = None
+    parameters: dict[str, float] | None = None
 
 
-class Policy(Protocol):
-    """An exit policy.
+class Policy:
+    """An exit policy; subclasses say how to fit and to decide.
 
     Attributes:
-        guidance: `none`, `image` or `bank`: what a trained gate sees.
-        needs_bank: Whether the texts must be known before the image is encoded.
-        per_target: Whether a module of its own is trained for each rate target.
+        name: How configurations and tables call it.
+        guidance: `none`, `image` or `bank`: what a trained gate of it sees.
+        needs_bank: Whether the texts must be known before the image is encoded; if so it is not index-safe.
+        adaptive: Whether it looks at the image; adaptive policies stand beside their own exits shuffled.
+        frozen_head: Whether exits use the backbone's own pooling and projection, the same for all seeds.
+        oracle: Whether it looks at the right answer: a bound, no competitor.
+        mixes: Whether chance decides, with the same `shares` for all images; results are expectations.
     """
 
-    guidance: str
-    needs_bank: bool
-    per_target: bool
+    name: ClassVar[str]
+    guidance: ClassVar[str] = "none"
+    needs_bank: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
+    frozen_head: ClassVar[bool] = False
+    oracle: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
 
-    def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Score of every exit before the last: `[n, E-1]` float64."""
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """Fit on validation images.
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
-        """Relative cost of leaving at every exit `[E]`."""
+        Args:
+            validation: Outputs on validation images.
+            rate_targets: Mean relative costs not to be exceeded.
 
+        Returns:
+            Operating points, one per target unless the policy says otherwise.
+        """
+        raise NotImplementedError
 
-class TGem:
-    """The T-GEM's gate on the image alone: index-safe."""
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """Exit of each image `[n]` int64, 0-based."""
+        raise NotImplementedError
 
-    guidance, needs_bank, per_target = "image", False, True
-
-    def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Gate logits of the module trained for this target."""
-        return outputs.modules.image_gates[rate_target](outputs.summaries).double()
-
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
-        """Gates visited and one head."""
-        return costs.image_guided()
-
-
-class TGemBank:
-    """The T-GEM's gate on image and text bank: leaves where little is left to gain for what remains to be paid.
-
-    The score is `-(q - p) / (r_L - r_l)`, a negative slope of accuracy over rate (docs/method.md#bank-guidance).
-    """
-
-    guidance, needs_bank, per_target = "bank", True, False
-
-    def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Negative slope; the same network serves every target."""
-        rates = torch.from_numpy(self.costs(outputs.costs, len(outputs.bank)))
-        size = torch.tensor(len(outputs.bank))
-        parts = []
-        for start, stop in _blocks(outputs):
-            history = bank_history(bank_features(outputs.bank_logits(start, stop)), size)
-            logits = outputs.modules.bank_gates(outputs.summaries[start:stop], history)
-            p, q = logits.double().sigmoid().unbind(-1)
-            parts.append((p - q) / (rates[-1] - rates[:-1]))
-        return torch.cat(parts)
+    def shares(self, point: OperatingPoint, n_exits: int) -> np.ndarray:
+        """Where `mixes`, the share of images at every exit `[E]`, in place of `decide`."""
+        raise NotImplementedError
 
     def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
-        """Heads, bank products and gates of the exits visited."""
-        return costs.bank_guided(bank_size)
+        """Relative cost of leaving at every exit `[E]` float64."""
+        raise NotImplementedError
 
 
-class Margin:
-    """Leaves where the best text leads the second by enough probability."""
+class ThresholdPolicy(Policy):
+    """Leaves at the first exit whose score exceeds a threshold."""
 
-    guidance, needs_bank, per_target = "none", True, False
+    adaptive = True
 
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """p(1) - p(2) in float64, where saturated probabilities still differ."""
-        parts = []
-        for start, stop in _blocks(outputs):
-            logits = outputs.bank_logits(start, stop).double()
-            first, second = logits.topk(2, dim=-1).values.sub(logits.logsumexp(-1, keepdim=True)).exp().unbind(-1)
-            parts.append(first - second)
-        return torch.cat(parts)
+        """Score of every exit before the last `[n, E-1]` float64; -inf where the policy never leaves."""
+        raise NotImplementedError
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
-        """Heads and bank products of the exits visited."""
-        return costs.confidence(bank_size)
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """One threshold per target."""
+        price = self.costs(validation.costs, len(validation.bank))
+        thresholds = [fit_threshold(self.scores(validation, t), price, t)[0] for t in rate_targets]
+        return [OperatingPoint(t, None, {"threshold": x}) for t, x in zip(rate_targets, thresholds, strict=True)]
 
-
-POLICIES: dict[str, Policy] = {"tgem": TGem(), "tgem_bank": TGemBank(), "margin": Margin()}
-
-
-def _blocks(outputs: ExitOutputs, elements: int = 4_000_000):
-    """Image ranges whose bank logits stay within `elements`."""
-    size = max(1, elements // (outputs.summaries.shape[1] * len(outputs.bank)))
-    n = len(outputs.summaries)
-    return [(start, min(start + size, n)) for start in range(0, n, size)]
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """Apply the frozen threshold."""
+        return choose_exits(self.scores(outputs, point.rate_target), point.parameters["threshold"])
 
 
 def choose_exits(scores: Tensor, threshold: float) -> Tensor:
@@ -153,11 +114,16 @@ def fit_threshold(scores: Tensor, costs: np.ndarray, target: float) -> tuple[flo
         target: Mean rate not to be exceeded.
 
     Returns:
-        The threshold, midway between adjacent distinct scores, and the mean rate it gives. Where even the lowest
-        threshold costs more than the target, that threshold and the rate it does give.
+        The threshold, midway between adjacent distinct finite scores, and the mean rate it gives. Where even the
+        lowest threshold costs more than the target, that threshold and the rate it does give.
+
+    Raises:
+        UserError: No score is finite.
     """
     price = torch.from_numpy(costs)
-    values = scores.unique()
+    values = scores[scores.isfinite()].unique()
+    if not len(values):
+        raise UserError("no exit has a finite score, so that no threshold can be fitted; add exits")
     middles = (values[1:] + values[:-1]) / 2
     candidates = torch.cat((values[:1] - 1, middles, values[-1:] + 1))
 
@@ -169,3 +135,16 @@ def fit_threshold(scores: Tensor, costs: np.ndarray, target: float) -> tuple[flo
         middle = (low + high + 1) // 2
         low, high = (middle, high) if rate(middle) <= target else (low, middle - 1)
     return candidates[low].item(), rate(low)
+
+
+def require_index_safe(policy: Policy) -> None:
+    """Refuse a policy that cannot build an image index.
+
+    Raises:
+        UserError: The policy needs the texts before the image is encoded.
+    """
+    if policy.needs_bank:
+        raise UserError(
+            f"policy {policy.name!r} looks at the texts while the image is encoded, but in text-to-image retrieval the "
+            "index is built before a query is known; use an index-safe policy such as 'tgem' or 'saturation'"
+        )

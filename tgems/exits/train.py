@@ -70,12 +70,14 @@ def one_cycle(optimizer: torch.optim.Optimizer, peak: float, steps: int):
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=max(steps, 20), pct_start=0.1)
 
 
-def train_heads(pairs: Pairs, options: dict, seed: int) -> tuple[ExitHeads, pd.DataFrame]:
+def train_heads(pairs: Pairs, rates: Tensor, options: dict, seed: int) -> tuple[ExitHeads, pd.DataFrame]:
     """Train the heads of all exits together.
 
     Args:
         pairs: Training pairs.
-        options: `hidden`, `passes`, `batch_size`, `learning_rate`, `weight_decay`, `mixture`, `distill`.
+        rates: Relative cost of every exit `[E]`.
+        options: `hidden`, `passes`, `batch_size`, `learning_rate`, `weight_decay`, `text`, `mixture`, `distill`, and
+            `rate_target` where exits are not weighed equally.
         seed: Seed of initialisation and order.
 
     Returns:
@@ -88,10 +90,11 @@ def train_heads(pairs: Pairs, options: dict, seed: int) -> tuple[ExitHeads, pd.D
     optimizer = torch.optim.AdamW(heads.parameters(), weight_decay=options["weight_decay"])
     batches = list(pairs.batches(options["batch_size"], options["passes"], generator))
     schedule = one_cycle(optimizer, options["learning_rate"], len(batches) + 1)
+    weights = losses.exit_weights(rates, options["rate_target"])
     history = []
     for step, images in enumerate(tqdm(batches, desc=f"heads seed {seed}", unit="step", mininterval=2)):
         ids = pairs.draw_captions(images, generator)
-        drawn = torch.randint(exits + 1, (len(images),), generator=generator)
+        drawn = torch.multinomial(weights, len(images), replacement=True, generator=generator)
         loss = losses.head_loss(
             heads(pairs.summaries[images]),
             pairs.last[images],
@@ -99,6 +102,8 @@ def train_heads(pairs: Pairs, options: dict, seed: int) -> tuple[ExitHeads, pd.D
             losses.soft_targets(ids),
             pairs.scale,
             drawn,
+            weights[:-1] / weights[:-1].sum(),
+            options["text"],
             options["mixture"],
             options["distill"],
         )
@@ -251,6 +256,34 @@ def train_bank_gates(pairs: Pairs, z: Tensor, options: dict, seed: int) -> tuple
         logits = gates(pairs.summaries[examples.images[batch]], examples.history[batch])
         target = torch.stack((examples.right[batch], examples.right_last[batch, None].expand(-1, exits)), -1)
         loss = nn.functional.binary_cross_entropy_with_logits(logits, target)
+        _step(optimizer, schedule, loss, gates)
+        if step % 20 == 0:
+            history.append({"step": step, "loss": loss.item()})
+    return gates.eval().requires_grad_(False), pd.DataFrame(history)
+
+
+def train_confidence_gates(pairs: Pairs, z: Tensor, options: dict, seed: int) -> tuple[ImageGates, pd.DataFrame]:
+    """Train gates that see the image alone to tell whether its text ranks first in its batch at each exit, by BCE.
+
+    Args:
+        pairs: Training pairs.
+        z: Embeddings at every exit `[n, E, D]` by the frozen heads.
+        options: `hidden`, `passes`, `batch_size`, `learning_rate`, `weight_decay`.
+        seed: Seed.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    _, exits, dim = pairs.summaries.shape
+    gates = ImageGates(exits, dim, options["hidden"])
+    optimizer = torch.optim.AdamW(gates.parameters(), weight_decay=options["weight_decay"])
+    batches = list(pairs.batches(options["batch_size"], options["passes"], generator))
+    schedule = one_cycle(optimizer, options["learning_rate"], len(batches) + 1)
+    history = []
+    for step, images in enumerate(tqdm(batches, desc=f"confidence gates seed {seed}", unit="step", mininterval=2)):
+        ids = pairs.draw_captions(images, generator)
+        winner = torch.einsum("bed,md->bem", z[images, :-1], pairs.texts[ids]).argmax(-1)
+        right = (ids[winner] == ids[:, None]).float()
+        loss = nn.functional.binary_cross_entropy_with_logits(gates(pairs.summaries[images]), right)
         _step(optimizer, schedule, loss, gates)
         if step % 20 == 0:
             history.append({"step": step, "loss": loss.item()})

@@ -7,7 +7,8 @@ samples.parquet      per image: key, label, and what the data set's metadata say
 captions.parquet     retrieval only, per caption: image (row), text (row of texts), caption
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -54,6 +55,25 @@ class FeatureSet:
         if "cluster" not in self.samples:
             return None
         return self.samples["cluster"].fillna("image " + self.samples["key"]).to_numpy(dtype=str)
+
+    @property
+    def n_clusters(self) -> int:
+        """Independent units: clusters, or images where there are none."""
+        return len(self.samples) if self.clusters is None else len(set(self.clusters))
+
+    def at_exits(self, blocks: Sequence[int], summary_dim: int) -> "FeatureSet":
+        """The same split as a backbone with fewer exits sees it.
+
+        Args:
+            blocks: Exits to keep, 1-based; the last is the encoder's depth.
+            summary_dim: Numbers of a summary to keep: 2d, or d for the CLS token alone.
+        """
+        keep = torch.tensor(blocks) - 1
+        return replace(
+            self,
+            summaries=self.summaries[:, keep, :summary_dim],
+            raw_embeddings=self.raw_embeddings[:, keep],
+        )
 
     @property
     def text_embeddings(self) -> Tensor:

@@ -62,7 +62,7 @@ def encoder_cost(model_cfg: dict) -> EncoderCost:
 
 
 def head_macs(summary_dim: int, hidden: int, embed_dim: int) -> int:
-    """MACs of one head: `A u + MLP(u)`."""
+    """MACs of one head: `A u + MLP(u)`; `hidden` 0 leaves the linear map alone."""
     return summary_dim * embed_dim + summary_dim * hidden + hidden * embed_dim
 
 

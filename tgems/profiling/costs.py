@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tgems.exits.sizes import bank_gate_inputs
+from tgems.exits.sizes import bank_gate_inputs, exit_blocks, summary_dim
 from tgems.profiling.closed_form import bank_product_macs, encoder_cost, gate_macs, head_macs
 from tgems.provenance import read_json, write_json
 
@@ -22,6 +22,8 @@ class ExitCosts:
         bank_gate: One gate that also sees bank features, without the bank product.
         projection: The frozen projection.
         embed_dim: `D`.
+        width: `d`, of a token.
+        summary_dim: `S`, of a summary.
     """
 
     blocks: tuple[int, ...]
@@ -31,6 +33,8 @@ class ExitCosts:
     bank_gate: int
     projection: int
     embed_dim: int
+    width: int
+    summary_dim: int
 
     @property
     def full(self) -> int:
@@ -70,26 +74,28 @@ class ExitCosts:
         return self.at_exits(per_visit=self.head + bank_product_macs(bank_size, self.embed_dim) + self.bank_gate)
 
 
-def module_costs(model_cfg: dict, blocks: list[int], head_hidden: int, gate_hidden: int) -> ExitCosts:
+def module_costs(model_cfg: dict, modules: dict) -> ExitCosts:
     """Costs by the closed form, from configuration alone.
 
     Args:
         model_cfg: open_clip model configuration.
-        blocks: Exits, 1-based, ascending, the last the encoder's depth.
-        head_hidden: Hidden width of a head.
-        gate_hidden: Hidden width of a gate.
+        modules: A variant of the configuration: `exits`, `summary`, and `hidden` of `heads`, `image_gates` and
+            `bank_gates`.
     """
     cost = encoder_cost(model_cfg)
-    summary = 2 * model_cfg["vision_cfg"]["width"]
-    dim = model_cfg["embed_dim"]
+    width, dim = model_cfg["vision_cfg"]["width"], model_cfg["embed_dim"]
+    blocks = exit_blocks(modules["exits"], model_cfg["vision_cfg"]["layers"])
+    summary = summary_dim(modules["summary"], width)
     return ExitCosts(
         blocks=tuple(blocks),
         encoder=(*(cost.blocks[k - 1] for k in blocks[:-1]), cost.full),
-        head=head_macs(summary, head_hidden, dim),
-        image_gate=gate_macs(summary, gate_hidden),
-        bank_gate=gate_macs(bank_gate_inputs(summary), gate_hidden, 2),
+        head=head_macs(summary, modules["heads"]["hidden"], dim),
+        image_gate=gate_macs(summary, modules["image_gates"]["hidden"]),
+        bank_gate=gate_macs(bank_gate_inputs(summary), modules["bank_gates"]["hidden"], 2),
         projection=cost.projection,
         embed_dim=dim,
+        width=width,
+        summary_dim=summary,
     )
 
 

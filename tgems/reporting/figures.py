@@ -12,13 +12,16 @@ import seaborn as sns
 from tgems.reporting.style import METRIC_NAMES, POLICY_STYLE, save, use_style
 
 
-def plot_figure(name: str, tables: Sequence[str], parts: Mapping[str, Sequence[str]], pdf: str, png: str) -> None:
+def plot_figure(
+    name: str, tables: Sequence[str], parts: Mapping[str, Sequence[str]], variant: str, pdf: str, png: str
+) -> None:
     """Plot one figure of `FIGURES` and write it as PDF and PNG.
 
     Args:
         name: Key of `FIGURES`.
         tables: CSV tables.
         parts: Further frames by name (`exits`, `gallery`), each in several Parquet files.
+        variant: The variant to show.
         pdf: Output.
         png: Output.
     """
@@ -26,6 +29,7 @@ def plot_figure(name: str, tables: Sequence[str], parts: Mapping[str, Sequence[s
     frames = {Path(p).stem: pd.read_csv(p) for p in tables}
     for part, files in parts.items():
         frames[part] = pd.concat([pd.read_parquet(f) for f in files], ignore_index=True)
+    frames = {k: f[f["variant"] == variant] if "variant" in f else f for k, f in frames.items()}
     save(FIGURES[name](frames), pdf, png)
 
 

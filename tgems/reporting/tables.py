@@ -5,33 +5,48 @@ from pathlib import Path
 
 import pandas as pd
 
+from tgems.evaluation.bootstrap import holm
 from tgems.profiling.costs import ExitCosts
 from tgems.provenance import read_json, write_json, write_text
 
 
-def make_tables(tradeoff: Sequence[str], semantic_content: Sequence[str], macs: dict[str, str], folder: Path) -> None:
-    """Write `tradeoff`, `flops`, `semantic_content` and `summary`.
+def make_tables(parts: dict[str, Sequence[str]], macs: Sequence[str], config: dict, folder: Path) -> None:
+    """Write all tables of a run.
 
     Args:
-        tradeoff: Parquet parts.
-        semantic_content: Parquet parts.
-        macs: Backbone -> its `macs.json`.
+        parts: Parquet files by table: `tradeoff`, `wins`, `areas`, `semantic_content`.
+        macs: `macs.json` of every backbone and variant, in folders named after them.
+        config: Complete configuration; variants decide whether there is an ablation table.
         folder: Folder of the tables.
     """
-    points = pd.concat([pd.read_parquet(p) for p in tradeoff], ignore_index=True)
-    profiles = {name: read_json(Path(path)) for name, path in macs.items()}
-    tables = {
-        "tradeoff": points,
-        "flops": pd.concat([flops(name, profile) for name, profile in profiles.items()], ignore_index=True),
-        "semantic_content": pd.concat([pd.read_parquet(p) for p in semantic_content], ignore_index=True),
-        "summary": summary(points),
-    }
+    tables = {name: pd.concat([pd.read_parquet(p) for p in files], ignore_index=True) for name, files in parts.items()}
+    tables["wins"] = decide(tables["wins"])
+    profiles = {tuple(Path(path).parts[-3:-1]): read_json(Path(path)) for path in macs}
+    tables["flops"] = pd.concat([flops(*names, profile) for names, profile in profiles.items()], ignore_index=True)
+    variants = list(config["variants"])
+    tables["summary"] = summary(tables["tradeoff"].query("variant == @variants[0]"))
+    if len(variants) > 1:
+        tables["ablations"] = ablations(tables["tradeoff"], tables["areas"], variants)
     for name, table in tables.items():
         path = folder / name
         write_text(path.with_suffix(".csv"), table.to_csv(index=False, float_format="%.6g"))
-        short = table if name in ("flops", "summary") else _means(table)
+        short = table.dropna(axis=1, how="all") if name in ("flops", "summary") else _means(table)
         write_text(path.with_suffix(".md"), _markdown(short))
         write_text(path.with_suffix(".tex"), short.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True))
+
+
+def decide(wins: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
+    """Correct p values over the rates, data sets and metrics of one T-GEM, and say who is best.
+
+    The family of Holm's correction is what a reader sees as one table: a backbone, variant, policy and calibration.
+    """
+    if wins.empty:
+        return wins
+    family = ["backbone", "variant", "policy", "calibration"]
+    wins = wins.assign(p_holm=wins.groupby(family)["p"].transform(lambda p: holm(p.to_numpy())))
+    real = wins["p_holm"] < level
+    best = wins["policy"].where(wins["difference"] > 0, wins["competitor"]).where(real, "tied")
+    return wins.assign(best=best)
 
 
 def write_provenance(evaluations: Sequence[str], config: dict, out: Path) -> None:
@@ -40,7 +55,7 @@ def write_provenance(evaluations: Sequence[str], config: dict, out: Path) -> Non
     write_json(out, {"config": config, "evaluations": parts})
 
 
-def flops(backbone: str, profile: dict) -> pd.DataFrame:
+def flops(backbone: str, variant: str, profile: dict) -> pd.DataFrame:
     """Cost of every exit of one backbone, in GMACs (multiply-accumulates), modules of image guidance included."""
     raw = profile["costs"]
     costs = ExitCosts(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
@@ -48,6 +63,7 @@ def flops(backbone: str, profile: dict) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "backbone": backbone,
+            "variant": variant,
             "exit_block": costs.blocks,
             "gmacs_encoder": [m / 1e9 for m in costs.encoder],
             "gmacs_exit_modules": (total - costs.encoder) / 1e9,
@@ -66,12 +82,12 @@ def summary(points: pd.DataFrame) -> pd.DataFrame:
     Values are means over seeds; `_std` columns hold the deviation over seeds. Rates and GMACs are means over the data
     sets of what was realised on test.
     """
-    shown = points[points["policy"].isin(["full", "tgem", "tgem_bank", "margin", "shuffled", "hull"])]
+    shown = points[points["calibration"].ne("transfer") & ~points["policy"].isin(["fixed", "fixed_raw"])]
     wanted = shown["metric"].eq("acc1") | shown["metric"].str.contains("recall@")
     shown = shown[wanted].copy()
     shown["column"] = shown["dataset"] + " " + shown["metric"]
     shown["policy"] = shown["policy"].where(
-        shown["policy"] != "shuffled", shown["policy"] + " " + shown["variant"].fillna("")
+        shown["policy"] != "shuffled", shown["policy"] + " " + shown["twin_of"].fillna("")
     )
     keys = ["backbone", "policy", "rate_target"]
     means = shown[shown["seed"].eq("mean") | shown["policy"].eq("full")]
@@ -83,6 +99,25 @@ def summary(points: pd.DataFrame) -> pd.DataFrame:
     costs["saving"] = 1 - costs["rate"]
     frame = costs.join(values[columns]).join(spread.reindex(columns=columns).add_suffix(" std"))
     return frame.dropna(axis=1, how="all").reset_index()
+
+
+def ablations(points: pd.DataFrame, areas: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
+    """Every variant beside the first: headline metrics at each rate target, and areas under the curve.
+
+    Differences to the first variant are of means over seeds. `rate_target` is empty where the value is an area.
+    """
+    keys = ["backbone", "variant", "dataset", "metric", "policy", "rate_target"]
+    shown = points["policy"].isin(["tgem", "tgem_bank", "margin", "hull"]) & points["calibration"].eq("in_domain")
+    headline = points["metric"].isin(areas["metric"]) & points["seed"].eq("mean")
+    at_rates = points[shown & headline][[*keys, "rate", "value", "value_std"]]
+    under = areas[areas["policy"].isin(at_rates["policy"]) & areas["calibration"].eq("in_domain")]
+    under = under.rename(columns={"area": "value"}).assign(rate_target=float("nan"))
+    table = pd.concat([at_rates, under[[*keys, "value", "area_validation"]]], ignore_index=True)
+    same = [k for k in keys if k != "variant"]
+    first = table[table["variant"] == variants[0]][[*same, "value"]].rename(columns={"value": "first"})
+    table = table.merge(first, on=same, how="left")
+    table["difference"] = table["value"] - table.pop("first")
+    return table
 
 
 def _means(table: pd.DataFrame) -> pd.DataFrame:

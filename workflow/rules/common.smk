@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 
 from tgems.config import complete_config
 from tgems.errors import UserError
+from tgems.exits.names import module_folders, trained_gates
 
 try:
     config = complete_config(
@@ -21,13 +22,18 @@ SEEDS = config["seeds"]
 RATES = [f"{rate:.2f}" for rate in config["rate_targets"]]
 BACKBONES = list(config["backbones"])
 DATASETS = list(config["datasets"])
+VARIANTS = list(config["variants"])
+GATES = trained_gates(config["policies"], config["guidance"])
 DEMO = [name for name in DATASETS if config["datasets"][name]["source"] == "demo"]
 PRETRAINED = ["demo-vit-8", "demo-vit-12"]
-TABLES = ["tradeoff", "flops", "semantic_content", "summary"]
+TABLES = ["tradeoff", "flops", "semantic_content", "summary", "wins", "areas"]
+TABLES += ["ablations"] if len(VARIANTS) > 1 else []
 GATED = [name for name in config["policies"] if name in ("tgem", "tgem_bank")]
 FIGURES = ["tradeoff", "semantic_content"]
 FIGURES += ["rate_calibration"] if GATED or "margin" in config["policies"] else []
 FIGURES += ["exit_histogram", "gallery"] if GATED else []
+TABLE_PARTS = ["tradeoff", "wins", "areas", "semantic_content"]
+EVALUATION_PARTS = [*TABLE_PARTS, "exits", "gallery"]
 TABLE_FILES = expand(
     "results/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]
 )
@@ -38,6 +44,7 @@ FIGURE_FILES = expand(
 
 wildcard_constraints:
     backbone="|".join(BACKBONES + PRETRAINED),
+    variant="|".join(VARIANTS),
     dataset="|".join(DATASETS + ["scenes"]),
     split="[A-Za-z0-9_-]+",
     seed="|".join(str(seed) for seed in SEEDS),
@@ -64,10 +71,17 @@ CODE = {
     "exits": library(
         "exits/modules.py", "exits/losses.py", "exits/train.py", "features/cache.py"
     ),
+    "policies": library(
+        "exits/confidence.py",
+        "exits/gated.py",
+        "exits/outputs.py",
+        "exits/policies.py",
+        "exits/reference.py",
+    )
+    + [word.rpartition(":")[0] for word in config["policies"] if ":" in word],
     "evaluation": library(
         "evaluation/*.py",
         "data/webdataset.py",
-        "exits/policies.py",
         "exits/modules.py",
         "profiling/costs.py",
     ),
@@ -135,17 +149,45 @@ def training_features():
     return f"results/features/{{backbone}}/{config['training']['dataset']}/{config['training']['split']}"
 
 
+def each_seed(folder, mark=str):
+    """Folders of one kind of module, one per seed."""
+    root = "results/exits/{backbone}/{variant}"
+    return [mark(f"{root}/{folder}/seed-{seed}") for seed in SEEDS]
+
+
+def confidence_options(wildcards):
+    """Options of the confidence gates; they are as wide as the image-guided ones."""
+    variant = config["variants"][wildcards.variant]
+    return variant["confidence_gates"] | {"hidden": variant["image_gates"]["hidden"]}
+
+
 def trained_modules(wildcards):
-    """Every head and gate of a backbone."""
-    root = f"results/exits/{wildcards.backbone}"
-    modules = expand(f"{root}/heads/seed-{{seed}}", seed=SEEDS)
-    if "image" in config["guidance"]:
-        modules += expand(
-            f"{root}/image/rate-{{rate}}/seed-{{seed}}", rate=RATES, seed=SEEDS
-        )
-    if "bank" in config["guidance"]:
-        modules += expand(f"{root}/bank/seed-{{seed}}", seed=SEEDS)
-    return modules
+    """Every head and gate of a backbone and variant."""
+    return [
+        f"results/exits/{wildcards.backbone}/{wildcards.variant}/{folder}"
+        for seed in SEEDS
+        for folder in module_folders(seed, config["rate_targets"], GATES)
+    ]
+
+
+def threshold_files(wildcards):
+    """Fitted thresholds by calibration: the data set's own, and those of the training domain."""
+    root = f"results/evaluation/{wildcards.backbone}/{wildcards.variant}"
+    training = config["training"]["dataset"]
+    files = {"in_domain": f"{root}/{wildcards.dataset}/thresholds.json"}
+    if "transfer" in config["calibration"] and wildcards.dataset != training:
+        files["transfer"] = f"{root}/{training}/thresholds.json"
+    return files
+
+
+def evaluated(part, extension="parquet"):
+    """One part of every evaluation."""
+    return expand(
+        f"results/evaluation/{{b}}/{{v}}/{{d}}/{part}.{extension}",
+        b=BACKBONES,
+        v=VARIANTS,
+        d=DATASETS,
+    )
 
 
 def demo_prompt_files():

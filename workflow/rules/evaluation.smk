@@ -2,61 +2,65 @@ rule fit_thresholds:
     input:
         validation=named_split("validation"),
         modules=trained_modules,
-        macs="results/profiling/{backbone}/macs.json",
-        code=CODE["evaluation"],
+        macs="results/profiling/{backbone}/{variant}/macs.json",
+        code=CODE["evaluation"] + CODE["policies"],
     output:
-        "results/evaluation/{backbone}/{dataset}/thresholds.json",
+        thresholds="results/evaluation/{backbone}/{variant}/{dataset}/thresholds.json",
+        curves="results/evaluation/{backbone}/{variant}/{dataset}/validation_curves.parquet",
     log:
-        "logs/fit_thresholds/{backbone}-{dataset}.log",
+        "logs/fit_thresholds/{backbone}-{variant}-{dataset}.log",
     benchmark:
-        "benchmarks/fit_thresholds/{backbone}-{dataset}.tsv"
+        "benchmarks/fit_thresholds/{backbone}-{variant}-{dataset}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
-        exits="results/exits/{backbone}",
+        exits="results/exits/{backbone}/{variant}",
         seeds=SEEDS,
         rate_targets=lookup(within=config, dpath="rate_targets"),
         policies=lookup(within=config, dpath="policies"),
-        guidance=lookup(within=config, dpath="guidance"),
+        gates=GATES,
     message:
-        "Fit thresholds of {wildcards.backbone} on validation images of {wildcards.dataset}"
+        "Fit thresholds of {wildcards.backbone}, {wildcards.variant}, on validation images of {wildcards.dataset}"
     script:
         "../scripts/fit_thresholds.py"
 
 
 rule evaluate:
     input:
+        unpack(threshold_files),
         test=named_split("test"),
         images=test_images,
-        thresholds="results/evaluation/{backbone}/{dataset}/thresholds.json",
+        prompts=prompt_files,
+        curves="results/evaluation/{backbone}/{variant}/{dataset}/validation_curves.parquet",
         modules=trained_modules,
-        macs="results/profiling/{backbone}/macs.json",
-        code=CODE["evaluation"],
+        macs="results/profiling/{backbone}/{variant}/macs.json",
+        code=CODE["evaluation"] + CODE["policies"],
     output:
-        tradeoff="results/evaluation/{backbone}/{dataset}/tradeoff.parquet",
-        exits="results/evaluation/{backbone}/{dataset}/exits.parquet",
-        semantic_content="results/evaluation/{backbone}/{dataset}/semantic_content.parquet",
-        gallery="results/evaluation/{backbone}/{dataset}/gallery.parquet",
-        provenance="results/evaluation/{backbone}/{dataset}/provenance.json",
+        **{
+            part: f"results/evaluation/{{backbone}}/{{variant}}/{{dataset}}/{part}.parquet"
+            for part in EVALUATION_PARTS
+        },
+        provenance="results/evaluation/{backbone}/{variant}/{dataset}/provenance.json",
     log:
-        "logs/evaluate/{backbone}-{dataset}.log",
+        "logs/evaluate/{backbone}-{variant}-{dataset}.log",
     benchmark:
-        "benchmarks/evaluate/{backbone}-{dataset}.tsv"
+        "benchmarks/evaluate/{backbone}-{variant}-{dataset}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
-        exits="results/exits/{backbone}",
+        exits="results/exits/{backbone}/{variant}",
         seeds=SEEDS,
         rate_targets=lookup(within=config, dpath="rate_targets"),
         policies=lookup(within=config, dpath="policies"),
-        guidance=lookup(within=config, dpath="guidance"),
-        task=lookup(within=config, dpath="datasets/{dataset}/task"),
+        gates=GATES,
         bootstrap_resamples=lookup(
             within=config, dpath="evaluation/bootstrap_resamples"
         ),
+        task=lookup(within=config, dpath="datasets/{dataset}/task"),
+        calibrations=lookup(within=config, dpath="calibration"),
     message:
-        "Evaluate {wildcards.backbone} on test images of {wildcards.dataset}"
+        "Evaluate {wildcards.backbone}, {wildcards.variant}, on test images of {wildcards.dataset}"
     script:
         "../scripts/evaluate.py"

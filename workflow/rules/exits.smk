@@ -1,20 +1,21 @@
 rule train_heads:
     input:
         features=training_features(),
+        macs="results/profiling/{backbone}/{variant}/macs.json",
         code=CODE["exits"],
     output:
-        directory("results/exits/{backbone}/heads/seed-{seed}"),
+        directory("results/exits/{backbone}/{variant}/heads/seed-{seed}"),
     log:
-        "logs/train_heads/{backbone}-{seed}.log",
+        "logs/train_heads/{backbone}-{variant}-{seed}.log",
     benchmark:
-        "benchmarks/train_heads/{backbone}-{seed}.tsv"
+        "benchmarks/train_heads/{backbone}-{variant}-{seed}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
-        options=lookup(within=config, dpath="heads"),
+        options=lookup(within=config, dpath="variants/{variant}/heads"),
     message:
-        "Train the heads of {wildcards.backbone}, seed {wildcards.seed}"
+        "Train the heads of {wildcards.backbone}, {wildcards.variant}, seed {wildcards.seed}"
     script:
         "../scripts/train_heads.py"
 
@@ -22,29 +23,23 @@ rule train_heads:
 rule train_image_gates:
     input:
         features=training_features(),
-        heads=expand("results/exits/{{backbone}}/heads/seed-{seed}", seed=SEEDS),
-        macs="results/profiling/{backbone}/macs.json",
+        macs="results/profiling/{backbone}/{variant}/macs.json",
+        heads=each_seed("heads"),
         code=CODE["exits"],
     output:
-        [
-            directory(folder)
-            for folder in expand(
-                "results/exits/{{backbone}}/image/rate-{{rate}}/seed-{seed}",
-                seed=SEEDS,
-            )
-        ],
+        each_seed("image/rate-{rate}", directory),
     log:
-        "logs/train_image_gates/{backbone}-{rate}.log",
+        "logs/train_image_gates/{backbone}-{variant}-{rate}.log",
     benchmark:
-        "benchmarks/train_image_gates/{backbone}-{rate}.tsv"
+        "benchmarks/train_image_gates/{backbone}-{variant}-{rate}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
-        options=lookup(within=config, dpath="image_gates"),
+        options=lookup(within=config, dpath="variants/{variant}/image_gates"),
         seeds=SEEDS,
     message:
-        "Train image-guided gates of {wildcards.backbone} for rate {wildcards.rate}, all seeds"
+        "Train image-guided gates of {wildcards.backbone}, {wildcards.variant}, for rate {wildcards.rate}, all seeds"
     script:
         "../scripts/train_image_gates.py"
 
@@ -52,20 +47,45 @@ rule train_image_gates:
 rule train_bank_gates:
     input:
         features=training_features(),
-        heads="results/exits/{backbone}/heads/seed-{seed}",
+        macs="results/profiling/{backbone}/{variant}/macs.json",
+        heads="results/exits/{backbone}/{variant}/heads/seed-{seed}",
         code=CODE["exits"],
     output:
-        directory("results/exits/{backbone}/bank/seed-{seed}"),
+        directory("results/exits/{backbone}/{variant}/bank/seed-{seed}"),
     log:
-        "logs/train_bank_gates/{backbone}-{seed}.log",
+        "logs/train_bank_gates/{backbone}-{variant}-{seed}.log",
     benchmark:
-        "benchmarks/train_bank_gates/{backbone}-{seed}.tsv"
+        "benchmarks/train_bank_gates/{backbone}-{variant}-{seed}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
-        options=lookup(within=config, dpath="bank_gates"),
+        options=lookup(within=config, dpath="variants/{variant}/bank_gates"),
     message:
-        "Train bank-guided gates of {wildcards.backbone}, seed {wildcards.seed}, for all rates"
+        "Train bank-guided gates of {wildcards.backbone}, {wildcards.variant}, seed {wildcards.seed}, for all rates"
     script:
         "../scripts/train_bank_gates.py"
+
+
+rule train_confidence_gates:
+    input:
+        features=training_features(),
+        macs="results/profiling/{backbone}/{variant}/macs.json",
+        heads=each_seed("heads"),
+        code=CODE["exits"],
+    output:
+        each_seed("confidence", directory),
+    log:
+        "logs/train_confidence_gates/{backbone}-{variant}.log",
+    benchmark:
+        "benchmarks/train_confidence_gates/{backbone}-{variant}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        options=confidence_options,
+        seeds=SEEDS,
+    message:
+        "Train confidence gates of {wildcards.backbone}, {wildcards.variant}, all seeds"
+    script:
+        "../scripts/train_confidence_gates.py"

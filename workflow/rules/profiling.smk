@@ -3,19 +3,18 @@ rule count_macs:
         architecture=architecture_file,
         code=CODE["profiling"],
     output:
-        "results/profiling/{backbone}/macs.json",
+        "results/profiling/{backbone}/{variant}/macs.json",
     log:
-        "logs/count_macs/{backbone}.log",
+        "logs/count_macs/{backbone}-{variant}.log",
     benchmark:
-        "benchmarks/count_macs/{backbone}.tsv"
+        "benchmarks/count_macs/{backbone}-{variant}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
         source=lookup(within=config, dpath="backbones/{backbone}/source"),
-        head_hidden=lookup(within=config, dpath="heads/hidden"),
-        gate_hidden=lookup(within=config, dpath="image_gates/hidden"),
+        modules=lookup(within=config, dpath="variants/{variant}"),
     message:
-        "Count multiply-accumulates of {wildcards.backbone}"
+        "Count multiply-accumulates of {wildcards.backbone}, {wildcards.variant}"
     script:
         "../scripts/count_macs.py"

@@ -1,17 +1,8 @@
 rule make_tables:
     input:
-        tradeoff=expand(
-            "results/evaluation/{b}/{d}/tradeoff.parquet", b=BACKBONES, d=DATASETS
-        ),
-        semantic_content=expand(
-            "results/evaluation/{b}/{d}/semantic_content.parquet",
-            b=BACKBONES,
-            d=DATASETS,
-        ),
-        macs=expand("results/profiling/{b}/macs.json", b=BACKBONES),
-        provenance=expand(
-            "results/evaluation/{b}/{d}/provenance.json", b=BACKBONES, d=DATASETS
-        ),
+        **{part: evaluated(part) for part in TABLE_PARTS},
+        macs=expand("results/profiling/{b}/{v}/macs.json", b=BACKBONES, v=VARIANTS),
+        provenance=evaluated("provenance", "json"),
         code=CODE["tables"],
     output:
         report(
@@ -29,7 +20,7 @@ rule make_tables:
         "../../environment.yml"
     threads: 1
     params:
-        backbones=BACKBONES,
+        parts=TABLE_PARTS,
         config=config,
     message:
         "Write the tables"
@@ -40,12 +31,8 @@ rule make_tables:
 rule plot_figure:
     input:
         tables=expand("results/tables/{table}.csv", table=TABLES),
-        exits=expand(
-            "results/evaluation/{b}/{d}/exits.parquet", b=BACKBONES, d=DATASETS
-        ),
-        galleries=expand(
-            "results/evaluation/{b}/{d}/gallery.parquet", b=BACKBONES, d=DATASETS
-        ),
+        exits=evaluated("exits"),
+        gallery=evaluated("gallery"),
         code=CODE["figures"],
     output:
         pdf="results/figures/{figure}.pdf",
@@ -61,6 +48,8 @@ rule plot_figure:
     conda:
         "../../environment.yml"
     threads: 1
+    params:
+        variant=VARIANTS[0],
     message:
         "Plot {wildcards.figure}"
     script:

@@ -6,10 +6,4 @@ with job(snakemake.log[0], snakemake.threads):
 
     use_threads(snakemake.threads)
     source = snakemake.params.source
-    count_backbone(
-        source,
-        build_image_tower(source),
-        snakemake.params.head_hidden,
-        snakemake.params.gate_hidden,
-        snakemake.output[0],
-    )
+    count_backbone(source, build_image_tower(source), snakemake.params.modules, snakemake.output[0])

@@ -4,13 +4,15 @@ with job(snakemake.log[0], snakemake.threads):
     from tgems.evaluation.stage import run_evaluation
 
     use_threads(snakemake.threads)
-    about = {"backbone": snakemake.wildcards.backbone, "dataset": snakemake.wildcards.dataset}
+    params, files = dict(snakemake.params.items()), dict(snakemake.input.items())
+    calibrations = params.pop("calibrations")
     run_evaluation(
-        snakemake.input.test,
-        snakemake.input.images,
-        snakemake.input.thresholds,
-        snakemake.input.macs,
+        files["test"],
+        files["images"],
+        {c: files[c] for c in ("in_domain", "transfer") if c in files and c in calibrations},
+        files["curves"],
+        files["macs"],
         dict(snakemake.output.items()),
-        about,
-        **snakemake.params,
+        {**snakemake.wildcards, "task": params.pop("task")},
+        **params,
     )

@@ -4,4 +4,4 @@ with job(snakemake.log[0], snakemake.threads):
     from tgems.evaluation.stage import run_thresholds
 
     use_threads(snakemake.threads)
-    run_thresholds(snakemake.input.validation, snakemake.input.macs, snakemake.output[0], **snakemake.params)
+    run_thresholds(snakemake.input.validation, snakemake.input.macs, dict(snakemake.output.items()), **snakemake.params)

@@ -5,6 +5,6 @@ with job(snakemake.log[0], snakemake.threads):
 
     from tgems.reporting.tables import make_tables, write_provenance
 
-    macs = dict(zip(snakemake.params.backbones, snakemake.input.macs, strict=True))
-    make_tables(snakemake.input.tradeoff, snakemake.input.semantic_content, macs, Path(snakemake.output[0]).parent)
+    parts = {part: snakemake.input[part] for part in snakemake.params.parts}
+    make_tables(parts, snakemake.input.macs, snakemake.params.config, Path(snakemake.output[0]).parent)
     write_provenance(snakemake.input.provenance, snakemake.params.config, Path(snakemake.output.provenance))

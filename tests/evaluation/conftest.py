@@ -1,0 +1,57 @@
+"""One data set of each task, evaluated by random modules of two seeds on its own thresholds."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import DEMO_SOURCE, variant
+
+from tgems.backbones.config import model_config
+from tgems.evaluation.estimates import Estimates, tradeoff
+from tgems.evaluation.inputs import Split
+from tgems.evaluation.rows import endpoint_rows, mean_over_seeds, policy_rows
+from tgems.evaluation.thresholds import fit_policies
+from tgems.evaluation.wins import curves_of
+from tgems.exits.modules import BankGates, ExitHeads, ImageGates
+from tgems.exits.outputs import ExitModules
+from tgems.exits.registry import POLICIES
+from tgems.features.cache import load_features
+from tgems.profiling.costs import module_costs
+
+TARGETS = [0.45, 0.8]
+
+
+def random_modules(seed: int) -> ExitModules:
+    """Untrained modules for the demo backbone's seven exits."""
+    torch.manual_seed(seed)
+    image = {t: ImageGates(7, 128, 4) for t in TARGETS}
+    for gates in image.values():
+        torch.nn.init.normal_(gates.down.weight)
+    return ExitModules(ExitHeads(7, 128, 8, 64), image, BankGates(7, 128, 4), ImageGates(7, 128, 4))
+
+
+@pytest.fixture(scope="session", params=["digits", "scenes"])
+def evaluated(request, demo_features):
+    """Everything that evaluation makes of one split."""
+    costs = module_costs(model_config(DEMO_SOURCE), variant())
+    features = load_features(demo_features / request.param)
+    splits = [Split(features, costs), *(Split(features, costs, random_modules(s), s) for s in (0, 1))]
+    fitted, rows = [], []
+    for split in splits:
+        fitted.append(fit_policies(split, POLICIES, TARGETS))
+        rows += policy_rows(split, POLICIES, fitted[-1], "in_domain", True)
+        rows += endpoint_rows(split) if split.modules else []
+    rows += mean_over_seeds(rows)
+    estimates = Estimates(rows, features, 50)
+    metric = "acc1" if features.captions is None else "text_retrieval_recall@1"
+    return SimpleNamespace(
+        features=features,
+        costs=costs,
+        splits=splits,
+        fitted=fitted,
+        rows=rows,
+        estimates=estimates,
+        metric=metric,
+        curves=curves_of(estimates, POLICIES, costs, len(features.texts)),
+        table=tradeoff(estimates, costs, {"backbone": "demo", "variant": "default", "dataset": request.param}),
+    )

@@ -1,0 +1,71 @@
+"""What each block already knows: the abstract's first finding, measured (docs/method.md#semantic-content)."""
+
+import numpy as np
+import pandas as pd
+
+from tgems.evaluation.bootstrap import ClusterBootstrap, interval
+from tgems.evaluation.inputs import Split
+from tgems.evaluation.metrics import hits_per_image, text_to_image_ranks
+
+THIRDS = ("clean", "middle", "hard")
+
+
+def semantic_content(raw: Split, trained: list[Split], about: dict, n_resamples: int) -> pd.DataFrame:
+    """Accuracy or R@1 of every block, with the frozen projection and with trained heads, for all images and by group.
+
+    Args:
+        raw: Test images as the backbone alone sees them.
+        trained: The same images by the heads of each seed; hits are averaged.
+        about: Common columns.
+        n_resamples: Bootstrap resamples.
+
+    Returns:
+        One row per head, metric, group and block; `earliest_share` is the share of images whose right text ranked
+        first at that block or before. Groups are the whole split, thirds of difficulty, and numbers of digits, where
+        the samples carry them.
+    """
+    features = raw.features
+    bootstrap = ClusterBootstrap(features.clusters, len(features.samples), n_resamples)
+    frames = []
+    for head, splits in (("raw", [raw]), ("trained", trained)):
+        for metric, per_seed in _hits(splits).items():
+            for attribute, group, inside in groups(features.samples):
+                frame = _curve(per_seed, inside, bootstrap).assign(exit_block=raw.costs.blocks)
+                frames.append(frame.assign(head=head, metric=metric, attribute=attribute, group=group))
+    return pd.concat(frames, ignore_index=True).assign(**about)
+
+
+def groups(samples: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
+    """(attribute, group, members `[n]` bool): everybody first, then the groups of each attribute that varies."""
+    found = [("all", "all", np.ones(len(samples), dtype=bool))]
+    if "difficulty" in samples and samples["difficulty"].nunique() > 1:
+        third = (samples["difficulty"].to_numpy() * 3).astype(int).clip(0, 2)
+        found += [("difficulty", name, third == k) for k, name in enumerate(THIRDS)]
+    if "n_digits" in samples and samples["n_digits"].nunique() > 1:
+        number = samples["n_digits"].to_numpy()
+        found += [("n_digits", str(k), number == k) for k in np.unique(number)]
+    return [(attribute, group, inside) for attribute, group, inside in found if inside.any()]
+
+
+def _hits(splits: list[Split]) -> dict[str, list[np.ndarray]]:
+    """Hits over captions, per seed, of every image and block `[n, E]`."""
+    truth = splits[0].truth
+    first = [(s.ranks < 1).double().numpy() for s in splits]
+    if truth.text_image is None:
+        return {"acc1": first}
+    n = len(first[0])
+    captions = np.bincount(truth.text_image.numpy(), minlength=n)[:, None]
+    found = []
+    for split in splits:
+        ranks = [text_to_image_ranks(z, truth.texts, truth.text_image) for z in split.embeddings.unbind(1)]
+        hits = [hits_per_image(r, truth.text_image, n, 1).numpy() for r in ranks]
+        found.append(np.stack(hits, 1) / captions)
+    return {"text_retrieval_recall@1": first, "image_retrieval_recall@1": found}
+
+
+def _curve(per_seed: list[np.ndarray], inside: np.ndarray, bootstrap: ClusterBootstrap) -> pd.DataFrame:
+    hits = np.mean(per_seed, axis=0)
+    low, high = interval(bootstrap.means(hits * inside[:, None], inside.astype(float)))
+    earliest = np.mean([np.maximum.accumulate(h[inside], axis=1).mean(0) for h in per_seed], axis=0)
+    columns = {"value": hits[inside].mean(0), "ci_low": low, "ci_high": high, "earliest_share": earliest}
+    return pd.DataFrame(columns).assign(n=int(inside.sum()))

@@ -1,0 +1,94 @@
+"""What an exit policy may look at: everything that heads, gates and the text bank say about the images of one split."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tgems.exits.modules import BankGates, ExitHeads, ImageGates, bank_features
+from tgems.profiling.costs import ExitCosts
+
+BLOCK_ELEMENTS = 2_000_000
+
+
+@dataclass(frozen=True)
+class ExitModules:
+    """The trained modules of one seed; `image_gates` by rate target. Absent ones are those the config leaves out."""
+
+    heads: ExitHeads
+    image_gates: dict[float, ImageGates]
+    bank_gates: BankGates | None = None
+    confidence_gates: ImageGates | None = None
+
+
+class BankStatistics(NamedTuple):
+    """What each exit's similarities say about the bank, with p = softmax(scale z T').
+
+    Attributes:
+        first: Largest probability `[n, E]` float64.
+        margin: Its lead over the second `[n, E]` float64; saturated probabilities still differ.
+        entropy: Entropy over its maximum log M `[n, E]` float64.
+        winner: Index of the best text `[n, E]` int64.
+        features: `bank_features` at exits before the last `[n, E-1, 5]` float32.
+    """
+
+    first: Tensor
+    margin: Tensor
+    entropy: Tensor
+    winner: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class ExitOutputs:
+    """One split at every exit, for one seed.
+
+    Attributes:
+        keys: Sample keys.
+        summaries: Before the last exit `[n, E-1, S]`, CLS first.
+        cls_dim: How much of a summary is the CLS token.
+        embeddings: Unit embeddings at every exit `[n, E, D]`.
+        bank: Text embeddings known beforehand `[M, D]`: class names or captions.
+        right: Whether the best text is right `[n, E]` bool; for oracles, and for fits on labelled validation images.
+        scale: Logit scale.
+        costs: What exits cost.
+        modules: Trained modules; None for the backbone alone.
+        seed: Seed of the modules; None for the backbone alone.
+    """
+
+    keys: Sequence[str]
+    summaries: Tensor
+    cls_dim: int
+    embeddings: Tensor
+    bank: Tensor
+    right: Tensor
+    scale: float
+    costs: ExitCosts
+    modules: ExitModules | None
+    seed: int | None
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    @cached_property
+    def statistics(self) -> BankStatistics:
+        """Bank statistics, computed once for all policies, in blocks of images."""
+        size = max(1, BLOCK_ELEMENTS // (self.embeddings.shape[1] * len(self.bank)))
+        parts = [bank_statistics(self.scale * z @ self.bank.T) for z in self.embeddings.split(size)]
+        return BankStatistics(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def bank_statistics(logits: Tensor) -> BankStatistics:
+    """Statistics of scaled similarities `[n, E, M]`; a bank of one text is won without doubt."""
+    if logits.shape[-1] == 1:
+        logits = F.pad(logits, (0, 1), value=-torch.inf)
+    log_p = logits.double().log_softmax(-1)
+    top = log_p.topk(2, dim=-1)
+    first, second = top.values.exp().unbind(-1)
+    entropy = -(log_p.exp() * log_p.clamp_min(-1e4)).sum(-1) / math.log(logits.shape[-1])
+    return BankStatistics(first, first - second, entropy, top.indices[..., 0], bank_features(logits[:, :-1]))

@@ -1,0 +1,172 @@
+"""Reference policies: no exit, the same exit for all, chance, and oracles that know the answer (docs/method.md#policies)."""
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgems.exits.gated import TGem, TGemBank
+from tgems.exits.outputs import ExitOutputs
+from tgems.exits.policies import OperatingPoint, Policy
+from tgems.profiling.costs import ExitCosts
+
+
+class Full(Policy):
+    """Nobody leaves early: the backbone itself."""
+
+    name = "full"
+    frozen_head = True
+
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """The last exit."""
+        return [OperatingPoint(exit=validation.embeddings.shape[1] - 1)]
+
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """The same exit for every image."""
+        return torch.full((len(outputs),), point.exit)
+
+    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+        """The encoder, with its own projection."""
+        return costs.fixed_raw()
+
+
+class FixedRaw(Full):
+    """One exit for all images, by the frozen pooling and projection."""
+
+    name = "fixed_raw"
+
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """Every exit before the last."""
+        return [OperatingPoint(exit=k) for k in range(validation.embeddings.shape[1] - 1)]
+
+
+class Fixed(FixedRaw):
+    """One exit for all images, by its trained head."""
+
+    name = "fixed"
+    frozen_head = False
+
+    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+        """Encoder and one head."""
+        return costs.fixed()
+
+
+class Hull(Policy):
+    """Mixes the two fixed exits around the target on the upper concave hull of validation accuracy over rate.
+
+    Which images take which is left to chance, so results are expectations: classification and image-to-text only.
+    """
+
+    name = "hull"
+    mixes = True
+
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """The edge of the hull around each target, and the share of its upper end."""
+        rates = self.costs(validation.costs, len(validation.bank))
+        vertices = concave_hull(rates, validation.right.double().mean(0).numpy())
+        mixes = [mix_for_target(rates, vertices, target) for target in rate_targets]
+        return [
+            OperatingPoint(t, None, dict(zip(("low", "high", "weight"), mix, strict=True)))
+            for t, mix in zip(rate_targets, mixes, strict=True)
+        ]
+
+    def shares(self, point: OperatingPoint, n_exits: int) -> np.ndarray:
+        """Share of images at every exit `[E]`."""
+        shares = np.zeros(n_exits)
+        shares[point.parameters["low"]] += 1 - point.parameters["weight"]
+        shares[point.parameters["high"]] += point.parameters["weight"]
+        return shares
+
+    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+        """Encoder and one head."""
+        return costs.fixed()
+
+
+class Random(Policy):
+    """Draws each image's exit from the T-GEM's exit histogram on validation, by a hash of seed and sample key."""
+
+    name = "random"
+
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """The histogram of `tgem`, of `tgem_bank` where there is no other."""
+        tgem = TGem() if validation.modules.image_gates else TGemBank()
+        exits = validation.embeddings.shape[1]
+        points = []
+        for fitted in tgem.fit(validation, rate_targets):
+            counts = torch.bincount(tgem.decide(validation, fitted), minlength=exits).double()
+            shares = {f"share_{k}": share for k, share in enumerate((counts / counts.sum()).tolist())}
+            points.append(OperatingPoint(fitted.rate_target, None, shares))
+        return points
+
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """Invert the cumulative histogram at a number in [0, 1) that the key gives."""
+        exits = outputs.embeddings.shape[1]
+        edges = torch.tensor([point.parameters[f"share_{k}"] for k in range(exits)], dtype=torch.float64).cumsum(0)
+        drawn = torch.tensor([uniform(outputs.seed, key) for key in outputs.keys], dtype=torch.float64)
+        return torch.searchsorted(edges[:-1].contiguous(), drawn, right=True)
+
+    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+        """Encoder and one head."""
+        return costs.fixed()
+
+
+class Oracle(Policy):
+    """The earliest exit whose best text is right, else the cheapest. A bound; not for text-to-image."""
+
+    name = "oracle"
+    oracle = True
+
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """Nothing to fit: one point, without a target."""
+        return [OperatingPoint()]
+
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """First exit that is right; none right is index 0."""
+        return outputs.right.int().argmax(1)
+
+    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+        """Encoder and one head."""
+        return costs.fixed()
+
+
+class OracleAgree(Oracle):
+    """The earliest exit from which on every exit agrees with the last; needs no labels. A bound."""
+
+    name = "oracle_agree"
+
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """Start of the final run of agreement with L."""
+        winner = outputs.statistics.winner
+        differs = winner != winner[:, -1:]
+        after = torch.arange(1, winner.shape[1] + 1)
+        return (differs * after).amax(1)
+
+
+def uniform(seed: int, key: str) -> float:
+    """A number in [0, 1) from seed and key, the same on every machine."""
+    digest = hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def concave_hull(rates: np.ndarray, values: np.ndarray) -> list[int]:
+    """Vertices of the upper concave hull of points sorted by rate, ascending."""
+    hull: list[int] = []
+    for i in range(len(rates)):
+        while len(hull) >= 2:
+            a, b = hull[-2], hull[-1]
+            turn = (rates[b] - rates[a]) * (values[i] - values[a]) - (values[b] - values[a]) * (rates[i] - rates[a])
+            if turn < 0:
+                break
+            hull.pop()
+        hull.append(i)
+    return hull
+
+
+def mix_for_target(rates: np.ndarray, hull: list[int], target: float) -> tuple[int, int, float]:
+    """The hull's edge that holds the target, and the share of its upper end; the nearest vertex outside of the hull."""
+    inside = float(np.clip(target, rates[hull[0]], rates[hull[-1]]))
+    for low, high in zip(hull[:-1], hull[1:], strict=True):
+        if inside <= rates[high]:
+            return low, high, float((inside - rates[low]) / (rates[high] - rates[low]))
+    return hull[-1], hull[-1], 1.0

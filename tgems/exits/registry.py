@@ -1,0 +1,50 @@
+"""Find a policy by the word that a configuration uses for it: a name, or `FILE.py:CLASS` for one of your own."""
+
+import importlib.util
+from pathlib import Path
+
+from tgems.errors import UserError
+from tgems.exits import confidence, gated, reference
+from tgems.exits.policies import Policy
+
+POLICIES: dict[str, Policy] = {
+    policy.name: policy()
+    for policy in (
+        *(reference.Full, reference.Fixed, reference.FixedRaw, reference.Hull, reference.Random),
+        *(confidence.MaxSoftmax, confidence.Entropy, confidence.Margin, confidence.Patience, confidence.Saturation),
+        *(gated.LearnedConfidence, gated.TGem, gated.TGemBank),
+        *(reference.Oracle, reference.OracleAgree),
+    )
+}
+
+
+def find_policies(words: list[str]) -> dict[str, Policy]:
+    """Policies by name, in the configuration's order; `shuffled` is no policy of its own and left out.
+
+    Raises:
+        UserError: A word names no policy, a file defines no such class, or two policies have the same name.
+    """
+    found: dict[str, Policy] = {}
+    for word in words:
+        if word == "shuffled":
+            continue
+        policy = _load(word) if ":" in word else POLICIES.get(word)
+        if policy is None:
+            raise UserError(f"config: policies: {word!r} is no policy; known: {', '.join(POLICIES)}")
+        if policy.name in found:
+            raise UserError(f"config: policies: {word!r} gives the name {policy.name!r} a second time; rename one")
+        found[policy.name] = policy
+    return found
+
+
+def _load(word: str) -> Policy:
+    path, _, name = word.rpartition(":")
+    if not Path(path).is_file():
+        raise UserError(f"config: policies: {word!r}: no file {path!r}, seen from {Path.cwd()}")
+    spec = importlib.util.spec_from_file_location(f"tgems_policy_{Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    policy = getattr(module, name, None)
+    if not (isinstance(policy, type) and issubclass(policy, Policy)):
+        raise UserError(f"config: policies: {word!r}: {path} defines no policy class {name!r}")
+    return policy()
