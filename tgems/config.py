@@ -11,7 +11,7 @@ from tgems.exits.names import POLICY_NAMES
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import ExitCosts, module_costs
 
-VARIED = ("summary", "exits", "heads", "image_gates", "bank_gates", "confidence_gates")
+VARIED = ("rate_targets", "summary", "exits", "heads", "image_gates", "bank_gates", "confidence_gates")
 DEMO_DATASETS = ("scenes", "digits", "colors", "relations", "handwriting")
 
 
@@ -145,7 +145,7 @@ def _check_targets(backbone: str, variant: str, config: dict) -> None:
     """A target below the cheapest exit cannot be met; the closed form knows before anything runs."""
     encoder_cost(model_config(config["backbones"][backbone]["source"]))
     cheapest = costs_of(config, backbone, variant).image_guided()[0]
-    for target in config["rate_targets"]:
+    for target in config["variants"][variant]["rate_targets"]:
         if target < cheapest:
             raise UserError(
                 f"config: rate target {target} is below the cheapest exit of backbone {backbone!r}, variant "

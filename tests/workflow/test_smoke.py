@@ -1,6 +1,7 @@
 """The whole path on configs/smoke.yaml: complete, repeatable, resumable, and clear about bad input."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 
 import pandas as pd
 import pytest
+from conftest import ROOT
 from running import make_project, planned, snakemake
 
 from tgems.backbones.install import install
@@ -70,6 +72,19 @@ def test_report_holds_tables_and_figures(smoke):
     snakemake(smoke, "--report", "results/report.html", *SMOKE)
     report = (smoke / "results/report.html").read_text()
     assert all(name in report for name in ("tradeoff.png", "summary.csv", "reconstructed from the paper"))
+
+
+def test_a_policy_of_ones_own_is_a_file_and_a_word(smoke, tmp_path):
+    page = (ROOT / "docs/adding-a-policy.md").read_text()
+    own = tmp_path / "my_policies.py"
+    own.write_text(re.search(r"```python\n(.*?)```", page, re.S)[1])
+    folder = _copy(smoke, tmp_path)
+    policies = ["--config", f"policies=[full,tgem,shuffled,'{own}:ConfirmedConfidence']"]
+    jobs = planned(snakemake(folder, "-n", *SMOKE, *policies).stdout)
+    assert not {"train_heads", "train_image_gates", "train_bank_gates", "extract_features"} & set(jobs)
+    snakemake(folder, "--cores", "2", "results/tables/tradeoff.csv", *SMOKE, *policies)
+    points = pd.read_csv(folder / "results/tables/tradeoff.csv").query("policy == 'confirmed_confidence'")
+    assert set(points["dataset"]) == {"scenes", "digits"} and points["delta_shuffled"].notna().all()
 
 
 def test_one_more_rate_target_trains_its_own_gates_only(smoke):
@@ -133,13 +148,17 @@ def test_an_empty_shard_is_named_and_leaves_no_features(project):
     assert not list((project / "results").rglob("own/*"))
 
 
-@pytest.fixture
-def damaged(smoke, tmp_path):
-    """A finished project to break."""
-    folder = make_project(tmp_path / "damaged")
+def _copy(smoke, tmp_path):
+    folder = make_project(tmp_path / "copy")
     for part in ("results", "logs", ".snakemake"):
         shutil.copytree(smoke / part, folder / part, symlinks=True)
     return folder
+
+
+@pytest.fixture
+def damaged(smoke, tmp_path):
+    """A finished project to break."""
+    return _copy(smoke, tmp_path)
 
 
 def test_a_truncated_cache_is_named(damaged):

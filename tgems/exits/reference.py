@@ -1,4 +1,4 @@
-"""Reference policies: no exit, the same exit for all, chance, and oracles that know the answer (docs/method.md#policies)."""
+"""Reference policies: nobody leaves, the same exit for all, chance, and oracles (docs/method.md#policies)."""
 
 import hashlib
 

@@ -1,22 +1,46 @@
-"""One look for all figures: colour-blind safe colours per policy, one font size, PDF and PNG."""
+"""One look for all figures: colour-blind safe colours per policy, one font, PDF and PNG."""
 
-import os
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+import pandas as pd  # noqa: E402
 import seaborn as sns  # noqa: E402
 
-POLICY_STYLE = {
-    "tgem_bank": ("T-GEM, bank-guided", "#0072B2", "o"),
-    "tgem": ("T-GEM, image-guided", "#D55E00", "s"),
-    "margin": ("margin", "#009E73", "^"),
-    "fixed": ("fixed exit, trained head", "#7F7F7F", "."),
-    "fixed_raw": ("fixed exit, frozen head", "#BFBFBF", "."),
-    "hull": ("hull of fixed exits", "#000000", ""),
-    "shuffled": ("T-GEM exits, shuffled", "#E69F00", "x"),
+from tgems.provenance import whole_file  # noqa: E402
+
+WIDTH = 7.2  # inches: two columns of a paper
+
+
+class Look(NamedTuple):
+    """How a policy is drawn; `light` ones stand behind the others."""
+
+    label: str
+    color: str
+    marker: str
+    line: str = "-"
+    light: bool = False
+
+
+POLICY_LOOKS = {
+    "tgem_bank": Look("T-GEM, bank-guided", "#0072B2", "o"),
+    "tgem": Look("T-GEM, image-guided", "#D55E00", "s"),
+    "margin": Look("margin", "#009E73", "^"),
+    "max_softmax": Look("max softmax", "#56B4E9", "v"),
+    "entropy": Look("entropy", "#CC79A7", "D"),
+    "patience": Look("patience", "#8C6D31", "P"),
+    "saturation": Look("saturation", "#E69F00", "X"),
+    "learned_confidence": Look("learned confidence", "#000000", "+"),
+    "fixed": Look("fixed exit, trained head", "#8A8A8A", "", "-", True),
+    "fixed_raw": Look("fixed exit, frozen projection", "#8A8A8A", "", ":", True),
+    "hull": Look("hull of fixed exits", "#8A8A8A", "", "--", True),
+    "random": Look("random exit", "#BDBDBD", "", "-.", True),
+    "shuffled": Look("T-GEM's exits, shuffled", "#7FB2D5", "", ":", True),
+    "oracle": Look("oracle: first right exit", "#8A8A8A", "*", "", True),
+    "oracle_agree": Look("oracle: first to agree for good", "#C9C9C9", "*", "", True),
 }
 METRIC_NAMES = {
     "acc1": "accuracy",
@@ -25,18 +49,29 @@ METRIC_NAMES = {
 }
 
 
+def look(policy: str) -> Look:
+    """How to draw a policy; a user's own gets a colour by its name's place in the alphabet."""
+    colors = sns.color_palette("colorblind").as_hex()
+    return POLICY_LOOKS.get(policy) or Look(policy, colors[sum(policy.encode()) % len(colors)], "h")
+
+
+def in_order(policies: pd.Series) -> list[str]:
+    """Policies that occur, known ones first."""
+    found = set(policies)
+    return [p for p in POLICY_LOOKS if p in found] + sorted(found - {*POLICY_LOOKS, "full"})
+
+
 def use_style() -> None:
-    """Set seaborn's theme and matplotlib's fonts; deterministic PDF metadata."""
-    sns.set_theme(context="paper", style="whitegrid", font_scale=1.0)
-    plt.rcParams |= {"pdf.fonttype": 42, "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 160}
+    """Set seaborn's theme and matplotlib's fonts."""
+    sns.set_theme(context="paper", style="whitegrid", font="DejaVu Sans")
+    sizes = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7}
+    plt.rcParams |= sizes | {"legend.fontsize": 7, "figure.titlesize": 9, "grid.linewidth": 0.5}
+    plt.rcParams |= {"pdf.fonttype": 42, "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 200}
 
 
 def save(figure, pdf: str, png: str) -> None:
-    """Write both formats under temporary names, then rename; the same figure gives the same bytes."""
+    """Write both formats whole or not at all, without dates: the same figure gives the same bytes."""
     for path, metadata in ((pdf, {"CreationDate": None}), (png, {"Software": None})):
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name("partial-" + path.name)
-        figure.savefig(partial, bbox_inches="tight", metadata=metadata)
-        os.replace(partial, path)
+        with whole_file(Path(path)) as partial:
+            figure.savefig(partial, format=Path(path).suffix[1:], bbox_inches="tight", metadata=metadata)
     plt.close(figure)

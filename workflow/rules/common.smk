@@ -19,7 +19,9 @@ except UserError as error:
 
 ROOT = workflow.basedir
 SEEDS = config["seeds"]
-RATES = [f"{rate:.2f}" for rate in config["rate_targets"]]
+RATES = {
+    f"{rate:.2f}" for v in config["variants"].values() for rate in v["rate_targets"]
+}
 BACKBONES = list(config["backbones"])
 DATASETS = list(config["datasets"])
 VARIANTS = list(config["variants"])
@@ -48,7 +50,7 @@ wildcard_constraints:
     dataset="|".join(DATASETS + ["scenes"]),
     split="[A-Za-z0-9_-]+",
     seed="|".join(str(seed) for seed in SEEDS),
-    rate="|".join(RATES),
+    rate="|".join(sorted(RATES)),
     figure="|".join(FIGURES),
 
 
@@ -166,7 +168,9 @@ def trained_modules(wildcards):
     return [
         f"results/exits/{wildcards.backbone}/{wildcards.variant}/{folder}"
         for seed in SEEDS
-        for folder in module_folders(seed, config["rate_targets"], GATES)
+        for folder in module_folders(
+            seed, config["variants"][wildcards.variant]["rate_targets"], GATES
+        )
     ]
 
 

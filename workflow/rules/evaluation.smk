@@ -17,7 +17,7 @@ rule fit_thresholds:
     params:
         exits="results/exits/{backbone}/{variant}",
         seeds=SEEDS,
-        rate_targets=lookup(within=config, dpath="rate_targets"),
+        rate_targets=lookup(within=config, dpath="variants/{variant}/rate_targets"),
         policies=lookup(within=config, dpath="policies"),
         gates=GATES,
     message:
@@ -52,7 +52,7 @@ rule evaluate:
     params:
         exits="results/exits/{backbone}/{variant}",
         seeds=SEEDS,
-        rate_targets=lookup(within=config, dpath="rate_targets"),
+        rate_targets=lookup(within=config, dpath="variants/{variant}/rate_targets"),
         policies=lookup(within=config, dpath="policies"),
         gates=GATES,
         bootstrap_resamples=lookup(

@@ -1,0 +1,53 @@
+"""Axes for figures with one panel per backbone, data set and metric."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from tgems.reporting.style import METRIC_NAMES, WIDTH
+
+COLUMNS = 3
+
+
+def panels(points: pd.DataFrame) -> list[tuple[str, str]]:
+    """(dataset, metric) of every panel, classification first."""
+    shown = points[points["metric"].isin(METRIC_NAMES)]
+    pairs = shown[["dataset", "metric"]].drop_duplicates()
+    order = list(METRIC_NAMES)
+    return sorted(pairs.itertuples(index=False, name=None), key=lambda p: (order.index(p[1]), p[0]))
+
+
+def by_length(names: pd.Series) -> list[str]:
+    """Distinct names, numbers in them ascending as long as they differ in length."""
+    return sorted(names.unique(), key=lambda name: (len(name), name))
+
+
+def panel_grid(blocks: list[list[tuple]], height: float) -> tuple[plt.Figure, dict[tuple, plt.Axes]]:
+    """A figure two columns wide, three panels abreast; every block of panels begins a new line.
+
+    Args:
+        blocks: Keys of the panels.
+        height: Of a panel, in inches.
+
+    Returns:
+        The figure, and axes by key.
+    """
+    rows = sum(-(-len(block) // COLUMNS) for block in blocks)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(WIDTH, height * rows + 0.6), squeeze=False)
+    slots = iter(axes.flat)
+    found = {}
+    for block in blocks:
+        found |= {key: next(slots) for key in block}
+        for _ in range(-len(block) % COLUMNS):
+            next(slots).axis("off")
+    return figure, found
+
+
+def legend_below(figure: plt.Figure, axes: dict, label: str) -> None:
+    """One label for all x axes and one legend with every line that occurs, under the panels."""
+    handles = {}
+    for axis in axes.values():
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    figure.supxlabel(label, fontsize=8)
+    figure.tight_layout()
+    figure.legend(handles.values(), handles.keys(), loc="upper center", ncol=4, bbox_to_anchor=(0.5, 0.005))
