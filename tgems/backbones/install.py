@@ -16,7 +16,7 @@ from tgems.backbones.load import Backbone, load_backbone
 from tgems.data.demo import PROMPTS, samples
 from tgems.data.webdataset import Sample
 from tgems.errors import UserError, one_line_errors
-from tgems.evaluation.metrics import image_to_text_ranks, rank_of_label, text_to_image_ranks
+from tgems.evaluation.metrics import rank_of_label, retrieval_ranks
 from tgems.features.encode import class_embeddings, encode_images, encode_texts
 from tgems.provenance import digest_file, read_json, write_json, write_text
 
@@ -55,10 +55,8 @@ def full_depth_metrics(backbone: Backbone, test_images: int, seed: int = 0) -> d
         if prompts is None:
             texts = encode_texts(backbone.model, backbone.tokenizer, [c for s in drawn for c in s.captions])
             owner = torch.tensor([i for i, s in enumerate(drawn) for _ in s.captions])
-            for name, ranks in (
-                ("text_retrieval", image_to_text_ranks(images, texts, owner)),
-                ("image_retrieval", text_to_image_ranks(images, texts, owner)),
-            ):
+            directions = ("text_retrieval", "image_retrieval")
+            for name, ranks in zip(directions, retrieval_ranks(images, texts, owner), strict=True):
                 metrics[f"{dataset} {name}_recall@1"] = (ranks < 1).double().mean().item()
             continue
         classes = class_embeddings(backbone.model, backbone.tokenizer, prompts.classnames, prompts.templates)
