@@ -99,7 +99,7 @@ def policy_rows(
     last = len(split.costs.blocks) - 1
     for fit in fitted:
         policy, point = policies[fit.policy], fit.point
-        price = policy.costs(split.costs, len(split.outputs.bank))
+        price = policy.costs(split.costs, len(split.outputs.bank), point.visited)
         about = _about(fit, policy, calibration, split)
         if policy.mixes:
             shares = policy.shares(point, last + 1)

@@ -46,9 +46,9 @@ def fit_policies(split: Split, policies: dict[str, Policy], rate_targets: list[f
     for name, policy in policies.items():
         if policy.frozen_head != (split.modules is None):
             continue
-        price = policy.costs(split.costs, len(split.outputs.bank))
         size = len(split.outputs.bank) if policy.needs_bank else None
         for point in policy.fit(split.outputs, rate_targets):
+            price = policy.costs(split.costs, len(split.outputs.bank), point.visited)
             if policy.mixes:
                 shares = policy.shares(point, len(price))
             else:
@@ -73,6 +73,9 @@ def as_json(fitted: list[Fitted], manifest: dict) -> dict:
 def from_json(value: dict) -> list[Fitted]:
     """Read back what `as_json` gave."""
     return [
-        Fitted(**f | {"point": OperatingPoint(**f["point"]), "exit_shares": tuple(f["exit_shares"])})
-        for f in value["thresholds"]
+        Fitted(**f | {"point": _point(f["point"]), "exit_shares": tuple(f["exit_shares"])}) for f in value["thresholds"]
     ]
+
+
+def _point(value: dict) -> OperatingPoint:
+    return OperatingPoint(**value | {"visited": value["visited"] and tuple(value["visited"])})

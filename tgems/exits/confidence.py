@@ -14,13 +14,17 @@ from tgems.profiling.costs import ExitCosts
 
 
 class BankConfidence(ThresholdPolicy):
-    """What the confidence policies share: heads and bank products of the exits visited are paid for."""
+    """What the confidence policies share: heads and bank products of the exits visited are paid for.
+
+    Which exits are worth a look is chosen on validation, as for the T-GEM that sees the bank.
+    """
 
     needs_bank = True
+    chooses_visits = True
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """A head and its bank product at every exit visited."""
-        return costs.confidence(bank_size)
+        return costs.confidence(bank_size, visited)
 
 
 class MaxSoftmax(BankConfidence):
@@ -87,7 +91,7 @@ class Saturation(ThresholdPolicy):
         turn = F.cosine_similarity(cls[:, 1:], cls[:, :-1], dim=-1)
         return F.pad(turn, (1, 0), value=-torch.inf)
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """2d at every exit visited, and one head."""
         return costs.at_exits(per_visit=2 * costs.width, at_exit=costs.head)
 

@@ -5,10 +5,16 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from tgems.errors import UserError
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates
+from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
 from tgems.provenance import read_json
 
-BUILDERS = {"heads": ExitHeads, "image": ImageGates, "bank": BankGates, "confidence": ImageGates}
+BUILDERS = {
+    "heads": ExitHeads,
+    "lookahead": LookaheadGates,
+    "image": LookaheadGates,
+    "bank": BankGates,
+    "confidence": ImageGates,
+}
 
 
 def load_module(folder: Path, weights: str):

@@ -1,13 +1,15 @@
 """Policies with a trained gate: T-GEM on the image, T-GEM on image and text bank, and learned confidence."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from tgems.exits.modules import bank_history
+from tgems.exits.modules import break_even_price
 from tgems.exits.outputs import ExitOutputs
 from tgems.exits.policies import ThresholdPolicy
 from tgems.profiling.costs import ExitCosts
+
+
+CONFIDENCE = 0.4  # weight of the log odds, chosen on validation images of the demo
 
 
 class TGem(ThresholdPolicy):
@@ -20,32 +22,31 @@ class TGem(ThresholdPolicy):
         """Gate logits of the module trained for this target."""
         return outputs.modules.image_gates[rate_target](outputs.summaries).double()
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """Gates visited and one head."""
         return costs.image_guided()
 
 
 class TGemBank(ThresholdPolicy):
-    """The T-GEM's gate on image and text bank: leaves where little is left to gain for what remains to be paid.
+    """The T-GEM's gate on image and text bank: leaves at the price of computation from which going on is not worth it.
 
-    The score is `-(q - p) / (r_L - r_l)`, a negative slope of accuracy over rate (docs/method.md#bank-guidance); one
-    network serves every target.
+    The score is minus the log of the break-even price, plus a share of the log odds of the best text, which hold where
+    texts are unlike those of the training (docs/method.md#bank-guidance). One network serves every target.
     """
 
     name = "tgem_bank"
     guidance = "bank"
     needs_bank = True
+    chooses_visits = True
 
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Negative slope."""
-        rates = torch.from_numpy(self.costs(outputs.costs, len(outputs.bank)))
-        history = bank_history(outputs.statistics.features, torch.tensor(len(outputs.bank)))
-        p, q = outputs.modules.bank_gates(outputs.summaries, history).double().sigmoid().unbind(-1)
-        return (p - q) / (rates[-1] - rates[:-1])
+        """Minus the log of the break-even price, plus log odds."""
+        price = break_even_price(outputs.modules.bank_gates, outputs.summaries, outputs.statistics.features)
+        return CONFIDENCE * outputs.statistics.first[:, :-1].logit(eps=1e-12) - price
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """Heads, bank products and gates of the exits visited."""
-        return costs.bank_guided(bank_size)
+        return costs.bank_guided(bank_size, visited)
 
 
 class LearnedConfidence(TGem):
@@ -56,3 +57,7 @@ class LearnedConfidence(TGem):
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
         """Logit of being right; the same gate serves every target."""
         return outputs.modules.confidence_gates(outputs.summaries).double()
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """Gates visited and one head."""
+        return costs.learned_confidence()

@@ -16,48 +16,66 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return logits.logsumexp(-1) - (target * logits).sum(-1)
 
 
-def contrastive(logits: Tensor, target: Tensor) -> Tensor:
-    """Symmetric contrastive loss: `[..., B images, B texts]` logits -> `[...]`, mean over pairs."""
-    image_to_text = soft_cross_entropy(logits, target)
-    text_to_image = soft_cross_entropy(logits.transpose(-1, -2), target)
-    return (image_to_text.mean(-1) + text_to_image.mean(-1)) / 2
+def mixed_gallery_loss(scores: Tensor, same: Tensor, shares: Tensor) -> Tensor:
+    """Text-to-image loss in galleries whose images left anywhere: every other image stands at all exits at once.
+
+    Text i meets its own image at one exit, and each other image at exit l with weight `shares[l]`; images whose
+    caption equals its own are no negatives.
+
+    Args:
+        scores: Scaled similarities at every exit, the last included `[E, B images, B texts]`.
+        same: Whether two captions are equal `[B, B]`.
+        shares: Share of images at every exit, summing to 1 `[E]`.
+
+    Returns:
+        Loss of each text by the exit of its own image `[E, B]`.
+    """
+    weighted = scores + shares.log()[:, None, None]
+    others = weighted.masked_fill(same, -torch.inf).logsumexp((0, 1))
+    own = scores.diagonal(dim1=1, dim2=2)
+    return torch.logaddexp(others.expand_as(own), own) - own
+
+
+def similarity_distillation(scores: Tensor, teacher: Tensor) -> Tensor:
+    """Divergence of an exit's softmax over texts and images from the last exit's: `[E, B, B]`, `[B, B]` -> `[E]`."""
+    losses = []
+    for dim in (-1, -2):
+        student, target = scores.log_softmax(dim), teacher.log_softmax(dim)
+        losses.append((target.exp() * (target - student)).sum(dim).mean(-1))
+    return (losses[0] + losses[1]) / 2
 
 
 def head_loss(
-    z: Tensor,
-    z_last: Tensor,
-    texts: Tensor,
-    target: Tensor,
-    scale: float,
-    drawn: Tensor,
-    weights: Tensor,
-    text: float,
-    mixture: float,
-    distill: float,
+    z: Tensor, z_last: Tensor, texts: Tensor, caption_ids: Tensor, scale: float, shares: Tensor, options: dict
 ) -> Tensor:
-    """Loss of all heads on one batch.
+    """Loss of all heads on one batch (docs/method.md#heads).
 
     Args:
-        z: Head embeddings `[B, E, D]`.
+        z: Head embeddings `[B, E-1, D]`.
         z_last: The backbone's own embeddings `[B, D]`.
         texts: `[B, D]`.
-        target: `soft_targets`, `[B, B]`.
+        caption_ids: `[B]`.
         scale: Logit scale of the backbone.
-        drawn: Exit of each image for the mixture term `[B]`, 0-based, `E` for the last.
-        weights: Weight of each exit before the last, summing to 1 `[E]`.
-        text: Weight of the contrastive loss with texts at every exit.
-        mixture: Weight of the mixture term, in which every image left at its drawn exit.
-        distill: Weight of `1 - cos(z, z_last)`.
+        shares: Weight of every exit, summing to 1 `[E]`.
+        options: Weights `text`, `similarity`, `distill`, and `mixed_gallery`: whether the text-to-image half of `text`
+            meets images at all depths, instead of its own image's.
     """
+    weights = shares[:-1] / shares[:-1].sum()
+    scores, teacher = scale * torch.einsum("bed,md->ebm", z, texts), scale * z_last @ texts.T
     loss = torch.zeros(())
-    if text:
-        loss = text * weights @ contrastive(scale * torch.einsum("bed,md->ebm", z, texts), target)
-    if mixture:
-        everywhere = torch.cat((z, z_last[:, None]), 1)
-        mixed = everywhere[torch.arange(len(z)), drawn]
-        loss = loss + mixture * contrastive(scale * mixed @ texts.T, target)
-    if distill:
-        loss = loss + distill * (weights @ (1 - (z * z_last[:, None]).sum(-1)).mean(0))
+    if options["text"]:
+        target = soft_targets(caption_ids)
+        image_to_text = soft_cross_entropy(scores, target).mean(-1)
+        if options["mixed_gallery"]:
+            every = torch.cat((scores, teacher[None]))
+            text_to_image = mixed_gallery_loss(every, target > 0, shares).mean(-1)[:-1]
+        else:
+            text_to_image = soft_cross_entropy(scores.transpose(-1, -2), target).mean(-1)
+        loss = options["text"] * (weights @ (image_to_text + text_to_image))
+    if options["similarity"]:
+        loss = loss + options["similarity"] * (weights @ similarity_distillation(scores, teacher))
+    if options["distill"]:
+        loss = loss + options["distill"] * (weights @ (1 - (z * z_last[:, None]).sum(-1)).mean(0))
     return loss
 
 
@@ -81,32 +99,6 @@ def exit_weights(rates: Tensor, target: float) -> Tensor:
     return weights
 
 
-def image_to_text_loss(z: Tensor, texts: Tensor, target: Tensor, scale: float) -> Tensor:
-    """Per pair and exit, against all texts of the batch: `z [B, E, D] -> [B, E]`."""
-    return soft_cross_entropy(scale * torch.einsum("bed,md->bem", z, texts), target[:, None])
-
-
-def text_to_image_loss(z: Tensor, mixed: Tensor, texts: Tensor, target: Tensor, scale: float) -> Tensor:
-    """Per pair and exit, in a gallery where the others left elsewhere.
-
-    Text i is scored against `z[i, l]` and, for the other images j, against `mixed[j]`. Images whose caption equals
-    that of i are no negatives.
-
-    Args:
-        z: `[B, E, D]`.
-        mixed: Embeddings of the images at drawn exits `[B, D]`.
-        texts: `[B, D]`.
-        target: `soft_targets`, `[B, B]`.
-        scale: Logit scale.
-
-    Returns:
-        `[B, E]`.
-    """
-    others = (scale * texts @ mixed.T).masked_fill(target > 0, -torch.inf).logsumexp(-1)
-    own = scale * torch.einsum("bed,bd->be", z, texts)
-    return torch.logaddexp(others[:, None], own) - own
-
-
 def exit_log_probabilities(gate_logits: Tensor) -> Tensor:
     """Stick-breaking: gate logits `[n, E-1]` -> log pi `[n, E]`; the last exit takes the rest."""
     stay = F.logsigmoid(-gate_logits).cumsum(-1)
@@ -124,13 +116,14 @@ class RateRegularizer:
         kappa: Weight of the square.
         eta: Step of mu.
         weight: lambda.
+        mu: Multiplier to start with.
     """
 
-    def __init__(self, mode: str, target: float, kappa: float, eta: float, weight: float = 1.0):
+    def __init__(self, mode: str, target: float, kappa: float, eta: float, weight: float = 1.0, mu: float = 0.0):
         if mode not in ("lagrangian", "penalty", "lambda"):
             raise ValueError(f"rate regularizer {mode!r} is unknown: expected lagrangian, penalty or lambda")
         self.mode, self.target, self.kappa, self.eta, self.weight = mode, target, kappa, eta, weight
-        self.mu = 0.0
+        self.mu = mu
 
     def __call__(self, rate: Tensor) -> Tensor:
         """The term to add to the loss for a batch's expected rate `[]`; moves mu."""

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tgems.exits.sizes import BANK_HISTORY, bank_gate_inputs
+from tgems.exits.sizes import PRICE_INPUTS, bank_gate_inputs
+
+PRICES = (0.01, 6.0)
 
 
 class ExitNorm(nn.Module):
@@ -66,24 +68,59 @@ class ExitHeads(nn.Module):
 
 
 class ImageGates(nn.Module):
-    """Gates that see the image alone: `a = w . gelu(V u + v) + b`."""
+    """One number per exit from the image alone: `w . gelu(V u + v) + b`; what policy learned_confidence trains."""
 
-    def __init__(self, n_exits: int, summary_dim: int, hidden: int):
+    def __init__(self, n_exits: int, summary_dim: int, hidden: int, outputs: int = 1):
         super().__init__()
         self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden}
         self.norm = ExitNorm(n_exits, summary_dim)
         self.up = ExitLinear(n_exits, summary_dim, hidden)
-        self.down = ExitLinear(n_exits, hidden, 1, zero=True)
+        self.down = ExitLinear(n_exits, hidden, outputs)
 
     def forward(self, summaries: Tensor) -> Tensor:
-        """Summaries `[n, E, 2d]` -> gate logits `[n, E]`."""
+        """Summaries `[n, E, S]` -> logits `[n, E]`."""
         return self.down(F.gelu(self.up(self.norm(summaries)))).squeeze(-1)
 
 
-class BankGates(nn.Module):
-    """Gates that also see what the embedding says about a text bank; they predict two logits per exit.
+class LookaheadGates(ImageGates):
+    """The image-guided gates: each foresees how probably every exit from its own on is right (docs/method.md#gates).
 
-    `p`: the top-1 text is right if the image leaves here; `q`: it will be right at the last exit.
+    `a_l = (price - max_{k > l} (p_k - p_l) / (r_k - r_l)) / temperature`: an image leaves where no later exit offers
+    more accuracy for its cost than the price. The price is the Lagrange multiplier of the rate.
+
+    Args:
+        n_exits: Exits before the last.
+        summary_dim: `S`.
+        hidden: Hidden width.
+        rates: Relative cost of every exit `[n_exits + 1]`, the last included.
+        temperature: Of the logits.
+    """
+
+    def __init__(self, n_exits: int, summary_dim: int, hidden: int, rates: list[float], temperature: float = 0.05):
+        super().__init__(n_exits, summary_dim, hidden, n_exits + 1)
+        self.architecture |= {"rates": list(rates), "temperature": temperature}
+        r = torch.tensor(rates, dtype=torch.float32)
+        self.register_buffer("ahead", r[None, :] - r[:-1, None], persistent=False)
+        self.register_buffer("price", torch.zeros(()))
+        self.temperature = temperature
+
+    def foresee(self, summaries: Tensor) -> Tensor:
+        """Summaries `[n, E-1, S]` -> logits of being right at every exit `[n, E-1, E]`; earlier exits mean nothing."""
+        return super().forward(summaries)
+
+    def forward(self, summaries: Tensor) -> Tensor:
+        """Summaries `[n, E-1, S]` -> gate logits `[n, E-1]`."""
+        p = self.foresee(summaries).sigmoid()
+        gain = p - p.diagonal(dim1=1, dim2=2)[..., None]
+        slope = (gain / self.ahead.clamp_min(1e-6)).masked_fill(self.ahead <= 0, -1e4).amax(-1)
+        return (self.price - slope) / self.temperature
+
+
+class BankGates(nn.Module):
+    """The bank-guided gates: is the exit's best text right, and what is going on worth at a price of computation?
+
+    Both see the summary and `bank_features` of one exit. A price shifts the hidden layer by a vector that is the same
+    for all images (docs/method.md#bank-guidance).
     """
 
     def __init__(self, n_exits: int, summary_dim: int, hidden: int):
@@ -91,44 +128,75 @@ class BankGates(nn.Module):
         self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden}
         self.norm = ExitNorm(n_exits, summary_dim)
         self.up = ExitLinear(n_exits, bank_gate_inputs(summary_dim), hidden)
-        self.down = ExitLinear(n_exits, hidden, 2)
+        self.shift = nn.Parameter(torch.zeros(n_exits, PRICE_INPUTS, hidden))
+        self.leave = ExitLinear(n_exits, hidden, 1)
+        self.stay = ExitLinear(n_exits, hidden, 1)
 
-    def forward(self, summaries: Tensor, bank: Tensor) -> Tensor:
-        """Summaries `[n, E, 2d]` and `bank_history` features -> logits of p and q `[n, E, 2]`."""
-        return self.down(F.gelu(self.up(torch.cat((self.norm(summaries), bank), dim=-1))))
+    def embed(self, summaries: Tensor, bank: Tensor) -> Tensor:
+        """Summaries `[n, E-1, S]` and `bank_features` -> hidden layer `[n, E-1, h]`, shared by all prices."""
+        return self.up(torch.cat((self.norm(summaries), bank), dim=-1))
 
+    def judge(self, hidden: Tensor, price: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden layer, price of each image `[n]` -> logit of being right `[n, E-1]`, worth of going on `[n, E-1]`."""
+        x = price.log() / 2
+        shifted = hidden + torch.einsum("nk,ekh->neh", torch.stack((x, x * x / 2), -1), self.shift)
+        return self.leave(F.gelu(hidden)).squeeze(-1), self.stay(F.gelu(shifted)).squeeze(-1)
 
-def bank_features(logits: Tensor) -> Tensor:
-    """What an exit's similarities say about a bank: `[n, E, M]` scaled logits (-inf: not in the bank) -> `[n, E, 5]`.
-
-    Largest probability, its lead over the second, the same lead in logits (a tenth of it), entropy over its maximum,
-    and whether the top-1 agrees with the previous exit's.
-    """
-    size = torch.isfinite(logits).sum(-1)
-    top = logits.topk(2, dim=-1)
-    log_z = logits.logsumexp(-1)
-    first, second = (top.values - log_z[..., None]).exp().unbind(-1)
-    log_p = logits - log_z[..., None]
-    plogp = (log_p.exp() * log_p.clamp_min(-1e4)).sum(-1)
-    entropy = -plogp / size.clamp_min(2).float().log()
-    winner = top.indices[..., 0]
-    agrees = torch.zeros_like(entropy)
-    agrees[:, 1:] = (winner[:, 1:] == winner[:, :-1]).float()
-    lead = (top.values[..., 0] - top.values[..., 1]).clamp(max=50) / 10
-    return torch.stack((first, first - second, lead, entropy, agrees), dim=-1)
+    def forward(self, summaries: Tensor, bank: Tensor, price: Tensor) -> Tensor:
+        """What leaving gains over going on, at a price: `[n, E-1]`; an image leaves where it is positive."""
+        right, stay = self.judge(self.embed(summaries, bank), price)
+        return right.sigmoid() - stay
 
 
-def bank_history(features: Tensor, bank_size: Tensor) -> Tensor:
-    """Join each exit's bank features with those of the two before it and the bank's size.
+def break_even_price(gates: BankGates, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
+    """Log of the price of computation from which on an image leaves, at every exit.
 
     Args:
-        features: `[n, E, 5]`.
-        bank_size: `[n]` or `[]`, texts in the bank.
+        gates: Trained.
+        summaries: `[n, E-1, S]`.
+        bank: `bank_features`.
+        grid: Prices tried, log-uniform within `PRICES`; between them the gain of going on is interpolated.
 
     Returns:
-        `[n, E, 16]`; exits before the first count as zeros.
+        `[n, E-1]` float64; beyond the ends of `PRICES` continued by what going on gains there.
     """
-    n, exits, _ = features.shape
-    past = [F.pad(features, (0, 0, k, 0))[:, :exits] for k in range(BANK_HISTORY)]
-    size = (bank_size.float().log() / 5 - 0.6).expand(n)[:, None, None].expand(n, exits, 1)
-    return torch.cat((*past, size), dim=-1)
+    low, high = PRICES
+    span = math.log(high / low)
+    hidden, n = gates.embed(summaries, bank), len(summaries)
+    gains = []
+    for step in torch.linspace(0, 1, grid).tolist():
+        right, stay = gates.judge(hidden, torch.full((n,), low * math.exp(span * step)))
+        gains.append((stay - right.sigmoid()).double())
+    gain = torch.stack(gains, -1)  # falls with the price
+    last = ((gain > 0) * torch.arange(1, grid + 1)).amax(-1)
+    left = (last - 1).clamp(0, grid - 2)
+    above, below = gain.gather(-1, left[..., None])[..., 0], gain.gather(-1, left[..., None] + 1)[..., 0]
+    inside = (left + (above / (above - below)).clamp(0, 1)) / (grid - 1)
+    position = torch.where(last == 0, gain[..., 0].clamp(-1, 0), inside)
+    position = torch.where(last == grid, 1 + gain[..., -1].clamp(0, 5), position)
+    return math.log(low) + span * position
+
+
+def bank_features(logits: Tensor, scale: float) -> Tensor:
+    """What an exit's similarities say about a bank, by that exit alone, so that exits may be passed over unseen.
+
+    Args:
+        logits: Scaled similarities `[n, E, M]`; -inf is not in the bank.
+        scale: Logit scale.
+
+    Returns:
+        `[n, E, 11]`: largest probability and its lead; log odds against it and its log; leads over the second, third
+        and fourth text in logits; entropy over log M and by itself; largest similarity; size of the bank.
+    """
+    size = torch.isfinite(logits).sum(-1).clamp_min(2).float()
+    top = logits.topk(min(4, logits.shape[-1]), dim=-1).values
+    top = F.pad(top, (0, 4 - top.shape[-1]), value=-torch.inf)
+    log_p = logits - logits.logsumexp(-1, keepdim=True)
+    first, second = (top[..., :2] - logits.logsumexp(-1, keepdim=True)).exp().unbind(-1)
+    entropy = -(log_p.exp() * log_p.clamp_min(-1e4)).sum(-1)
+    leads = (top[..., :1] - top[..., 1:]).clamp(max=50) / 10
+    columns = (
+        *(first, first - second, ((1 - first).clamp_min(1e-6).log() + 3) / 4, first.clamp_min(1e-6).log() / 3),
+        *(*leads.unbind(-1), entropy / size.log(), entropy / 3, top[..., 0] / scale * 2 - 1.5, size.log() / 5 - 0.6),
+    )
+    return torch.stack(columns, dim=-1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates, bank_features
+from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates, bank_features
 from tgems.profiling.costs import ExitCosts
 
 BLOCK_ELEMENTS = 2_000_000
@@ -21,7 +21,7 @@ class ExitModules:
     """The trained modules of one seed; `image_gates` by rate target. Absent ones are those the config leaves out."""
 
     heads: ExitHeads
-    image_gates: dict[float, ImageGates]
+    image_gates: dict[float, LookaheadGates]
     bank_gates: BankGates | None = None
     confidence_gates: ImageGates | None = None
 
@@ -34,7 +34,7 @@ class BankStatistics(NamedTuple):
         margin: Its lead over the second `[n, E]` float64; saturated probabilities still differ.
         entropy: Entropy over its maximum log M `[n, E]` float64.
         winner: Index of the best text `[n, E]` int64.
-        features: `bank_features` at exits before the last `[n, E-1, 5]` float32.
+        features: `bank_features` at exits before the last `[n, E-1, 11]` float32.
     """
 
     first: Tensor
@@ -79,11 +79,11 @@ class ExitOutputs:
     def statistics(self) -> BankStatistics:
         """Bank statistics, computed once for all policies, in blocks of images."""
         size = max(1, BLOCK_ELEMENTS // (self.embeddings.shape[1] * len(self.bank)))
-        parts = [bank_statistics(self.scale * z @ self.bank.T) for z in self.embeddings.split(size)]
+        parts = [bank_statistics(self.scale * z @ self.bank.T, self.scale) for z in self.embeddings.split(size)]
         return BankStatistics(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def bank_statistics(logits: Tensor) -> BankStatistics:
+def bank_statistics(logits: Tensor, scale: float) -> BankStatistics:
     """Statistics of scaled similarities `[n, E, M]`; a bank of one text is won without doubt."""
     if logits.shape[-1] == 1:
         logits = F.pad(logits, (0, 1), value=-torch.inf)
@@ -91,4 +91,5 @@ def bank_statistics(logits: Tensor) -> BankStatistics:
     top = log_p.topk(2, dim=-1)
     first, second = top.values.exp().unbind(-1)
     entropy = -(log_p.exp() * log_p.clamp_min(-1e4)).sum(-1) / math.log(logits.shape[-1])
-    return BankStatistics(first, first - second, entropy, top.indices[..., 0], bank_features(logits[:, :-1]))
+    features = bank_features(logits[:, :-1], scale)
+    return BankStatistics(first, first - second, entropy, top.indices[..., 0], features)

@@ -4,7 +4,9 @@ A policy is fitted on validation images for every rate target, then decides for 
 of its batch, and says what an exit costs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import ClassVar
 
 import numpy as np
@@ -24,11 +26,13 @@ class OperatingPoint:
         rate_target: Mean rate that was not to be exceeded; None where nothing is calibrated.
         exit: Index of the exit that every image takes, for fixed exits.
         parameters: Plain numbers by name, such as `threshold`.
+        visited: Exits before the last (0-based) that are looked at, where a policy passes some over; None for all.
     """
 
     rate_target: float | None = None
     exit: int | None = None
     parameters: dict[str, float] | None = None
+    visited: tuple[int, ...] | None = None
 
 
 class Policy:
@@ -72,29 +76,53 @@ class Policy:
         """Where `mixes`, the share of images at every exit `[E]`, in place of `decide`."""
         raise NotImplementedError
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
-        """Relative cost of leaving at every exit `[E]` float64."""
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """Relative cost of leaving at every exit `[E]` float64, if exits that are not `visited` are passed over."""
         raise NotImplementedError
 
 
 class ThresholdPolicy(Policy):
-    """Leaves at the first exit whose score exceeds a threshold."""
+    """Leaves at the first visited exit whose score exceeds a threshold.
+
+    Attributes:
+        chooses_visits: Whether `fit` also chooses the exits that are looked at, worthwhile where a look is dear; the
+            score of an exit must then depend on that exit alone.
+    """
 
     adaptive = True
+    chooses_visits: ClassVar[bool] = False
 
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
         """Score of every exit before the last `[n, E-1]` float64; -inf where the policy never leaves."""
         raise NotImplementedError
 
     def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
-        """One threshold per target."""
-        price = self.costs(validation.costs, len(validation.bank))
-        thresholds = [fit_threshold(self.scores(validation, t), price, t)[0] for t in rate_targets]
-        return [OperatingPoint(t, None, {"threshold": x}) for t, x in zip(rate_targets, thresholds, strict=True)]
+        """One threshold per target, and the exits to visit where these are chosen; needs no labels."""
+        points = []
+        for target in rate_targets:
+            scores, visited = self.scores(validation, target), None
+            if self.chooses_visits:
+                winner = validation.statistics.winner
+                prices = partial(self.costs, validation.costs, len(validation.bank))
+                visited = choose_visits(scores, winner == winner[:, -1:], prices, target)
+            price = self.costs(validation.costs, len(validation.bank), visited)
+            threshold, _ = fit_threshold(pass_over(scores, visited), price, target)
+            points.append(OperatingPoint(target, None, {"threshold": threshold}, visited))
+        return points
 
     def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
         """Apply the frozen threshold."""
-        return choose_exits(self.scores(outputs, point.rate_target), point.parameters["threshold"])
+        scores = pass_over(self.scores(outputs, point.rate_target), point.visited)
+        return choose_exits(scores, point.parameters["threshold"])
+
+
+def pass_over(scores: Tensor, visited: tuple[int, ...] | None) -> Tensor:
+    """Scores `[n, E-1]` with -inf at exits that are not visited."""
+    if visited is None:
+        return scores
+    closed = torch.ones(scores.shape[1], dtype=torch.bool)
+    closed[list(visited)] = False
+    return scores.masked_fill(closed, -torch.inf)
 
 
 def choose_exits(scores: Tensor, threshold: float) -> Tensor:
@@ -135,6 +163,55 @@ def fit_threshold(scores: Tensor, costs: np.ndarray, target: float) -> tuple[flo
         middle = (low + high + 1) // 2
         low, high = (middle, high) if rate(middle) <= target else (low, middle - 1)
     return candidates[low].item(), rate(low)
+
+
+def choose_visits(
+    scores: Tensor, agrees: Tensor, prices: Callable[[tuple[int, ...]], np.ndarray], target: float, levels: int = 256
+) -> tuple[int, ...]:
+    """Choose the exits to look at by greedy search: add or drop one exit while agreement with the last exit grows.
+
+    Thresholds are searched on a grid of score quantiles here; the final one is exact (`fit_threshold`).
+
+    Args:
+        scores: Validation scores `[n, E-1]`.
+        agrees: Whether an exit's best text is the last exit's `[n, E]`.
+        prices: Cost of every exit `[E]` for a set of visited exits.
+        target: Mean rate not to be exceeded.
+        levels: Size of the grid.
+
+    Returns:
+        Visited exits, 0-based, ascending; all of them where no set meets the target.
+    """
+    finite = scores[scores.isfinite()]
+    grid = torch.quantile(finite[torch.linspace(0, len(finite) - 1, min(len(finite), 100_000)).long()],
+                          torch.linspace(0, 1, levels, dtype=finite.dtype))  # fmt: skip
+    level = np.asarray(torch.searchsorted(grid.contiguous(), scores.contiguous()), dtype=np.int16)
+    agrees = agrees.double().numpy()
+
+    @cache
+    def quality(visited: tuple[int, ...]) -> float:
+        price, columns = prices(visited), level[:, visited]
+        exits = np.array([*visited, len(price) - 1])
+
+        def taken(threshold: int) -> np.ndarray:
+            leaves = columns > threshold
+            return exits[np.where(leaves.any(1), leaves.argmax(1), len(visited))]
+
+        low, high = -1, levels
+        if price[taken(low)].mean() > target:
+            return -1.0
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if price[taken(middle)].mean() <= target else (low, middle - 1)
+        return agrees[np.arange(len(agrees)), taken(low)].mean()
+
+    best, value = (), -1.0
+    while True:
+        toggled = [tuple(sorted({*best} ^ {k})) for k in range(scores.shape[1])]
+        found = max((t for t in toggled if t), key=quality)
+        if quality(found) <= value + 1e-4:
+            return best or tuple(range(scores.shape[1]))
+        best, value = found, quality(found)
 
 
 def require_index_safe(policy: Policy) -> None:

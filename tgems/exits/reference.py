@@ -26,7 +26,7 @@ class Full(Policy):
         """The same exit for every image."""
         return torch.full((len(outputs),), point.exit)
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """The encoder, with its own projection."""
         return costs.fixed_raw()
 
@@ -47,7 +47,7 @@ class Fixed(FixedRaw):
     name = "fixed"
     frozen_head = False
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """Encoder and one head."""
         return costs.fixed()
 
@@ -78,7 +78,7 @@ class Hull(Policy):
         shares[point.parameters["high"]] += point.parameters["weight"]
         return shares
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """Encoder and one head."""
         return costs.fixed()
 
@@ -106,7 +106,7 @@ class Random(Policy):
         drawn = torch.tensor([uniform(outputs.seed, key) for key in outputs.keys], dtype=torch.float64)
         return torch.searchsorted(edges[:-1].contiguous(), drawn, right=True)
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """Encoder and one head."""
         return costs.fixed()
 
@@ -125,7 +125,7 @@ class Oracle(Policy):
         """First exit that is right; none right is index 0."""
         return outputs.right.int().argmax(1)
 
-    def costs(self, costs: ExitCosts, bank_size: int) -> np.ndarray:
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """Encoder and one head."""
         return costs.fixed()
 

@@ -2,14 +2,14 @@
 
 from tgems.errors import UserError
 
-BANK_FEATURES = 5
-BANK_HISTORY = 3
+BANK_FEATURES = 11
+PRICE_INPUTS = 2
 SUMMARIES = {"cls": 1, "cls_and_patches": 2}
 
 
 def bank_gate_inputs(summary_dim: int) -> int:
-    """Inputs of a bank gate: the summary, bank features of three exits, and the bank's size."""
-    return summary_dim + BANK_FEATURES * BANK_HISTORY + 1
+    """Inputs of a bank gate: the summary and the bank features."""
+    return summary_dim + BANK_FEATURES
 
 
 def summary_dim(summary: str, width: int) -> int:

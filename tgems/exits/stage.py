@@ -8,15 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tgems.exits.bank_gates import train_bank_gates
 from tgems.exits.folders import load_module
-from tgems.exits.train import (
-    Pairs,
-    embed,
-    train_bank_gates,
-    train_confidence_gates,
-    train_heads,
-    train_image_gates,
-)
+from tgems.exits.image_gates import train_image_gates, train_lookahead
+from tgems.exits.train import Pairs, embed, train_confidence_gates, train_heads
 from tgems.features.cache import FeatureSet, load_features
 from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import commit, digest_file, versions, whole_folder, write_json
@@ -59,28 +54,34 @@ def run_image_gates(
     features: str,
     macs: str,
     heads: Sequence[str],
+    foresight: Sequence[str],
     target: float,
     options: dict,
     seeds: Sequence[int],
     out: Sequence[str],
 ) -> None:
-    """Train and write image-guided gates of one rate target for all seeds; `heads` and `out` are in their order."""
+    """Train and write image-guided gates of one rate target for all seeds; folders are in the order of the seeds."""
     data = Training.read(features, macs)
-    for seed, folder, target_folder in zip(seeds, heads, out, strict=True):
-        gates, history = train_image_gates(data.pairs, data.embed(folder), data.rates, target, options, seed)
+    for seed, head, start, folder in zip(seeds, heads, foresight, out, strict=True):
+        gates = load_module(start, data.features.manifest["weights"])
+        gates, history = train_image_gates(data.pairs, data.embed(head), data.rates, gates, target, options, seed)
         achieved = {"rate_target": target, "rate_before_calibration": history["rate_at_zero"].iloc[-1]}
-        _write(target_folder, "image", gates, data, options | {"seed": seed} | achieved, history)
+        _write(folder, "image", gates, data, options | {"seed": seed} | achieved, history)
 
 
 def run_gates(
     kind: str, features: str, macs: str, heads: Sequence[str], options: dict, seeds: Sequence[int], out: Sequence[str]
 ) -> None:
-    """Train and write gates that serve all rate targets: `kind` is `bank` or `confidence`."""
-    train: Callable = {"bank": train_bank_gates, "confidence": train_confidence_gates}[kind]
+    """Train and write gates that know no rate target: `kind` is `lookahead`, `bank` or `confidence`."""
     data = Training.read(features, macs)
-    for seed, folder, target_folder in zip(seeds, heads, out, strict=True):
-        gates, history = train(data.pairs, data.embed(folder), options, seed)
-        _write(target_folder, kind, gates, data, options | {"seed": seed}, history)
+    train: Callable = {
+        "lookahead": lambda z, seed: train_lookahead(data.pairs, z, data.rates, options, seed),
+        "bank": lambda z, seed: train_bank_gates(data.pairs, z, data.costs, options, seed),
+        "confidence": lambda z, seed: train_confidence_gates(data.pairs, z, options, seed),
+    }[kind]
+    for seed, head, folder in zip(seeds, heads, out, strict=True):
+        gates, history = train(data.embed(head), seed)
+        _write(folder, kind, gates, data, options | {"seed": seed}, history)
 
 
 def _write(out: str, kind: str, module, data: Training, options: dict, history: pd.DataFrame) -> None:

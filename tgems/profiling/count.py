@@ -7,7 +7,7 @@ from torch import nn
 
 from tgems.backbones.config import model_config
 from tgems.exits.modules import BankGates, ExitHeads, ImageGates
-from tgems.exits.sizes import BANK_FEATURES, BANK_HISTORY
+from tgems.exits.sizes import BANK_FEATURES
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import ExitCosts, module_costs, write_costs
 from tgems.profiling.macs import count_encoder, count_macs
@@ -31,13 +31,15 @@ def count_backbone(source: str, visual: nn.Module, modules: dict, out: Path) -> 
     blocks, summary, dim = expected.blocks, expected.summary_dim, expected.embed_dim
     hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
     exits, full = count_encoder(visual, cfg["vision_cfg"]["image_size"])
-    s, bank = torch.zeros(1, 1, summary), torch.zeros(1, 1, BANK_FEATURES * BANK_HISTORY + 1)
+    s, bank, price = torch.zeros(1, 1, summary), torch.zeros(1, 1, BANK_FEATURES), torch.ones(1)
+    lookahead = ImageGates(1, summary, hidden["image_gates"], len(blocks))
     traced = ExitCosts(
         blocks=blocks,
         encoder=(*(exits[k - 1].macs for k in blocks[:-1]), full.macs),
         head=count_macs(ExitHeads(1, summary, hidden["heads"], dim), (s,)).macs,
-        image_gate=count_macs(ImageGates(1, summary, hidden["image_gates"]), (s,)).macs,
-        bank_gate=count_macs(BankGates(1, summary, hidden["bank_gates"]), (s, bank)).macs,
+        image_gate=count_macs(lookahead, (s,)).macs,
+        confidence_gate=count_macs(ImageGates(1, summary, hidden["image_gates"]), (s,)).macs,
+        bank_gate=count_macs(BankGates(1, summary, hidden["bank_gates"]), (s, bank, price)).macs,
         projection=closed.projection,
         embed_dim=dim,
         width=cfg["vision_cfg"]["width"],

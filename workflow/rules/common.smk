@@ -71,7 +71,12 @@ CODE = {
     ),
     "features": library("features/*.py", "backbones/load.py", "data/webdataset.py"),
     "exits": library(
-        "exits/modules.py", "exits/losses.py", "exits/train.py", "features/cache.py"
+        "exits/bank_gates.py",
+        "exits/image_gates.py",
+        "exits/losses.py",
+        "exits/modules.py",
+        "exits/train.py",
+        "features/cache.py",
     ),
     "policies": library(
         "exits/confidence.py",

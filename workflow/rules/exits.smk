@@ -20,11 +20,36 @@ rule train_heads:
         "../scripts/train_heads.py"
 
 
+rule train_lookahead:
+    input:
+        features=training_features(),
+        macs="results/profiling/{backbone}/{variant}/macs.json",
+        heads=each_seed("heads"),
+        code=CODE["exits"],
+    output:
+        each_seed("lookahead", directory),
+    log:
+        "logs/train_lookahead/{backbone}-{variant}.log",
+    benchmark:
+        "benchmarks/train_lookahead/{backbone}-{variant}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        options=lookup(within=config, dpath="variants/{variant}/image_gates"),
+        seeds=SEEDS,
+    message:
+        "Train the foresight of image-guided gates of {wildcards.backbone}, {wildcards.variant}, all seeds"
+    script:
+        "../scripts/train_lookahead.py"
+
+
 rule train_image_gates:
     input:
         features=training_features(),
         macs="results/profiling/{backbone}/{variant}/macs.json",
         heads=each_seed("heads"),
+        foresight=each_seed("lookahead"),
         code=CODE["exits"],
     output:
         each_seed("image/rate-{rate}", directory),
