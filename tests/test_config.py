@@ -95,6 +95,8 @@ def test_every_key_is_described_closed_and_in_the_readme():
     schema = yaml.safe_load(SCHEMA.read_text())
     readme = (ROOT / "configs/README.md").read_text()
     for place, part in _described(schema):
+        if "$ref" in part:
+            continue
         assert part.get("description", "").endswith("."), place
         assert part.get("type") != "object" or "additionalProperties" in part, place
         row = next(
@@ -102,5 +104,7 @@ def test_every_key_is_described_closed_and_in_the_readme():
         )
         assert part["description"] in row, f"{place} in configs/README.md"
         if part.get("type") != "object" and "default" in part:
-            shown = ", ".join(part["default"]) if isinstance(part["default"], list) else part["default"]
+            default = part["default"]
+            shown = ", ".join(default) if isinstance(default, list) else str(default)
+            shown = shown.lower() if isinstance(default, bool) else shown
             assert f"| {shown} |" in row, f"default of {place} in configs/README.md"

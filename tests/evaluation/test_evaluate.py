@@ -40,7 +40,7 @@ def test_every_deciding_row_equals_a_loop_over_images(evaluated):
         ranks = split.ranks
         for fit in (f for f in fitted if not POLICIES[f.policy].mixes and f.point.rate_target is not None):
             policy = POLICIES[fit.policy]
-            price = policy.costs(evaluated.costs, len(split.outputs.bank))
+            price = policy.costs(evaluated.costs, len(split.outputs.bank), fit.point.visited)
             exits = policy.decide(split.outputs, fit.point).tolist()
             row = at(evaluated, fit.policy, seed=split.seed, rate_target=fit.point.rate_target)
             assert row["value"] == pytest.approx(np.mean([ranks[i, e] == 0 for i, e in enumerate(exits)]))

@@ -5,21 +5,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates
+from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
 from tgems.exits.outputs import ExitModules, ExitOutputs
 from tgems.profiling.costs import ExitCosts
 
-COSTS = ExitCosts((1, 2, 3, 4), (100, 200, 300, 410), 7, 3, 5, 2, 6, 4, 8)
+COSTS = ExitCosts((1, 2, 3, 4), (100, 200, 300, 410), 7, 3, 1, 5, 2, 6, 4, 8)
 TARGETS = [0.5, 0.8]
 
 
 def random_outputs(seed: int, n: int = 12, bank: int = 5) -> ExitOutputs:
     """Random modules and embeddings of four exits, d = 4, D = 6."""
     torch.manual_seed(seed)
-    image = {t: ImageGates(3, 8, 4) for t in TARGETS}
+    image = {t: LookaheadGates(3, 8, 4, [0.25, 0.5, 0.75, 1.0]) for t in TARGETS}
     text, confidence = BankGates(3, 8, 4), ImageGates(3, 8, 4)
-    for gates in (*image.values(), text, confidence):
-        nn.init.normal_(gates.down.weight)
+    for layer in (text.shift, text.leave.weight, text.stay.weight):
+        nn.init.normal_(layer)
     modules = ExitModules(ExitHeads(3, 8, 4, 6), image, text, confidence)
     z = F.normalize(torch.randn(n, 4, 6), dim=-1)
     texts = F.normalize(torch.randn(bank, 6), dim=-1)

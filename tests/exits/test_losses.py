@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,38 +22,58 @@ def test_exit_probabilities_are_stick_breaking(gates):
     assert sum(pi) == pytest.approx(1, abs=1e-5)
 
 
-def test_contrastive_is_clip_loss_where_captions_differ():
+OPTIONS = {"text": 1.0, "mixed_gallery": False, "similarity": 0.0, "distill": 0.0}
+
+
+def unit(*shape):
+    return F.normalize(torch.randn(*shape), dim=-1)
+
+
+def test_head_loss_is_clip_loss_of_every_exit_where_captions_differ():
     torch.manual_seed(0)
-    logits, labels = torch.randn(5, 5), torch.arange(5)
-    expected = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-    assert losses.contrastive(logits, losses.soft_targets(labels)) == pytest.approx(expected.item(), rel=1e-5)
+    z, last, texts = unit(5, 2, 4), unit(5, 4), unit(5, 4)
+    ours = losses.head_loss(z, last, texts, torch.arange(5), 7.0, torch.full((3,), 1 / 3), OPTIONS)
+    expected = 0.0
+    for e in range(2):
+        logits = 7.0 * z[:, e] @ texts.T
+        expected += (F.cross_entropy(logits, torch.arange(5)) + F.cross_entropy(logits.T, torch.arange(5))) / 2
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_text_to_image_loss_equals_a_loop_over_galleries():
+def test_mixed_gallery_loss_equals_a_loop_over_texts():
     torch.manual_seed(0)
-    z, texts = F.normalize(torch.randn(5, 3, 4), dim=-1), F.normalize(torch.randn(5, 4), dim=-1)
-    drawn = torch.tensor([0, 2, 1, 1, 0])
-    mixed = z[torch.arange(5), drawn]
-    ids = torch.tensor([0, 1, 2, 3, 1])
-    ours = losses.text_to_image_loss(z, mixed, texts, losses.soft_targets(ids), 7.0)
-    for i in range(5):
-        for e in range(3):
-            others = [j for j in range(5) if ids[j] != ids[i]]
-            gallery = torch.stack([z[i, e], *(mixed[j] for j in others)])
-            expected = F.cross_entropy(7.0 * gallery @ texts[i], torch.tensor(0))
-            assert ours[i, e].item() == pytest.approx(expected.item(), abs=1e-4)
+    scores, ids = 5 * torch.randn(3, 5, 5), torch.tensor([0, 1, 2, 3, 1])
+    shares = torch.tensor([0.5, 0.3, 0.2])
+    ours = losses.mixed_gallery_loss(scores, ids[:, None] == ids[None, :], shares)
+    for e in range(3):
+        for text in range(5):
+            others = sum(
+                (shares[k] * scores[k, image, text].exp()).item()
+                for k in range(3)
+                for image in range(5)
+                if ids[image] != ids[text]
+            )
+            own = scores[e, text, text].exp().item()
+            assert ours[e, text].item() == pytest.approx(math.log((own + others) / own), abs=1e-4)
 
 
-def test_head_loss_learns_nothing_from_its_target():
-    z = F.normalize(torch.randn(4, 2, 3), dim=-1).requires_grad_()
-    last = F.normalize(torch.randn(4, 3), dim=-1)
-    texts = F.normalize(torch.randn(4, 3), dim=-1)
-    target = losses.soft_targets(torch.arange(4))
-    drawn, weights = torch.tensor([0, 1, 2, 0]), torch.full((2,), 0.5)
-    plain = losses.head_loss(z, last, texts, target, 5.0, drawn, weights, 1.0, 0.0, 0.0)
-    logits = 5.0 * torch.einsum("bed,md->ebm", z, texts)
-    expected = torch.stack([losses.contrastive(one, target) for one in logits]).mean()
-    assert plain.item() == pytest.approx(expected.item(), rel=1e-5)
+def test_similarity_distillation_is_nothing_for_the_teacher_and_a_divergence_for_others():
+    torch.manual_seed(0)
+    teacher, other = torch.randn(4, 4), torch.randn(4, 4)
+    ours = losses.similarity_distillation(torch.stack((teacher, other)), teacher)
+    assert ours[0].item() == pytest.approx(0, abs=1e-6)
+    rows = F.kl_div(other.log_softmax(1), teacher.softmax(1), reduction="batchmean")
+    columns = F.kl_div(other.T.log_softmax(1), teacher.T.softmax(1), reduction="batchmean")
+    assert ours[1].item() == pytest.approx(((rows + columns) / 2).item(), rel=1e-4)
+
+
+def test_distillation_alone_needs_no_texts():
+    torch.manual_seed(0)
+    z, last, texts = unit(4, 2, 3), unit(4, 3), unit(4, 3)
+    options = OPTIONS | {"text": 0.0, "distill": 2.0}
+    ours = losses.head_loss(z, last, texts, torch.arange(4), 5.0, torch.full((3,), 1 / 3), options)
+    cosine = torch.einsum("bed,bd->be", z, last)
+    assert ours.item() == pytest.approx(2 * (1 - cosine.mean()).item(), rel=1e-5)
 
 
 def test_lagrangian_price_follows_the_excess():

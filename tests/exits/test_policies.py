@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -10,13 +11,22 @@ from torch.nn import functional as F
 
 from tgems.errors import UserError
 from tgems.exits.confidence import agreements
-from tgems.exits.modules import bank_features, bank_history
+from tgems.exits.gated import CONFIDENCE
+from tgems.exits.modules import PRICES, bank_features, break_even_price
 from tgems.exits.names import POLICY_NAMES
-from tgems.exits.policies import choose_exits, fit_threshold, require_index_safe
+from tgems.exits.policies import (
+    OperatingPoint,
+    choose_exits,
+    choose_visits,
+    fit_threshold,
+    pass_over,
+    require_index_safe,
+)
 from tgems.exits.reference import concave_hull, mix_for_target, uniform
 from tgems.exits.registry import POLICIES, find_policies
 
 DECIDING = [name for name, policy in POLICIES.items() if not policy.mixes]
+WALKED = [name for name in DECIDING if name != "tgem_bank"]
 
 
 def probabilities(whole, image, exit_):
@@ -28,12 +38,13 @@ def winner(whole, image, exit_):
     return p.index(max(p))
 
 
-def bank_gate(whole, image, exit_):
-    features = bank_features(whole.scale * whole.embeddings[image : image + 1, :-1] @ whole.bank.T)
-    history = bank_history(features, torch.tensor(len(whole.bank)))
-    p, q = whole.modules.bank_gates(whole.summaries[image : image + 1], history)[0, exit_].sigmoid().tolist()
-    rates = COSTS.bank_guided(len(whole.bank))
-    return (p - q) / (rates[-1] - rates[exit_])
+def gain_of_going_on(whole, image, exit_, price):
+    logits = whole.scale * whole.embeddings[image : image + 1, :-1] @ whole.bank.T
+    features = bank_features(logits, whole.scale)
+    gates = whole.modules.bank_gates
+    return -gates(whole.summaries[image : image + 1], features, torch.tensor([price], dtype=torch.float32))[
+        0, exit_
+    ].item()
 
 
 def score(name, whole, image, exit_, target):
@@ -47,7 +58,6 @@ def score(name, whole, image, exit_, target):
         "saturation": lambda: F.cosine_similarity(cls[exit_], cls[exit_ - 1], dim=0).item() if exit_ else -math.inf,
         "tgem": lambda: whole.modules.image_gates[target](summary)[0, exit_].item(),
         "learned_confidence": lambda: whole.modules.confidence_gates(summary)[0, exit_].item(),
-        "tgem_bank": lambda: bank_gate(whole, image, exit_),
     }[name]()
 
 
@@ -76,7 +86,7 @@ def naive_exit(name, whole, image, point):
             if run >= parameters["patience"]:
                 return e
         return last
-    for e in range(last):
+    for e in range(last) if point.visited is None else point.visited:
         if score(name, whole, image, e, point.rate_target) > parameters["threshold"]:
             return e
     return last
@@ -87,7 +97,7 @@ def test_every_name_of_the_configuration_is_a_policy():
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("name", DECIDING)
+@pytest.mark.parametrize("name", WALKED)
 def test_decisions_equal_a_walk_of_each_image(name, seed):
     whole = random_outputs(seed, n=30)
     points = POLICIES[name].fit(whole, TARGETS)
@@ -95,6 +105,59 @@ def test_decisions_equal_a_walk_of_each_image(name, seed):
     for point in points:
         expected = [naive_exit(name, whole, i, point) for i in range(30)]
         assert POLICIES[name].decide(whole, point).tolist() == expected, point
+
+
+def test_bank_gates_leave_above_their_break_even_price(outputs):
+    """Its score falls with the price at which going on gains nothing; both are found here by bisection."""
+    price = break_even_price(outputs.modules.bank_gates, outputs.summaries, outputs.statistics.features, grid=400)
+    scores = POLICIES["tgem_bank"].scores(outputs, 0.5)
+    crossings = 0
+    for i in range(12):
+        for e in range(3):
+            p = outputs.statistics.first[i, e].item()
+            odds = math.log(max(p, 1e-12) / max(1 - p, 1e-12))
+            assert scores[i, e].item() == pytest.approx(CONFIDENCE * odds - price40(outputs)[i, e].item(), abs=1e-6)
+            gains = [gain_of_going_on(outputs, i, e, x) > 0 for x in np.geomspace(*PRICES, 400)]
+            if gains[0] and not gains[-1]:
+                last = 399 - gains[::-1].index(True)
+                low, high = np.geomspace(*PRICES, 400)[[last, last + 1]]
+                assert math.log(low) - 1e-3 <= price[i, e].item() <= math.log(high) + 1e-3
+                crossings += 1
+    assert crossings > 3
+
+
+def price40(outputs):
+    return break_even_price(outputs.modules.bank_gates, outputs.summaries, outputs.statistics.features)
+
+
+def test_visits_are_those_of_an_exhaustive_search():
+    """On three exits greedy toggling finds what trying every set with exact thresholds finds, or nearly."""
+    for seed in range(6):
+        whole = random_outputs(seed, n=200)
+        scores = whole.statistics.margin[:, :-1]
+        agrees = whole.statistics.winner == whole.statistics.winner[:, -1:]
+
+        def prices(visited):
+            return COSTS.confidence(5, visited)
+
+        def quality(visited, scores=scores, agrees=agrees):
+            price = prices(visited)
+            threshold, rate = fit_threshold(pass_over(scores, visited), price, 0.8)
+            exits = choose_exits(pass_over(scores, visited), threshold)
+            return agrees[torch.arange(200), exits].double().mean().item() if rate <= 0.8 else -1.0
+
+        sets = [s for r in (1, 2, 3) for s in itertools.combinations(range(3), r)]
+        found = choose_visits(scores, agrees, prices, 0.8)
+        assert quality(found) >= max(map(quality, sets)) - 0.02
+
+
+def test_exits_that_are_passed_over_are_never_taken_nor_paid_for(outputs):
+    policy = POLICIES["margin"]
+    point = OperatingPoint(0.5, None, {"threshold": -1.0}, (1,))
+    assert policy.decide(outputs, point).tolist() == [1] * 12
+    every, some = COSTS.confidence(5), COSTS.confidence(5, (1,))
+    look = (COSTS.head + 5 * COSTS.embed_dim) / COSTS.full
+    assert (every - some).tolist() == pytest.approx([look, look, 2 * look, 2 * look])
 
 
 @settings(max_examples=10, deadline=None)
@@ -113,7 +176,7 @@ def naive_cost(name, taken, bank):
     head, product, early = COSTS.head, bank * COSTS.embed_dim, taken < 3
     spent = {
         "tgem": visited * COSTS.image_gate + head * early,
-        "learned_confidence": visited * COSTS.image_gate + head * early,
+        "learned_confidence": visited * COSTS.confidence_gate + head * early,
         "tgem_bank": visited * (head + product + COSTS.bank_gate),
         "saturation": visited * 2 * COSTS.width + head * early,
         "full": COSTS.projection * early,
@@ -129,42 +192,8 @@ def test_costs_equal_a_walk_through_the_exits(name):
     assert POLICIES[name].costs(COSTS, 5).tolist() == pytest.approx(expected)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.floats(-2, 2))
-def test_choose_exits_equals_a_loop(seed, threshold):
-    scores = torch.randn(9, 3, generator=torch.Generator().manual_seed(seed)).double()
-    assert choose_exits(scores, threshold).tolist() == [first_above(row, threshold) for row in scores.tolist()]
-
-
 def first_above(scores, threshold):
     return next((i for i, score in enumerate(scores) if score > threshold), len(scores))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.floats(0.3, 1.1), st.integers(1, 30), st.booleans(), st.booleans())
-def test_fitted_rate_is_the_closest_below_the_target(seed, target, n, ties, first_is_closed):
-    scores = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed)).double()
-    scores = scores.round(decimals=1) if ties else scores
-    if first_is_closed:
-        scores[:, 0] = -torch.inf
-    costs = np.array([0.3, 0.5, 0.8, 1.0])
-    threshold, rate = fit_threshold(scores, costs, target)
-
-    def rate_at(t):
-        return np.mean([costs[first_above(row, t)] for row in scores.tolist()])
-
-    assert rate == pytest.approx(rate_at(threshold))
-    values = sorted(set(scores[scores.isfinite()].flatten().tolist()))
-    every = [values[0] - 1, *((a + b) / 2 for a, b in zip(values, values[1:], strict=False)), values[-1] + 1]
-    reachable = [rate_at(t) for t in every]
-    within = [r for r in reachable if r <= target + 1e-12]
-    assert rate == pytest.approx(max(within) if within else min(reachable))
-    assert math.isfinite(threshold) and threshold not in values
-
-
-def test_scores_without_a_finite_one_are_refused():
-    with pytest.raises(UserError, match="no exit has a finite score"):
-        fit_threshold(torch.full((3, 1), -torch.inf).double(), np.array([0.5, 1.0]), 0.7)
 
 
 def test_patience_appears_at_what_it_reached(outputs):

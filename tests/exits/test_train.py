@@ -8,19 +8,13 @@ from torch.nn import functional as F
 from tgems.backbones.config import model_config
 from tgems.config import _fill
 from tgems.errors import UserError
+from tgems.exits.bank_gates import draw_bank_examples, train_bank_gates, worth_of_going_on
 from tgems.exits.folders import load_module
+from tgems.exits.image_gates import hard_rate, hit_probabilities, train_image_gates, train_lookahead
 from tgems.exits.stage import Training, run_heads
-from tgems.exits.train import (
-    Pairs,
-    draw_bank_examples,
-    embed,
-    train_bank_gates,
-    train_confidence_gates,
-    train_heads,
-    train_image_gates,
-)
+from tgems.exits.train import Pairs, embed, train_confidence_gates, train_heads
 from tgems.features.cache import load_features
-from tgems.profiling.costs import module_costs, write_costs
+from tgems.profiling.costs import ExitCosts, module_costs, write_costs
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 RATES = torch.tensor([0.25, 0.5, 0.75, 1.0])
@@ -44,7 +38,7 @@ def toy_pairs(n=600, seed=0) -> Pairs:
     shown = torch.where(early[:, None, None] | (torch.arange(3) >= 2)[None, :, None], clear, noise)
     flag = torch.where(early, 3.0, -3.0)[:, None, None].expand(n, 3, 2)
     last = F.normalize(texts[concept] + 0.02 * noise[:, 0], dim=-1)
-    return Pairs(torch.cat((shown, flag), -1), last, texts, torch.arange(n + 1), concept, 20.0)
+    return Pairs(torch.cat((shown, flag), -1), last, texts, torch.arange(n + 1), concept, concept, 20.0)
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +62,52 @@ def test_heads_learn_what_their_exit_shows(trained):
     assert right[:, 2].float().mean() > 0.95
 
 
-@pytest.mark.parametrize("regularizer", ["lagrangian", "penalty"])
-def test_image_gates_let_easy_images_leave_and_hold_the_rate(trained, regularizer):
+GATES = {"batch_size": 64, "hidden": 8, "bank_size": 10, "foresight_passes": 20, "passes": 20}
+
+
+@pytest.fixture(scope="module")
+def foresight(trained):
     pairs, _, _, z = trained
-    chosen = options("image_gates", regularizer=regularizer, warmup_passes=5, passes=40, batch_size=64, hidden=8)
-    gates, history = train_image_gates(pairs, z, RATES, 0.5, chosen, 0)
+    right = hit_probabilities(pairs, z, 10, torch.Generator().manual_seed(0))
+    return right, train_lookahead(pairs, right, RATES, options("image_gates", **GATES), 0)[0]
+
+
+def test_hit_probabilities_are_those_of_random_banks(trained):
+    pairs, _, _, z = trained
+    right = hit_probabilities(pairs, z, 10, torch.Generator().manual_seed(0))
+    early = torch.arange(len(pairs)) % 2 == 0
+    assert right[early, 0].mean() > 0.95 and right[:, 3].mean() > 0.95
+    assert 0.02 < right[~early, 0].mean() < 0.5
+
+
+def test_foresight_tells_who_will_be_right_where(trained, foresight):
+    pairs, (_, gates) = trained[0], foresight
+    p = gates.foresee(pairs.summaries).sigmoid()
+    early = torch.arange(len(pairs)) % 2 == 0
+    assert p[early, 0, 0].mean() > 0.8 and p[~early, 0, 0].mean() < 0.4
+    assert p[~early, 0, 2].mean() > 0.8, "what comes is foreseen from the first exit"
+
+
+@pytest.mark.parametrize("regularizer", ["lagrangian", "penalty"])
+def test_image_gates_let_easy_images_leave_and_hold_the_rate(trained, foresight, regularizer):
+    pairs, (right, start) = trained[0], foresight
+    before = {k: v.clone() for k, v in start.state_dict().items()}
+    chosen = options("image_gates", regularizer=regularizer, **GATES)
+    gates, history = train_image_gates(pairs, right, RATES, start, 0.5, chosen, 0)
     logits = gates(pairs.summaries)
     early = torch.arange(len(pairs)) % 2 == 0
     assert logits[early, 0].mean() > logits[~early, 0].mean() + 1
-    assert history["rate"].iloc[-1] == pytest.approx(0.5, abs=0.06)
+    assert history["rate"].dropna().iloc[-1] == pytest.approx(0.5, abs=0.08)
+    assert history["rate_at_zero"].iloc[-1] == pytest.approx(hard_rate(gates, pairs.summaries, RATES))
+    assert all(torch.equal(before[k], v) for k, v in start.state_dict().items()), "shared by all targets"
+
+
+def test_gates_without_a_pass_are_their_foresight_at_the_price_of_the_target(trained, foresight):
+    pairs, (right, start) = trained[0], foresight
+    chosen = options("image_gates", **GATES | {"passes": 0})
+    gates, history = train_image_gates(pairs, right, RATES, start, 0.6, chosen, 0)
+    assert torch.equal(gates.foresee(pairs.summaries), start.foresee(pairs.summaries))
+    assert 0.5 <= history["rate_at_zero"].iloc[-1] <= 0.6 + 1e-6
 
 
 def test_confidence_gates_know_who_is_right(trained):
@@ -91,30 +122,49 @@ def test_confidence_gates_know_who_is_right(trained):
 
 def test_linear_heads_and_heads_without_text_still_point_at_the_last_exit(trained):
     pairs = trained[0]
-    heads, _ = train_heads(pairs, RATES, HEADS | {"hidden": 0, "text": 0, "mixture": 0}, 0)
+    heads, _ = train_heads(pairs, RATES, HEADS | {"hidden": 0, "text": 0, "similarity": 0}, 0)
     assert not hasattr(heads, "up")
     cosine = (heads(pairs.summaries) * pairs.last[:, None]).sum(-1)
     assert cosine[:, 2].mean() > 0.9
 
 
+COSTS = ExitCosts((1, 2, 3, 4), (250, 500, 750, 1000), 10, 2, 2, 2, 5, 8, 4, 10)
+
+
 def test_bank_gates_know_who_is_right(trained):
     pairs, _, _, z = trained
-    gates, history = train_bank_gates(pairs, z, options("bank_gates", passes=20, batch_size=256, hidden=16), 0)
-    examples = draw_bank_examples(pairs, z, options("bank_gates"), torch.Generator().manual_seed(5))
-    p, _ = gates(pairs.summaries[examples.images], examples.history).sigmoid().unbind(-1)
+    chosen = options("bank_gates", passes=20, batch_size=256, hidden=16)
+    gates, history = train_bank_gates(pairs, z, COSTS, chosen, 0)
+    examples = draw_bank_examples(pairs, z, chosen, torch.Generator().manual_seed(5))
+    hidden = gates.embed(pairs.summaries[examples.images], examples.features)
+    p = gates.judge(hidden, torch.ones(len(hidden)))[0].sigmoid()
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     brier = ((p[:, 0] - examples.right[:, 0]) ** 2).mean()
-    base = examples.right[:, 0].var()
-    assert brier < 0.5 * base
+    assert brier < 0.5 * examples.right[:, 0].var()
+    dear, cheap = (
+        gates(pairs.summaries[examples.images], examples.features, torch.full((len(p),), x)) for x in (5, 0.02)
+    )
+    assert (dear > 0).float().mean() > (cheap > 0).float().mean() + 0.2, "a dear encoder is left early"
 
 
-def test_banks_hold_their_own_caption_and_no_other_equal_to_it(trained):
+def test_worth_of_going_on_by_hand():
+    right, stay = torch.tensor([[0.1, 0.6, 0.2]]), torch.tensor([[0.0, 0.5, 0.7]])
+    encoder, look, price = torch.tensor([0.25, 0.5, 0.75, 1.0]), torch.tensor([0.01]), torch.tensor([0.4])
+    every = worth_of_going_on(right, stay, torch.tensor([0.9]), price, encoder, look, torch.tensor([True] * 3))
+    expected = [0.6 - 0.4 * 0.26, 0.7 - 0.4 * 0.26, 0.9 - 0.4 * 0.25]
+    assert every[0].tolist() == pytest.approx(expected)
+    some = worth_of_going_on(right, stay, torch.tensor([0.9]), price, encoder, look, torch.tensor([True, False, False]))
+    assert some[0].tolist() == pytest.approx([0.9 - 0.4 * 0.75, 0.9 - 0.4 * 0.5, 0.9 - 0.4 * 0.25])
+
+
+def test_no_caption_of_the_image_stands_against_it(trained):
     pairs, _, _, z = trained
     chosen = options("bank_gates", bank_batch_size=32, banks_per_image=1)
     examples = draw_bank_examples(pairs, z, chosen, torch.Generator().manual_seed(0))
-    sizes = ((examples.history[:, 0, -1] + 0.6) * 5).exp()
-    assert sizes.min() >= 2 and sizes.max() <= 32
-    assert examples.right_last.mean() > 0.95
+    assert examples.sizes.min() >= 2 and examples.sizes.max() <= 10
+    assert examples.right[:, -1].mean() > 0.95
+    owned = pairs.owns(torch.arange(5), torch.tensor([3, 7]))
+    assert owned.tolist() == [[c == 3, c == 7] for c in pairs.text_of_caption[:5].tolist()]
 
 
 def test_same_seed_same_weights_and_another_seed_others(trained):

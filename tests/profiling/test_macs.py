@@ -7,8 +7,8 @@ from torch import nn
 from tgems.backbones.config import model_config
 from tgems.backbones.load import build_image_tower
 from tgems.errors import UserError
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates
-from tgems.exits.sizes import BANK_FEATURES, BANK_HISTORY, exit_blocks
+from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
+from tgems.exits.sizes import BANK_FEATURES, exit_blocks
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import module_costs, read_costs
 from tgems.profiling.count import count_backbone
@@ -42,10 +42,12 @@ def test_vit_b_32_by_hand():
 
 def test_modules_cost_what_fvcore_counts():
     costs = module_costs(model_config(DEMO_SOURCE), variant(128, 32))
-    s, bank = torch.zeros(1, 1, 128), torch.zeros(1, 1, BANK_FEATURES * BANK_HISTORY + 1)
+    s, bank = torch.zeros(1, 1, 128), torch.zeros(1, 1, BANK_FEATURES)
     assert count_macs(ExitHeads(1, 128, 128, 64), (s,)).macs == costs.head
-    assert count_macs(ImageGates(1, 128, 32), (s,)).macs == costs.image_gate
-    assert count_macs(BankGates(1, 128, 32), (s, bank)).macs == costs.bank_gate
+    assert count_macs(ImageGates(1, 128, 32), (s,)).macs == costs.confidence_gate
+    assert count_macs(BankGates(1, 128, 32), (s, bank, torch.ones(1))).macs == costs.bank_gate
+    every = LookaheadGates(7, 128, 32, [k / 8 for k in range(1, 9)])
+    assert count_macs(every, (torch.zeros(1, 7, 128),)).macs == 7 * costs.image_gate
     assert costs.image_guided()[0] * costs.full == pytest.approx(costs.encoder[0] + costs.head + costs.image_gate)
     assert costs.image_guided()[-1] * costs.full == pytest.approx(costs.full + 7 * costs.image_gate)
 

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import DEMO_SOURCE
+from conftest import DEMO_SOURCE, variant
 from PIL import Image
 
 from tgems.backbones.config import model_config
@@ -12,7 +12,7 @@ from tgems.evaluation.estimates import COLUMNS
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import module_costs, write_costs
 from tgems.reporting.figures import FIGURES, plot_figure
-from tgems.reporting.tables import make_tables, summary
+from tgems.reporting.tables import ablations, make_tables, summary
 
 DATASETS = {"digits": ["acc1"], "scenes": ["text_retrieval_recall@1", "image_retrieval_recall@1"]}
 
@@ -54,46 +54,53 @@ def made(tmp_path_factory):
     """Folder with parts and the tables made of them."""
     root = tmp_path_factory.mktemp("reporting")
     cfg = model_config(DEMO_SOURCE)
-    costs = module_costs(cfg, list(range(1, 9)), 16, 8)
+    costs = module_costs(cfg, variant(16, 8))
     rest = {"normalisation": [1] * 8, "closed_form": list(costs.encoder), "parameters": [10] * 8}
-    write_costs(root / "macs.json", costs, rest)
-    tradeoff, content, exits = [], [], []
-    for dataset in DATASETS:
-        points(dataset).to_parquet(root / f"{dataset}-tradeoff.parquet")
-        tradeoff.append(str(root / f"{dataset}-tradeoff.parquet"))
-        frame = pd.DataFrame(
-            [
-                {"backbone": "demo", "dataset": dataset, "exit_block": b, "head": h, "metric": DATASETS[dataset][0]}
-                | {"value": b / 9, "ci_low": b / 9, "ci_high": b / 9, "earliest_share": b / 8.5, "n": 5}
-                for h in ("raw", "trained")
-                for b in range(1, 9)
-            ]
-        )
-        frame.to_parquet(root / f"{dataset}-content.parquet")
-        content.append(str(root / f"{dataset}-content.parquet"))
-        shares = pd.DataFrame(
-            [
-                {"backbone": "demo", "dataset": dataset, "policy": p, "rate_target": r, "seed": s}
-                | {"exit_block": b, "share": 1 / 8}
-                for p in ("tgem", "tgem_bank")
-                for r in (0.45, 0.75)
-                for s in (0, 1)
-                for b in range(1, 9)
-            ]
-        )
-        shares.to_parquet(root / f"{dataset}-exits.parquet")
-        exits.append(str(root / f"{dataset}-exits.parquet"))
-        about = {"backbone": "demo", "dataset": dataset, "policy": "tgem_bank", "rate_target": 0.45, "image": png()}
-        pd.DataFrame([about | {"exit_block": b} for b in (1, 1, 5)]).to_parquet(root / f"{dataset}-gallery.parquet")
-    make_tables(tradeoff, content, {"demo": str(root / "macs.json")}, root / "tables")
-    return root, {"exits": exits, "gallery": [str(root / f"{d}-gallery.parquet") for d in DATASETS]}
+    macs = root / "demo/default/macs.json"
+    write_costs(macs, costs, rest)
+    parts = {name: [] for name in ("tradeoff", "semantic_content", "exits", "gallery", "wins", "areas")}
+
+    def keep(name: str, dataset: str, records) -> None:
+        frame = pd.DataFrame(records) if isinstance(records, list) else records
+        path = root / f"{dataset}-{name}.parquet"
+        frame.assign(variant="default").to_parquet(path)
+        parts[name].append(str(path))
+
+    for dataset, metrics in DATASETS.items():
+        about = {"backbone": "demo", "dataset": dataset}
+        keep("tradeoff", dataset, points(dataset))
+        shown = [("all", "all"), ("difficulty", "clean"), ("difficulty", "hard")]
+        keep("semantic_content", dataset, [
+            about | {"exit_block": b, "head": h, "metric": m, "attribute": attribute, "group": group, "n": 5}
+            | {"value": b / 9, "ci_low": b / 9, "ci_high": b / 9, "earliest_share": b / 8.5}
+            for m in metrics for h in ("raw", "trained") for attribute, group in shown for b in range(1, 9)
+        ])  # fmt: skip
+        keep("exits", dataset, [
+            about | {"policy": p, "calibration": "in_domain", "rate_target": r, "seed": s, "exit_block": b, "share": 0.125}
+            for p in ("tgem", "tgem_bank") for r in (0.45, 0.75) for s in (0, 1) for b in range(1, 9)
+        ])  # fmt: skip
+        own = about | {"policy": "tgem_bank", "rate_target": 0.45, "image": png(), "text": "a red seven"}
+        keep("gallery", dataset, [own | {"exit_block": b, "key": str(b), "difficulty": 0.2} for b in (1, 2, 5, 8)])
+        contest = about | {"metric": metrics[0], "policy": "tgem", "calibration": "in_domain", "competitor": "margin"}
+        differences = ((0.45, 0.1, 1e-4), (0.75, -0.1, 1e-4), (0.9, 0.01, 0.4))
+        keep("wins", dataset, [contest | {"rate_target": r, "difference": d, "p": p} for r, d, p in differences])
+        keep("areas", dataset, [
+            about | {"metric": m, "policy": p, "twin_of": None, "calibration": "in_domain"}
+            | {"area": 0.5, "area_validation": 0.5}
+            for m in metrics for p in ("tgem", "margin")
+        ])  # fmt: skip
+    tables = {name: parts[name] for name in ("tradeoff", "semantic_content", "wins", "areas")}
+    make_tables(tables, [str(macs)], {"variants": {"default": {}}}, root / "tables")
+    return root, {name: parts[name] for name in ("exits", "gallery")}
 
 
 def test_every_table_comes_in_three_formats(made):
     root, _ = made
     names = {p.name for p in (root / "tables").iterdir()}
     assert names == {
-        f"{t}.{e}" for t in ("tradeoff", "flops", "semantic_content", "summary") for e in ("csv", "md", "tex")
+        f"{t}.{e}"
+        for t in ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas")
+        for e in ("csv", "md", "tex")
     }
 
 
@@ -116,12 +123,34 @@ def test_summary_means_and_spread():
     assert frame.query("policy == 'full'")["digits acc1"].iloc[0] == 0.9
 
 
+def test_wins_are_corrected_and_decided(made):
+    table = pd.read_csv(made[0] / "tables/wins.csv")
+    assert table["p_holm"].tolist() == pytest.approx([6e-4, 6e-4, 0.8] * 2)
+    assert table["best"].tolist() == ["tgem", "margin", "tied"] * 2
+
+
+def test_ablations_stand_beside_the_first_variant():
+    tradeoff = pd.concat([points("digits"), points("digits").assign(variant="other")])
+    tradeoff.loc[tradeoff["variant"] == "other", "value"] += 0.1
+    areas = pd.DataFrame(
+        [
+            {"backbone": "demo", "variant": v, "dataset": "digits", "metric": "acc1", "policy": "tgem"}
+            | {"calibration": "in_domain", "area": a, "area_validation": a}
+            for v, a in (("default", 0.5), ("other", 0.6))
+        ]
+    )
+    table = ablations(tradeoff, areas, ["default", "other"])
+    own = table.query("policy == 'tgem' and variant == 'other'")
+    assert len(own) == 3 and own["difference"].to_numpy() == pytest.approx(0.1)
+    assert table.query("variant == 'default'")["difference"].to_numpy() == pytest.approx(0.0)
+
+
 @pytest.mark.parametrize("name", list(FIGURES))
 def test_figures_are_drawn_and_the_same_each_time(made, name, tmp_path):
     root, parts = made
     tables = [str(p) for p in sorted((root / "tables").glob("*.csv"))]
     for run in ("a", "b"):
-        plot_figure(name, tables, parts, str(tmp_path / f"{run}.pdf"), str(tmp_path / f"{run}.png"))
+        plot_figure(name, tables, parts, "default", str(tmp_path / f"{run}.pdf"), str(tmp_path / f"{run}.png"))
     for kind in ("png", "pdf"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
     pixels = plt.imread(tmp_path / "a.png")

@@ -58,7 +58,7 @@ def test_no_test_split_reaches_training_or_thresholds(project):
 
     assert splits("evaluate") == {"train", "validation", "test"}, "the walk sees test splits where they belong"
     assert splits("fit_thresholds") == {"train", "validation"}
-    for rule in ("train_heads", "train_image_gates", "train_bank_gates", "train_confidence_gates"):
+    for rule in ("train_heads", "train_image_gates", "train_bank_gates", "train_confidence_gates", "train_lookahead"):
         assert splits(rule) == {"train"}, rule
 
 

@@ -8,7 +8,6 @@ from tgems.exits.outputs import ExitOutputs
 from tgems.exits.policies import ThresholdPolicy
 from tgems.profiling.costs import ExitCosts
 
-
 CONFIDENCE = 0.4  # weight of the log odds, chosen on validation images of the demo
 
 

@@ -42,22 +42,21 @@ def hit_probabilities(pairs: Pairs, z: Tensor, bank_size: int, generator: torch.
 
 
 def train_lookahead(
-    pairs: Pairs, z: Tensor, rates: Tensor, options: dict, seed: int
+    pairs: Pairs, right: Tensor, rates: Tensor, options: dict, seed: int
 ) -> tuple[LookaheadGates, pd.DataFrame]:
     """Train gates to foresee, from one exit's summary, how probably the image is right there and at all later exits.
 
     Args:
         pairs: Training pairs.
-        z: Embeddings at every exit `[n, E, D]` by the frozen heads.
+        right: `hit_probabilities` `[n, E]`.
         rates: Relative cost of every exit `[E]`.
-        options: `hidden`, `temperature`, `bank_size`, `foresight_passes`, `batch_size`, `foresight_learning_rate`,
+        options: `hidden`, `temperature`, `foresight_passes`, `batch_size`, `foresight_learning_rate`,
             `weight_decay`.
         seed: Seed.
     """
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
     gates = LookaheadGates(exits, dim, options["hidden"], rates.tolist(), options["temperature"])
-    right = hit_probabilities(pairs, z, options["bank_size"], torch.Generator().manual_seed(seed))
     later = torch.ones(exits, exits + 1, dtype=torch.bool).triu()
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -73,7 +72,7 @@ def train_lookahead(
 
 
 def train_image_gates(
-    pairs: Pairs, z: Tensor, rates: Tensor, foresight: LookaheadGates, target: float, options: dict, seed: int
+    pairs: Pairs, right: Tensor, rates: Tensor, foresight: LookaheadGates, target: float, options: dict, seed: int
 ) -> tuple[LookaheadGates, pd.DataFrame]:
     """Train the gates of one rate target under the rate regularizer, from gates that foresee already.
 
@@ -82,12 +81,12 @@ def train_image_gates(
 
     Args:
         pairs: Training pairs.
-        z: Embeddings at every exit `[n, E, D]` by the frozen heads.
+        right: `hit_probabilities` `[n, E]`, those that the foresight learned from.
         rates: Relative cost of every exit `[E]`.
         foresight: Of the same seed; left as it is.
         target: Rate target.
         options: `passes`, `batch_size`, `learning_rate`, `weight_decay`, `regularizer`, `kappa`, `eta`, `lambda`,
-            `entropy`, `bank_size`.
+            `entropy`.
         seed: Seed.
 
     Returns:
@@ -103,7 +102,6 @@ def train_image_gates(
     regularizer = losses.RateRegularizer(
         options["regularizer"], target, options["kappa"], options["eta"], options["lambda"], price
     )
-    right = hit_probabilities(pairs, z, options["bank_size"], torch.Generator().manual_seed(seed))
     seen: list[dict] = []
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:

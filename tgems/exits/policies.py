@@ -161,7 +161,7 @@ def fit_threshold(scores: Tensor, costs: np.ndarray, target: float) -> tuple[flo
     low, high = 0, len(candidates) - 1
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if rate(middle) <= target else (low, middle - 1)
+        low, high = (middle, high) if rate(middle) <= target + 1e-12 else (low, middle - 1)
     return candidates[low].item(), rate(low)
 
 

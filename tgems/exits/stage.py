@@ -5,16 +5,18 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tgems.exits.bank_gates import train_bank_gates
 from tgems.exits.folders import load_module
-from tgems.exits.image_gates import train_image_gates, train_lookahead
+from tgems.exits.image_gates import hit_probabilities, train_image_gates, train_lookahead
 from tgems.exits.train import Pairs, embed, train_confidence_gates, train_heads
 from tgems.features.cache import FeatureSet, load_features
 from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import commit, digest_file, versions, whole_folder, write_json
+
+EXTRA = "training.safetensors"
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,21 @@ def run_heads(features: str, macs: str, options: dict, seed: int, out: str) -> N
     _write(out, "heads", heads, data, options | {"seed": seed}, history)
 
 
+def run_lookahead(
+    features: str, macs: str, heads: Sequence[str], options: dict, seeds: Sequence[int], out: Sequence[str]
+) -> None:
+    """Train and write the foresight of image-guided gates, with the hit probabilities that it learned from."""
+    data = Training.read(features, macs)
+    for seed, head, folder in zip(seeds, heads, out, strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        right = hit_probabilities(data.pairs, data.embed(head), options["bank_size"], generator)
+        gates, history = train_lookahead(data.pairs, right, data.rates, options, seed)
+        _write(folder, "lookahead", gates, data, options | {"seed": seed}, history, {"right": right})
+
+
 def run_image_gates(
     features: str,
     macs: str,
-    heads: Sequence[str],
     foresight: Sequence[str],
     target: float,
     options: dict,
@@ -62,9 +75,9 @@ def run_image_gates(
 ) -> None:
     """Train and write image-guided gates of one rate target for all seeds; folders are in the order of the seeds."""
     data = Training.read(features, macs)
-    for seed, head, start, folder in zip(seeds, heads, foresight, out, strict=True):
-        gates = load_module(start, data.features.manifest["weights"])
-        gates, history = train_image_gates(data.pairs, data.embed(head), data.rates, gates, target, options, seed)
+    for seed, start, folder in zip(seeds, foresight, out, strict=True):
+        gates, right = load_module(start, data.features.manifest["weights"]), load_file(f"{start}/{EXTRA}")["right"]
+        gates, history = train_image_gates(data.pairs, right, data.rates, gates, target, options, seed)
         achieved = {"rate_target": target, "rate_before_calibration": history["rate_at_zero"].iloc[-1]}
         _write(folder, "image", gates, data, options | {"seed": seed} | achieved, history)
 
@@ -72,10 +85,9 @@ def run_image_gates(
 def run_gates(
     kind: str, features: str, macs: str, heads: Sequence[str], options: dict, seeds: Sequence[int], out: Sequence[str]
 ) -> None:
-    """Train and write gates that know no rate target: `kind` is `lookahead`, `bank` or `confidence`."""
+    """Train and write gates that know no rate target: `kind` is `bank` or `confidence`."""
     data = Training.read(features, macs)
     train: Callable = {
-        "lookahead": lambda z, seed: train_lookahead(data.pairs, z, data.rates, options, seed),
         "bank": lambda z, seed: train_bank_gates(data.pairs, z, data.costs, options, seed),
         "confidence": lambda z, seed: train_confidence_gates(data.pairs, z, options, seed),
     }[kind]
@@ -84,12 +96,22 @@ def run_gates(
         _write(folder, kind, gates, data, options | {"seed": seed}, history)
 
 
-def _write(out: str, kind: str, module, data: Training, options: dict, history: pd.DataFrame) -> None:
-    """Write `model.safetensors`, `history.csv` and `config.json`."""
+def _write(
+    out: str,
+    kind: str,
+    module,
+    data: Training,
+    options: dict,
+    history: pd.DataFrame,
+    extra: dict[str, Tensor] | None = None,
+) -> None:
+    """Write `model.safetensors`, `history.csv`, `config.json`, and `extra` tensors beside them."""
     manifest = data.features.manifest
     with whole_folder(out) as partial:
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, partial / "model.safetensors")
         history.to_csv(partial / "history.csv", index=False)
+        if extra:
+            save_file(extra, partial / EXTRA)
         config = {
             "kind": kind,
             "architecture": module.architecture,

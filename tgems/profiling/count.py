@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tgems.backbones.config import model_config
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates
+from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
 from tgems.exits.sizes import BANK_FEATURES
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import ExitCosts, module_costs, write_costs
@@ -32,12 +32,13 @@ def count_backbone(source: str, visual: nn.Module, modules: dict, out: Path) -> 
     hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
     exits, full = count_encoder(visual, cfg["vision_cfg"]["image_size"])
     s, bank, price = torch.zeros(1, 1, summary), torch.zeros(1, 1, BANK_FEATURES), torch.ones(1)
-    lookahead = ImageGates(1, summary, hidden["image_gates"], len(blocks))
+    early = len(blocks) - 1
+    lookahead = LookaheadGates(early, summary, hidden["image_gates"], expected.fixed().tolist())
     traced = ExitCosts(
         blocks=blocks,
         encoder=(*(exits[k - 1].macs for k in blocks[:-1]), full.macs),
         head=count_macs(ExitHeads(1, summary, hidden["heads"], dim), (s,)).macs,
-        image_gate=count_macs(lookahead, (s,)).macs,
+        image_gate=count_macs(lookahead, (s.expand(1, early, summary),)).macs // early,
         confidence_gate=count_macs(ImageGates(1, summary, hidden["image_gates"]), (s,)).macs,
         bank_gate=count_macs(BankGates(1, summary, hidden["bank_gates"]), (s, bank, price)).macs,
         projection=closed.projection,

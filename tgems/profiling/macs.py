@@ -20,7 +20,8 @@ ZERO_COST = frozenset(
     f"aten::{name}"
     for name in (
         "add add_ sub mul mul_ div rsub neg pow sum mean clamp clamp_min gelu relu sigmoid tanh exp log softmax "
-        "unflatten expand expand_as repeat linalg_vector_norm norm argmax gather pad feature_dropout dropout"
+        "unflatten expand expand_as repeat linalg_vector_norm norm argmax amax diagonal le gather pad feature_dropout "
+        "dropout"
     ).split()
 )
 

@@ -48,7 +48,6 @@ rule train_image_gates:
     input:
         features=training_features(),
         macs="results/profiling/{backbone}/{variant}/macs.json",
-        heads=each_seed("heads"),
         foresight=each_seed("lookahead"),
         code=CODE["exits"],
     output:

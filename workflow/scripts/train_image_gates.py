@@ -6,4 +6,4 @@ with job(snakemake.log[0], snakemake.threads):
     use_threads(snakemake.threads)
     files, params = snakemake.input, snakemake.params
     target, out = float(snakemake.wildcards.rate), list(snakemake.output)
-    run_image_gates(files.features, files.macs, files.heads, files.foresight, target, params.options, params.seeds, out)
+    run_image_gates(files.features, files.macs, files.foresight, target, params.options, params.seeds, out)

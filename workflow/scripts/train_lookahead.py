@@ -1,10 +1,8 @@
 from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
-    from tgems.exits.stage import run_gates
+    from tgems.exits.stage import run_lookahead
 
     use_threads(snakemake.threads)
     files, params = snakemake.input, snakemake.params
-    run_gates(
-        "lookahead", files.features, files.macs, files.heads, params.options, params.seeds, list(snakemake.output)
-    )
+    run_lookahead(files.features, files.macs, files.heads, params.options, params.seeds, list(snakemake.output))
