@@ -88,7 +88,7 @@ def test_bank_gates_weigh_leaving_against_going_on():
     nn.init.normal_(gates.shift)
     summaries, features, price = torch.randn(4, 3, 6), torch.randn(4, 3, BANK_FEATURES), torch.rand(4) + 0.1
     hidden = gates.embed(summaries, features)
-    right, stay = gates.judge(hidden, price)
+    right, stay = gates.right(hidden), gates.worth(hidden, price)
     assert torch.allclose(gates(summaries, features, price), right.sigmoid() - stay)
     for i in range(4):
         x = price[i].log() / 2

@@ -76,7 +76,7 @@ def made(tmp_path_factory):
             for m in metrics for h in ("raw", "trained") for attribute, group in shown for b in range(1, 9)
         ])  # fmt: skip
         keep("exits", dataset, [
-            about | {"policy": p, "calibration": "in_domain", "rate_target": r, "seed": s, "exit_block": b, "share": 0.125}
+            about | {"policy": p, "calibration": "in_domain", "rate_target": r, "seed": s, "exit_block": b, "share": 1}
             for p in ("tgem", "tgem_bank") for r in (0.45, 0.75) for s in (0, 1) for b in range(1, 9)
         ])  # fmt: skip
         own = about | {"policy": "tgem_bank", "rate_target": 0.45, "image": png(), "text": "a red seven"}

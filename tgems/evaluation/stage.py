@@ -13,6 +13,7 @@ from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.thresholds import Fitted, as_json, fit_policies, from_json
 from tgems.evaluation.wins import areas, as_frame, curves_of, from_frame, wins
 from tgems.exits.names import module_folders
+from tgems.exits.policies import require_index_safe
 from tgems.exits.registry import find_policies
 from tgems.features.cache import COMPARED, FeatureSet, load_features
 from tgems.profiling.costs import ExitCosts, read_costs
@@ -30,11 +31,15 @@ def run_thresholds(
     rate_targets: list[float],
     policies: list[str],
     gates: list[str],
+    directions: list[str],
 ) -> None:
     """Fit every policy, seed and target on validation features: `thresholds.json`, and the curves they give there."""
     costs = read_costs(macs)
     features = load_features(validation).at_exits(costs.blocks, costs.summary_dim)
     chosen = find_policies(policies)
+    if features.captions is not None and directions == ["text_to_image"]:
+        for policy in chosen.values():
+            require_index_safe(policy)
     fitted, rows = [], []
     for split in splits(features, costs, exits, seeds, rate_targets, gates):
         own = fit_policies(split, chosen, rate_targets)
@@ -58,6 +63,7 @@ def run_evaluation(
     rate_targets: list[float],
     policies: list[str],
     gates: list[str],
+    directions: list[str],
     bootstrap_resamples: int,
 ) -> None:
     """Apply frozen thresholds to test features and write the tidy parts in `out`.
@@ -75,6 +81,7 @@ def run_evaluation(
         rate_targets: Rate targets.
         policies: Words of the configuration.
         gates: Gates that were trained.
+        directions: Ways of retrieval to report.
         bootstrap_resamples: Resamples.
     """
     fixed = {calibration: read_json(path) for calibration, path in thresholds.items()}
@@ -95,9 +102,9 @@ def run_evaluation(
     names = {k: about[k] for k in ("backbone", "variant", "dataset")}
     shown = gallery(pick_row(rows), features.samples, costs.blocks, Path(images))
     parts = {
-        "tradeoff": tradeoff(estimates, costs, about),
-        "wins": wins(own, validation, names),
-        "areas": areas(own, validation, names),
+        "tradeoff": _reported(tradeoff(estimates, costs, about), directions),
+        "wins": _reported(wins(own, validation, names), directions),
+        "areas": _reported(areas(own, validation, names), directions),
         "exits": exit_shares(rows, costs, names),
         "semantic_content": semantic_content(seen[0], seen[1:], names, bootstrap_resamples),
         "gallery": shown.assign(**names),
@@ -115,6 +122,10 @@ def splits(
     for seed in seeds:
         modules = load_modules(Path(exits), seed, rate_targets, gates, features.manifest["weights"])
         yield Split(features, costs, modules, seed)
+
+
+def _reported(frame: pd.DataFrame, directions: list[str]) -> pd.DataFrame:
+    return frame if frame.empty else frame[frame["direction"].isin(["classification", *directions])]
 
 
 def _rows(split: Split, policies, fitted: list[Fitted], calibration: str, shuffle: bool, *more) -> list[Row]:

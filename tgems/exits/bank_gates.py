@@ -91,7 +91,7 @@ def train_bank_gates(
     def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
         price = low * torch.exp(math.log(high / low) * torch.rand(len(batch), generator=generator))
         hidden = gates.embed(pairs.summaries[examples.images[batch]], examples.features[batch])
-        right, stay = gates.judge(hidden, price)
+        right, stay = gates.right(hidden), gates.worth(hidden, price)
         look = costs.head + costs.bank_gate + bank_product_macs(examples.sizes[batch], costs.embed_dim)
         visited = torch.rand(exits, generator=generator) >= options["pass_over"]
         worth = worth_of_going_on(

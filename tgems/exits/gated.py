@@ -3,7 +3,6 @@
 import numpy as np
 from torch import Tensor
 
-from tgems.exits.modules import break_even_price
 from tgems.exits.outputs import ExitOutputs
 from tgems.exits.policies import ThresholdPolicy
 from tgems.profiling.costs import ExitCosts
@@ -40,8 +39,7 @@ class TGemBank(ThresholdPolicy):
 
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
         """Minus the log of the break-even price, plus log odds."""
-        price = break_even_price(outputs.modules.bank_gates, outputs.summaries, outputs.statistics.features)
-        return CONFIDENCE * outputs.statistics.first[:, :-1].logit(eps=1e-12) - price
+        return CONFIDENCE * outputs.statistics.first[:, :-1].logit(eps=1e-12) - outputs.break_even
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """Heads, bank products and gates of the exits visited."""

@@ -136,16 +136,20 @@ class BankGates(nn.Module):
         """Summaries `[n, E-1, S]` and `bank_features` -> hidden layer `[n, E-1, h]`, shared by all prices."""
         return self.up(torch.cat((self.norm(summaries), bank), dim=-1))
 
-    def judge(self, hidden: Tensor, price: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden layer, price of each image `[n]` -> logit of being right `[n, E-1]`, worth of going on `[n, E-1]`."""
+    def right(self, hidden: Tensor) -> Tensor:
+        """Hidden layer -> logit of the exit's best text being right `[n, E-1]`."""
+        return self.leave(F.gelu(hidden)).squeeze(-1)
+
+    def worth(self, hidden: Tensor, price: Tensor) -> Tensor:
+        """Hidden layer, price for each image `[n]` or for all `[1]` -> worth of going on `[n, E-1]`."""
         x = price.log() / 2
-        shifted = hidden + torch.einsum("nk,ekh->neh", torch.stack((x, x * x / 2), -1), self.shift)
-        return self.leave(F.gelu(hidden)).squeeze(-1), self.stay(F.gelu(shifted)).squeeze(-1)
+        shift = torch.einsum("nk,ekh->neh", torch.stack((x, x * x / 2), -1), self.shift)
+        return self.stay(F.gelu(hidden + shift)).squeeze(-1)
 
     def forward(self, summaries: Tensor, bank: Tensor, price: Tensor) -> Tensor:
         """What leaving gains over going on, at a price: `[n, E-1]`; an image leaves where it is positive."""
-        right, stay = self.judge(self.embed(summaries, bank), price)
-        return right.sigmoid() - stay
+        hidden = self.embed(summaries, bank)
+        return self.right(hidden).sigmoid() - self.worth(hidden, price)
 
 
 def break_even_price(gates: BankGates, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
@@ -162,12 +166,10 @@ def break_even_price(gates: BankGates, summaries: Tensor, bank: Tensor, grid: in
     """
     low, high = PRICES
     span = math.log(high / low)
-    hidden, n = gates.embed(summaries, bank), len(summaries)
-    gains = []
-    for step in torch.linspace(0, 1, grid).tolist():
-        right, stay = gates.judge(hidden, torch.full((n,), low * math.exp(span * step)))
-        gains.append((stay - right.sigmoid()).double())
-    gain = torch.stack(gains, -1)  # falls with the price
+    hidden = gates.embed(summaries, bank)
+    right = gates.right(hidden).sigmoid()
+    prices = (low * math.exp(span * step) for step in torch.linspace(0, 1, grid).tolist())
+    gain = torch.stack([(gates.worth(hidden, torch.tensor([p])) - right).double() for p in prices], -1)  # falls
     last = ((gain > 0) * torch.arange(1, grid + 1)).amax(-1)
     left = (last - 1).clamp(0, grid - 2)
     above, below = gain.gather(-1, left[..., None])[..., 0], gain.gather(-1, left[..., None] + 1)[..., 0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates, bank_features
+from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates, bank_features, break_even_price
 from tgems.profiling.costs import ExitCosts
 
 BLOCK_ELEMENTS = 2_000_000
@@ -81,6 +81,11 @@ class ExitOutputs:
         size = max(1, BLOCK_ELEMENTS // (self.embeddings.shape[1] * len(self.bank)))
         parts = [bank_statistics(self.scale * z @ self.bank.T, self.scale) for z in self.embeddings.split(size)]
         return BankStatistics(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    @cached_property
+    def break_even(self) -> Tensor:
+        """Log of the price from which on each image leaves, by the bank gates `[n, E-1]` float64."""
+        return break_even_price(self.modules.bank_gates, self.summaries, self.statistics.features)
 
 
 def bank_statistics(logits: Tensor, scale: float) -> BankStatistics:

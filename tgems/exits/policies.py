@@ -223,5 +223,6 @@ def require_index_safe(policy: Policy) -> None:
     if policy.needs_bank:
         raise UserError(
             f"policy {policy.name!r} looks at the texts while the image is encoded, but in text-to-image retrieval the "
-            "index is built before a query is known; use an index-safe policy such as 'tgem' or 'saturation'"
+            "index is built before a query is known; use an index-safe policy such as 'tgem' or 'saturation', or let "
+            "datasets.*.directions hold image_to_text too"
         )

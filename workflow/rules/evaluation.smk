@@ -20,6 +20,7 @@ rule fit_thresholds:
         rate_targets=lookup(within=config, dpath="variants/{variant}/rate_targets"),
         policies=lookup(within=config, dpath="policies"),
         gates=GATES,
+        directions=lookup(within=config, dpath="datasets/{dataset}/directions"),
     message:
         "Fit thresholds of {wildcards.backbone}, {wildcards.variant}, on validation images of {wildcards.dataset}"
     script:
@@ -55,6 +56,7 @@ rule evaluate:
         rate_targets=lookup(within=config, dpath="variants/{variant}/rate_targets"),
         policies=lookup(within=config, dpath="policies"),
         gates=GATES,
+        directions=lookup(within=config, dpath="datasets/{dataset}/directions"),
         bootstrap_resamples=lookup(
             within=config, dpath="evaluation/bootstrap_resamples"
         ),
