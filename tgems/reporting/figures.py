@@ -57,12 +57,14 @@ def _tradeoff_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
         if policy == "shuffled":
             twins = [t for t in ("tgem_bank", "tgem") if t in set(line["twin_of"])]
             line = line[line["twin_of"].isin(twins[:1])]
-        width, front = (0.9, 2) if style.light else (1.2, 3)
+        own = policy in ("tgem", "tgem_bank")
+        width, front = (0.9, 2) if style.light else (1.6, 5) if own else (1.1, 3)
+        size = 6 if style.marker == "*" else 4.2 if own else 3
         axis.plot(
             line["rate"], line["value"], color=style.color, marker=style.marker, linestyle=style.line or "none",
-            linewidth=width, markersize=6 if style.marker == "*" else 3.2, label=style.label, zorder=front,
+            linewidth=width, markersize=size, label=style.label, zorder=front,
         )  # fmt: skip
-        if policy in ("tgem", "tgem_bank"):
+        if own:
             axis.fill_between(line["rate"], line["ci_low"], line["ci_high"], color=style.color, alpha=0.15, linewidth=0)
     shown = means[means["rate_target"].notna()]["value"]
     low = min(shown.min(), full) if len(shown) else means["value"].min()

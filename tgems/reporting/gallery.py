@@ -24,7 +24,8 @@ def gallery(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     )  # fmt: skip
     for line, dataset in zip(axes, datasets, strict=True):
         own = images[images["dataset"] == dataset].sort_values(["exit_block", "key"])
-        first, last = own.head(SIDE), own.iloc[SIDE:].tail(SIDE)
+        half = min(SIDE, len(own) // 2)
+        first, last = own.head(half), own.tail(half)
         for axis in line:
             axis.axis("off")
         for axis, row in zip(line[:SIDE], first.itertuples(), strict=False):

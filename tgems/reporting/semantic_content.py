@@ -61,6 +61,7 @@ def _heads_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
     axis.text(
         nearly + (0.15 if nearly < last / 2 else -0.15), 0.05, f"{NEARLY:.0%} of full\nat block {nearly} of {last}",
         ha="left" if nearly < last / 2 else "right", fontsize=6.5, color="#0072B2",
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}, zorder=4,
     )  # fmt: skip
 
 
