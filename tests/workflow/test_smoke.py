@@ -42,7 +42,7 @@ def test_tables_and_figures_are_complete(smoke):
 def test_every_number_can_be_traced(smoke):
     record = read_json(smoke / "results/tables/provenance.json")
     digits = record["evaluations"]["demo-vit-8/default/digits"]
-    assert record["config"]["rate_targets"] == [0.6] and record["config"]["heads"]["passes"] == 1
+    assert record["config"]["rate_targets"] == [0.6] and record["config"]["heads"]["passes"] == 3
     assert set(digits["modules"]) == {*("heads/seed-0", "image/rate-0.60/seed-0", "bank/seed-0", "confidence/seed-0")}
     validation = digits["validation"]
     assert digits["test"]["n"] == 300 and validation["in_domain"]["shards"] != digits["test"]["shards"]

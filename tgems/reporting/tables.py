@@ -51,7 +51,7 @@ def decide(wins: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
 
 def write_provenance(evaluations: Sequence[str], config: dict, out: Path) -> None:
     """Write what every number of the tables comes from: the configuration, and per evaluation digests and versions."""
-    parts = {"/".join(Path(path).parts[-3:-1]): read_json(Path(path)) for path in evaluations}
+    parts = {"/".join(Path(path).parts[-4:-1]): read_json(Path(path)) for path in evaluations}
     write_json(out, {"config": config, "evaluations": parts})
 
 

@@ -162,6 +162,16 @@ def each_seed(folder, mark=str):
     return [mark(f"{root}/{folder}/seed-{seed}") for seed in SEEDS]
 
 
+def module_sizes(wildcards):
+    """What the costs of a variant's modules depend on."""
+    variant = config["variants"][wildcards.variant]
+    hidden = {
+        name: {"hidden": variant[name]["hidden"]}
+        for name in ("heads", "image_gates", "bank_gates")
+    }
+    return {"exits": variant["exits"], "summary": variant["summary"]} | hidden
+
+
 def confidence_options(wildcards):
     """Options of the confidence gates; they are as wide as the image-guided ones."""
     variant = config["variants"][wildcards.variant]

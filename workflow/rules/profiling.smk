@@ -13,7 +13,7 @@ rule count_macs:
     threads: 1
     params:
         source=lookup(within=config, dpath="backbones/{backbone}/source"),
-        modules=lookup(within=config, dpath="variants/{variant}"),
+        modules=module_sizes,
     message:
         "Count multiply-accumulates of {wildcards.backbone}, {wildcards.variant}"
     script:
