@@ -105,7 +105,7 @@ def policy_rows(
             shares = policy.shares(point, last + 1)
             yield Row(about, np.full(len(split.outputs), price @ shares), scorer.expected(shares))
             continue
-        text_to_image = not (policy.needs_bank or policy.oracle)
+        text_to_image = policy.index_safe
         exits = policy.decide(split.outputs, point).numpy()
         yield Row(about, price[exits], scorer.at(exits, text_to_image), exits)
         if shuffle and policy.adaptive:
@@ -117,7 +117,9 @@ def policy_rows(
 
 
 def endpoint_rows(split: Split) -> Iterator[Row]:
-    """Everybody at the cheapest exit, everybody at the last: the ends of every curve of this seed."""
+    """Everybody at the cheapest exit, everybody at the last: the ends of a seed's curves; else none."""
+    if split.modules is None:
+        return
     scorer = Scorer(split)
     for name, exit_ in (("first", 0), ("last", len(split.costs.blocks) - 1)):
         exits = np.full(len(split.outputs), exit_)
@@ -125,7 +127,7 @@ def endpoint_rows(split: Split) -> Iterator[Row]:
 
 
 def _about(fit: Fitted, policy: Policy, calibration: str, split: Split) -> dict:
-    about = {"policy": fit.policy, "guidance": policy.guidance, "index_safe": not (policy.needs_bank or policy.oracle)}
+    about = {"policy": fit.policy, "guidance": policy.guidance, "index_safe": policy.index_safe}
     if policy.needs_bank:
         about["bank_size"] = len(split.outputs.bank)
     if fit.seed is not None:

@@ -8,9 +8,9 @@ import pandas as pd
 from tgems.evaluation.estimates import Estimates, tradeoff
 from tgems.evaluation.gallery import gallery, pick_row
 from tgems.evaluation.inputs import Split, load_modules
-from tgems.evaluation.rows import Row, endpoint_rows, exit_shares, mean_over_seeds, policy_rows
+from tgems.evaluation.rows import endpoint_rows, exit_shares, mean_over_seeds, policy_rows
 from tgems.evaluation.semantic_content import semantic_content
-from tgems.evaluation.thresholds import Fitted, as_json, fit_policies, from_json
+from tgems.evaluation.thresholds import as_json, fit_policies, from_json
 from tgems.evaluation.wins import areas, as_frame, curves_of, from_frame, wins
 from tgems.exits.names import module_folders
 from tgems.exits.policies import require_index_safe
@@ -44,7 +44,8 @@ def run_thresholds(
     for split in splits(features, costs, exits, seeds, rate_targets, gates):
         own = fit_policies(split, chosen, rate_targets)
         fitted += own
-        rows += _rows(split, chosen, own, "in_domain", "shuffled" in policies, VALIDATION_PERMUTATIONS)
+        rows += policy_rows(split, chosen, own, "in_domain", "shuffled" in policies, VALIDATION_PERMUTATIONS)
+        rows += endpoint_rows(split)
     curves = curves_of(Estimates([*rows, *mean_over_seeds(rows)], features, 0), chosen, costs, len(features.texts))
     write_json(out["thresholds"], as_json(fitted, features.manifest))
     _write(as_frame(curves), out["curves"])
@@ -89,14 +90,16 @@ def run_evaluation(
     costs = read_costs(macs)
     features = load_features(test, like).at_exits(costs.blocks, costs.summary_dim)
     chosen = find_policies(policies)
+    fitted = {calibration: from_json(value) for calibration, value in fixed.items()}
     rows, seen = [], []
     for split in splits(features, costs, exits, seeds, rate_targets, gates):
         seen.append(split)
-        for calibration, value in fixed.items():
-            own = [f for f in from_json(value) if f.seed == split.seed]
+        for calibration, points in fitted.items():
+            own = [f for f in points if f.seed == split.seed]
             if calibration != next(iter(fixed)):
                 own = [f for f in own if f.point.rate_target is not None]
-            rows += _rows(split, chosen, own, calibration, "shuffled" in policies)
+            rows += policy_rows(split, chosen, own, calibration, "shuffled" in policies)
+        rows += endpoint_rows(split)
     estimates = Estimates([*rows, *mean_over_seeds(rows)], features, bootstrap_resamples)
     own, validation = curves_of(estimates, chosen, costs, len(features.texts)), from_frame(pd.read_parquet(curves))
     names = {k: about[k] for k in ("backbone", "variant", "dataset")}
@@ -126,11 +129,6 @@ def splits(
 
 def _reported(frame: pd.DataFrame, directions: list[str]) -> pd.DataFrame:
     return frame if frame.empty else frame[frame["direction"].isin(["classification", *directions])]
-
-
-def _rows(split: Split, policies, fitted: list[Fitted], calibration: str, shuffle: bool, *more) -> list[Row]:
-    rows = list(policy_rows(split, policies, fitted, calibration, shuffle, *more))
-    return rows if split.modules is None else [*rows, *endpoint_rows(split)]
 
 
 def _provenance(features: FeatureSet, fixed: dict, exits: str, seeds, rate_targets, gates) -> dict:

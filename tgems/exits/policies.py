@@ -56,6 +56,11 @@ class Policy:
     oracle: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
 
+    @property
+    def index_safe(self) -> bool:
+        """Whether an image index can be built by it: it looks neither at the texts nor at the answer."""
+        return not (self.needs_bank or self.oracle)
+
     def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
         """Fit on validation images.
 

@@ -27,7 +27,10 @@ def semantic_content(frames: dict[str, pd.DataFrame]) -> plt.Figure:
         )
         by = "" if attribute == "all" else f", by {ATTRIBUTES[attribute]}"
         axis.set_title(f"{dataset}: {METRIC_NAMES[metric]}\n{backbone}{by}")
-        _heads_panel(axis, part) if attribute == "all" else _groups_panel(axis, part[part["head"] == "trained"])
+        if attribute == "all":
+            _heads_panel(axis, part)
+        else:
+            _groups_panel(axis, part[part["head"] == "trained"])
         axis.set_ylim(0, 1.03)
         axis.xaxis.get_major_locator().set_params(integer=True)
     legend_below(figure, axes, "block after which the image leaves")

@@ -61,7 +61,6 @@ rule evaluate:
             within=config, dpath="evaluation/bootstrap_resamples"
         ),
         task=lookup(within=config, dpath="datasets/{dataset}/task"),
-        calibrations=lookup(within=config, dpath="calibration"),
     message:
         "Evaluate {wildcards.backbone}, {wildcards.variant}, on test images of {wildcards.dataset}"
     script:

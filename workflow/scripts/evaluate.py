@@ -5,11 +5,10 @@ with job(snakemake.log[0], snakemake.threads):
 
     use_threads(snakemake.threads)
     params, files = dict(snakemake.params.items()), dict(snakemake.input.items())
-    calibrations = params.pop("calibrations")
     run_evaluation(
         files["test"],
         files["images"],
-        {c: files[c] for c in ("in_domain", "transfer") if c in files and c in calibrations},
+        {c: files[c] for c in ("in_domain", "transfer") if c in files},
         files["curves"],
         files["macs"],
         dict(snakemake.output.items()),
