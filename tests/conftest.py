@@ -44,8 +44,10 @@ def demo_data(tmp_path_factory):
 def demo_features(demo_backbone, demo_data, tmp_path_factory):
     """Cached features of both splits, by data set."""
     from tgems.features.extract import extract_features
+    from tgems.features.shards import Encoding
 
     root = tmp_path_factory.mktemp("features")
     for dataset, task in (("scenes", "zeroshot_retrieval"), ("digits", "zeroshot_classification")):
-        extract_features(demo_backbone, demo_data / dataset / "test", task, root / dataset, batch_size=32)
+        split, encoding = demo_data / dataset / "test", Encoding(tuple(range(1, 9)), batch_size=32)
+        extract_features(demo_backbone, split, task, root / dataset, encoding)
     return root

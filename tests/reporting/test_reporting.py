@@ -90,7 +90,8 @@ def made(tmp_path_factory):
             for m in metrics for p in ("tgem", "margin")
         ])  # fmt: skip
     tables = {name: parts[name] for name in ("tradeoff", "semantic_content", "wins", "areas")}
-    make_tables(tables, [str(macs)], {"variants": {"default": {}}}, root / "tables")
+    config = {"variants": {"default": {}}, "features": {"precision": "float32"}}
+    make_tables(tables, [str(macs)], [], config, root / "tables")
     return root, {name: parts[name] for name in ("exits", "gallery")}
 
 

@@ -30,6 +30,10 @@ class Backbone:
     preprocess_digest: str
 
     @property
+    def tower(self) -> nn.Module:
+        return self.model.visual
+
+    @property
     def logit_scale(self) -> float:
         """Temperature of the similarities, already exponentiated."""
         return self.model.logit_scale.exp().item()

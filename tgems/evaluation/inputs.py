@@ -15,6 +15,8 @@ from tgems.exits.train import embed
 from tgems.features.cache import FeatureSet
 from tgems.profiling.costs import ExitCosts
 
+ROWS = 4096
+
 
 def load_modules(exits: Path, seed: int, rate_targets: list[float], gates: list[str], weights: str) -> ExitModules:
     """All modules of one seed below `results/exits/{backbone}/{variant}`; `gates` says which were trained."""
@@ -45,7 +47,8 @@ class Truth:
     def image_ranks(self, embeddings: Tensor) -> Tensor:
         """Rank of the right class or caption at every exit: `[n, E, D]` -> `[n, E]` int64."""
         if self.text_image is None:
-            return rank_of_label(embeddings @ self.texts.T, self.labels)
+            parts = zip(embeddings.split(ROWS), self.labels.split(ROWS), strict=True)
+            return torch.cat([rank_of_label(z @ self.texts.T, labels) for z, labels in parts])
         ranks = [image_to_text_ranks(z, self.texts, self.text_image) for z in embeddings.unbind(1)]
         return torch.stack(ranks, 1)
 
@@ -75,8 +78,8 @@ class Split:
     def embeddings(self) -> Tensor:
         """Unit embeddings at every exit `[n, E, D]`: by the trained heads, or by the frozen projection."""
         if self.modules is None:
-            return self.features.raw_embeddings
-        return embed(self.modules.heads, self.features.summaries[:, :-1], self.features.embeddings)
+            return self.features.raw_at_all_exits()
+        return embed(self.modules.heads, self.features.summaries, self.features.embeddings)
 
     @cached_property
     def ranks(self) -> Tensor:
@@ -88,7 +91,7 @@ class Split:
         """What policies look at."""
         return ExitOutputs(
             keys=self.features.samples["key"].tolist(),
-            summaries=self.features.summaries[:, :-1],
+            summaries=self.features.summaries,
             cls_dim=self.costs.width,
             embeddings=self.embeddings,
             bank=self.features.texts,

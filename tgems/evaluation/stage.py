@@ -8,6 +8,7 @@ import pandas as pd
 from tgems.evaluation.estimates import Estimates, tradeoff
 from tgems.evaluation.gallery import gallery, pick_row
 from tgems.evaluation.inputs import Split, load_modules
+from tgems.evaluation.precision import precision_change
 from tgems.evaluation.rows import endpoint_rows, exit_shares, mean_over_seeds, policy_rows
 from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.thresholds import as_json, fit_policies, from_json
@@ -15,7 +16,7 @@ from tgems.evaluation.wins import areas, as_frame, curves_of, from_frame, wins
 from tgems.exits.names import module_folders
 from tgems.exits.policies import require_index_safe
 from tgems.exits.registry import find_policies
-from tgems.features.cache import COMPARED, FeatureSet, load_features
+from tgems.features.cache import COMPARED, SCHEMA_VERSION, FeatureSet, load_features
 from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import commit, read_json, versions, whole_file, write_json
 
@@ -86,7 +87,7 @@ def run_evaluation(
         bootstrap_resamples: Resamples.
     """
     fixed = {calibration: read_json(path) for calibration, path in thresholds.items()}
-    like = {"schema_version": 1} | {k: v for k, v in next(iter(fixed.values())).items() if k in COMPARED}
+    like = {"schema_version": SCHEMA_VERSION} | {k: v for k, v in next(iter(fixed.values())).items() if k in COMPARED}
     costs = read_costs(macs)
     features = load_features(test, like).at_exits(costs.blocks, costs.summary_dim)
     chosen = find_policies(policies)
@@ -135,7 +136,8 @@ def _provenance(features: FeatureSet, fixed: dict, exits: str, seeds, rate_targe
     modules = [f for seed in seeds for f in module_folders(seed, rate_targets, gates)]
     return {
         "weights": features.manifest["weights"],
-        "test": {key: features.manifest[key] for key in ("n", "shards", "prompts")},
+        "test": {key: features.manifest[key] for key in ("n", "shards", "prompts", "skipped")},
+        "precision": precision_change(features),
         "validation": {calibration: value["validation"] for calibration, value in fixed.items()},
         "modules": {m: read_json(Path(exits, m, "config.json"))["model_digest"] for m in modules},
         "recorded": {"versions": versions(), "commit": commit()},

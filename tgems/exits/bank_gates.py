@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from tgems.exits.modules import PRICES, BankGates, bank_features
 from tgems.exits.train import Pairs, fit, shuffled_batches
+from tgems.features.rows import MappedRows
 from tgems.profiling.closed_form import bank_product_macs
 from tgems.profiling.costs import ExitCosts
 
@@ -34,7 +35,7 @@ class BankExamples:
 
 
 @torch.no_grad()
-def draw_bank_examples(pairs: Pairs, z: Tensor, options: dict, generator: torch.Generator) -> BankExamples:
+def draw_bank_examples(pairs: Pairs, z: Tensor | MappedRows, options: dict, generator: torch.Generator) -> BankExamples:
     """Put every image before random banks: a caption of its own among M - 1 of all distinct captions.
 
     M is log-uniform between 4 and `largest_bank` and the same within a batch; other captions of an image never stand
@@ -53,8 +54,9 @@ def draw_bank_examples(pairs: Pairs, z: Tensor, options: dict, generator: torch.
         size = max(2, int(SMALLEST_BANK * (most / SMALLEST_BANK) ** torch.rand((), generator=generator).item()))
         own = pairs.draw_captions(images, generator)
         others = torch.randperm(len(pairs.texts), generator=generator)[: size - 1]
+        embedded = z[images]
         logits = torch.cat((
-            torch.einsum("bed,bd->be", z[images], pairs.texts[own])[..., None], z[images] @ pairs.texts[others].T,
+            torch.einsum("bed,bd->be", embedded, pairs.texts[own])[..., None], embedded @ pairs.texts[others].T,
         ), -1)  # fmt: skip
         closed = torch.cat((torch.zeros(len(images), 1, dtype=torch.bool), pairs.owns(images, others)), 1)
         logits = (pairs.scale * logits).masked_fill_(closed[:, None], -torch.inf)
@@ -64,7 +66,7 @@ def draw_bank_examples(pairs: Pairs, z: Tensor, options: dict, generator: torch.
 
 
 def train_bank_gates(
-    pairs: Pairs, z: Tensor, costs: ExitCosts, options: dict, seed: int
+    pairs: Pairs, z: Tensor | MappedRows, costs: ExitCosts, options: dict, seed: int
 ) -> tuple[BankGates, pd.DataFrame]:
     """Train one network for all prices of computation.
 

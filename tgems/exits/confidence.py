@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from tgems.exits.outputs import ExitOutputs
 from tgems.exits.policies import OperatingPoint, ThresholdPolicy
+from tgems.features.rows import by_rows
 from tgems.profiling.costs import ExitCosts
 
 
@@ -87,13 +88,17 @@ class Saturation(ThresholdPolicy):
 
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
         """Cosine of the CLS tokens of this and the previous exit; the first exit is never taken."""
-        cls = outputs.summaries[..., : outputs.cls_dim].double()
-        turn = F.cosine_similarity(cls[:, 1:], cls[:, :-1], dim=-1)
+        turn = by_rows(lambda rows: _turn(rows[..., : outputs.cls_dim].double()), outputs.summaries)
         return F.pad(turn, (1, 0), value=-torch.inf)
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """2d at every exit visited, and one head."""
         return costs.at_exits(per_visit=2 * costs.width, at_exit=costs.head)
+
+
+def _turn(cls: Tensor) -> Tensor:
+    """Cosine of consecutive exits' CLS tokens `[n, E, d]` -> `[n, E-1]`."""
+    return F.cosine_similarity(cls[:, 1:], cls[:, :-1], dim=-1)
 
 
 def agreements(winner: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from tgems.exits.outputs import ExitOutputs
 from tgems.exits.policies import ThresholdPolicy
+from tgems.features.rows import by_rows
 from tgems.profiling.costs import ExitCosts
 
 CONFIDENCE = 0.4  # weight of the log odds, chosen on validation images of the demo
@@ -18,7 +19,7 @@ class TGem(ThresholdPolicy):
 
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
         """Gate logits of the module trained for this target."""
-        return outputs.modules.image_gates[rate_target](outputs.summaries).double()
+        return by_rows(outputs.modules.image_gates[rate_target], outputs.summaries).double()
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """Gates visited and one head."""
@@ -53,7 +54,7 @@ class LearnedConfidence(TGem):
 
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
         """Logit of being right; the same gate serves every target."""
-        return outputs.modules.confidence_gates(outputs.summaries).double()
+        return by_rows(outputs.modules.confidence_gates, outputs.summaries).double()
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """Gates visited and one head."""

@@ -11,10 +11,11 @@ from tgems.exits import losses
 from tgems.exits.modules import LookaheadGates
 from tgems.exits.policies import fit_threshold
 from tgems.exits.train import Pairs, fit
+from tgems.features.rows import MappedRows, Rows, by_rows
 
 
 @torch.no_grad()
-def hit_probabilities(pairs: Pairs, z: Tensor, bank_size: int, generator: torch.Generator) -> Tensor:
+def hit_probabilities(pairs: Pairs, z: Tensor | MappedRows, bank_size: int, generator: torch.Generator) -> Tensor:
     """Probability that an image's longest caption ranks first at each exit among `bank_size - 1` random others.
 
     Estimated from the share of a batch's captions that score at least as high, equal captions left out.
@@ -28,14 +29,15 @@ def hit_probabilities(pairs: Pairs, z: Tensor, bank_size: int, generator: torch.
     Returns:
         `[n, E]`.
     """
-    beaten = torch.empty(z.shape[:2])
+    beaten = torch.empty(*z.shape[:2])
     order = torch.randperm(len(pairs), generator=generator)
     for images in order.split(min(bank_size, len(pairs))):
         ids = pairs.longest[images]
         same = ids[:, None] == ids[None, :]
         others = (~same).sum(1).clamp_min(1)
+        embedded = z[images]
         for k in range(z.shape[1]):
-            scores = z[images, k] @ pairs.texts[ids].T
+            scores = embedded[:, k] @ pairs.texts[ids].T
             own = scores.diagonal()[:, None].clone()
             beaten[images, k] = (scores.masked_fill_(same, -torch.inf) >= own).sum(1) / others
     return (1 - beaten) ** (bank_size - 1)
@@ -94,7 +96,7 @@ def train_image_gates(
     """
     gates = copy.deepcopy(foresight).requires_grad_(True)
     with torch.no_grad():
-        start = foresight(pairs.summaries).double() * foresight.temperature
+        start = by_rows(foresight, pairs.summaries).double() * foresight.temperature
     price = -fit_threshold(start, rates.double().numpy(), target)[0]
     if options["regularizer"] == "lambda":
         price = options["lambda"]
@@ -124,7 +126,7 @@ def train_image_gates(
 
 
 @torch.no_grad()
-def hard_rate(gates: LookaheadGates, summaries: Tensor, rates: Tensor) -> float:
+def hard_rate(gates: LookaheadGates, summaries: Rows, rates: Tensor) -> float:
     """Mean rate if every image left at its first positive gate logit: what the regularizer alone achieves."""
-    leaves = torch.cat((gates(summaries) > 0, torch.ones(len(summaries), 1, dtype=torch.bool)), 1)
+    leaves = torch.cat((by_rows(gates, summaries) > 0, torch.ones(len(summaries), 1, dtype=torch.bool)), 1)
     return rates[leaves.int().argmax(1)].mean().item()

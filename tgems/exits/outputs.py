@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates, bank_features, break_even_price
+from tgems.features.rows import Rows
 from tgems.profiling.costs import ExitCosts
 
 BLOCK_ELEMENTS = 2_000_000
+ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ExitOutputs:
 
     Attributes:
         keys: Sample keys.
-        summaries: Before the last exit `[n, E-1, S]`, CLS first.
+        summaries: Before the last exit `[n, E-1, S]`, CLS first, by rows.
         cls_dim: How much of a summary is the CLS token.
         embeddings: Unit embeddings at every exit `[n, E, D]`.
         bank: Text embeddings known beforehand `[M, D]`: class names or captions.
@@ -62,7 +64,7 @@ class ExitOutputs:
     """
 
     keys: Sequence[str]
-    summaries: Tensor
+    summaries: Rows | Tensor
     cls_dim: int
     embeddings: Tensor
     bank: Tensor
@@ -85,7 +87,9 @@ class ExitOutputs:
     @cached_property
     def break_even(self) -> Tensor:
         """Log of the price from which on each image leaves, by the bank gates `[n, E-1]` float64."""
-        return break_even_price(self.modules.bank_gates, self.summaries, self.statistics.features)
+        features = self.statistics.features.split(ROWS)
+        parts = zip(self.summaries.split(ROWS), features, strict=True)
+        return torch.cat([break_even_price(self.modules.bank_gates, s, f) for s, f in parts])
 
 
 def bank_statistics(logits: Tensor, scale: float) -> BankStatistics:

@@ -11,8 +11,9 @@ from torch import Tensor
 from tgems.exits.bank_gates import train_bank_gates
 from tgems.exits.folders import load_module
 from tgems.exits.image_gates import hit_probabilities, train_image_gates, train_lookahead
-from tgems.exits.train import Pairs, embed, train_confidence_gates, train_heads
+from tgems.exits.train import Pairs, embed, embed_where_asked, train_confidence_gates, train_heads
 from tgems.features.cache import FeatureSet, load_features
+from tgems.features.rows import MappedRows
 from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import commit, digest_file, versions, whole_folder, write_json
 
@@ -39,10 +40,11 @@ class Training:
         """Relative cost of every exit `[E]`, modules of image guidance included."""
         return torch.from_numpy(self.costs.image_guided()).float()
 
-    def embed(self, heads: str) -> Tensor:
-        """Embeddings at every exit by heads of a folder `[n, E, D]`."""
+    def embed(self, heads: str) -> Tensor | MappedRows:
+        """Embeddings at every exit by heads of a folder `[n, E, D]`; streamed as the summaries are."""
         module = load_module(heads, self.features.manifest["weights"])
-        return embed(module, self.pairs.summaries, self.pairs.last)
+        how = embed_where_asked if self.features.streamed else embed
+        return how(module, self.pairs.summaries, self.pairs.last)
 
 
 def run_heads(features: str, macs: str, options: dict, seed: int, out: str) -> None:

@@ -12,6 +12,7 @@ from tgems.errors import UserError
 from tgems.exits import losses
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.features.cache import FeatureSet
+from tgems.features.rows import MappedRows, Rows, by_rows
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Pairs:
     """Training pairs on which everything is a tensor; captions of one image are drawn from its own.
 
     Attributes:
-        summaries: `[n, E-1, 2d]`, without the last exit.
+        summaries: Before the last exit `[n, E-1, S]`, by rows.
         last: `[n, D]`.
         texts: Distinct captions `[m, D]`.
         first: First caption row of each image `[n + 1]`.
@@ -28,7 +29,7 @@ class Pairs:
         scale: Logit scale.
     """
 
-    summaries: Tensor
+    summaries: Rows
     last: Tensor
     texts: Tensor
     first: Tensor
@@ -45,7 +46,7 @@ class Pairs:
         words = features.captions["caption"].str.split().str.len()
         longest = features.captions.iloc[words.groupby(features.captions["image"]).idxmax()]
         return cls(
-            summaries=features.summaries[:, :-1],
+            summaries=features.summaries,
             last=features.embeddings,
             texts=features.texts,
             first=torch.cat((torch.zeros(1, dtype=torch.int64), counts.cumsum(0))),
@@ -150,14 +151,24 @@ def shuffled_batches(n: int, batch_size: int, passes: int, generator: torch.Gene
         yield from order[: n // size * size].split(size)
 
 
-@torch.no_grad()
-def embed(heads: ExitHeads, summaries: Tensor, last: Tensor, batch_size: int = 4096) -> Tensor:
+def embed(heads: ExitHeads, summaries: Rows | Tensor, last: Tensor) -> Tensor:
     """Embeddings at every exit, the backbone's own last: `[n, E-1, S]`, `[n, D]` -> `[n, E, D]`."""
-    z = torch.cat([heads(part) for part in summaries.split(batch_size)])
-    return torch.cat((z, last[:, None]), 1)
+    return torch.cat((by_rows(heads, summaries), last[:, None]), 1)
 
 
-def train_confidence_gates(pairs: Pairs, z: Tensor, options: dict, seed: int) -> tuple[ImageGates, pd.DataFrame]:
+def embed_where_asked(heads: ExitHeads, summaries: Rows, last: Tensor) -> MappedRows:
+    """The same, each row computed where it is asked for, since all of them need not fit in memory."""
+
+    @torch.no_grad()
+    def rows(images: Tensor) -> Tensor:
+        return torch.cat((heads(summaries[images]), last[images, None]), 1)
+
+    return MappedRows(rows, (len(last), summaries.shape[1] + 1, last.shape[1]))
+
+
+def train_confidence_gates(
+    pairs: Pairs, z: Tensor | MappedRows, options: dict, seed: int
+) -> tuple[ImageGates, pd.DataFrame]:
     """Train gates that see the image alone to tell whether its text ranks first in its batch at each exit, by BCE.
 
     Args:
@@ -172,7 +183,7 @@ def train_confidence_gates(pairs: Pairs, z: Tensor, options: dict, seed: int) ->
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
         ids = pairs.draw_captions(images, generator)
-        winner = torch.einsum("bed,md->bem", z[images, :-1], pairs.texts[ids]).argmax(-1)
+        winner = torch.einsum("bed,md->bem", z[images][:, :-1], pairs.texts[ids]).argmax(-1)
         right = (ids[winner] == ids[:, None]).float()
         return nn.functional.binary_cross_entropy_with_logits(gates(pairs.summaries[images]), right)
 

@@ -1,10 +1,14 @@
 """The feature cache: one folder per (backbone, data set, split), checked by digest when it is read.
 
-manifest.json        schema version, digests of weights, preprocessing, shards, prompts and of every file below
-0.safetensors ..     per shard: summaries [n, E, 2d], embeddings [n, D], raw_embeddings [n, E, D]
+manifest.json        schema version, digests of weights, preprocessing, shards, prompts and of every file
 texts.safetensors    embeddings [m, D]: class names, or the distinct captions in order of appearance
 samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, cluster, ...)
 captions.parquet     retrieval only, per caption: image (row), text (row of texts), caption
+reference.safetensors  under autocast only: places [m] and float32 embeddings [m, D] of some images
+../{split}.shards/   what the encoder said of the images, one folder per shard (tgems/features/shards.py)
+
+Summaries that take more memory than the manifest's `in_memory_gb` stay in their files, mapped, and are read by rows;
+such files are checked by size, all others by digest.
 """
 
 from collections.abc import Sequence
@@ -16,9 +20,10 @@ import torch
 from torch import Tensor
 
 from tgems.errors import UserError
+from tgems.features.rows import Rows
 from tgems.provenance import digest_file, read_json, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COMPARED = ("schema_version", "weights", "preprocess")
 
 
@@ -27,27 +32,31 @@ class FeatureSet:
     """All of one split.
 
     Attributes:
-        summaries: `[n, E, 2d]` float32.
+        summaries: Before the last exit `[n, E-1, S]`, by rows.
         embeddings: `[n, D]` float32, unit.
-        raw_embeddings: `[n, E, D]` float32, unit.
+        raw_embeddings: Before the last exit `[n, E-1, D]`, unit, by rows; None where the frozen pooling takes none.
         texts: `[m, D]` float32, unit: classes or distinct captions.
         samples: One row per image.
         captions: One row per caption, or None for classification.
         manifest: As written.
+        streamed: Whether summaries stay in their files, since they need not fit in memory.
+        reference: Under autocast, rows of some images `[m]` and their float32 embeddings `[m, D]`.
     """
 
-    summaries: Tensor
+    summaries: Rows
     embeddings: Tensor
-    raw_embeddings: Tensor
+    raw_embeddings: Rows | None
     texts: Tensor
     samples: pd.DataFrame
     captions: pd.DataFrame | None
     manifest: dict
+    streamed: bool = False
+    reference: tuple[Tensor, Tensor] | None = None
 
     @property
     def labels(self) -> Tensor:
         """Class numbers `[n]` int64."""
-        return torch.from_numpy(self.samples["label"].to_numpy().copy())
+        return torch.from_numpy(self.samples["label"].to_numpy("int64").copy())
 
     @property
     def clusters(self):
@@ -66,14 +75,28 @@ class FeatureSet:
 
         Args:
             blocks: Exits to keep, 1-based; the last is the encoder's depth.
-            summary_dim: Numbers of a summary to keep: 2d, or d for the CLS token alone.
+            summary_dim: Numbers of a summary to keep: all, or its first half (the CLS token) alone.
+
+        Raises:
+            UserError: An exit was not extracted.
         """
-        keep = torch.tensor(blocks) - 1
+        have = self.manifest["blocks"]
+        absent = sorted(set(blocks) - set(have))
+        if absent:
+            raise UserError(f"features were extracted at blocks {have}, but block {absent[0]} is wanted as an exit")
+        keep = [have.index(block) for block in blocks[:-1]]
+        raw = self.raw_embeddings
         return replace(
             self,
-            summaries=self.summaries[:, keep, :summary_dim],
-            raw_embeddings=self.raw_embeddings[:, keep],
+            summaries=self.summaries.columns(keep, summary_dim),
+            raw_embeddings=None if raw is None else raw.columns(keep, raw.shape[2]),
         )
+
+    def raw_at_all_exits(self) -> Tensor | None:
+        """Embeddings by the frozen pooling and projection at every exit `[n, E, D]`; None where it takes none."""
+        if self.raw_embeddings is None:
+            return None
+        return torch.cat((self.raw_embeddings[:], self.embeddings[:, None]), 1)
 
     @property
     def text_embeddings(self) -> Tensor:
@@ -115,22 +138,57 @@ def load_features(folder: Path, like: dict | None = None) -> FeatureSet:
                 f"{folder}: cached with {key} {manifest.get(key)!r}, but {wanted!r} is in use; "
                 "delete the folder and run again"
             )
-    for name, digest in manifest["files"].items():
-        if not (folder / name).is_file() or digest_file(folder / name) != digest:
-            raise UserError(f"{folder / name}: truncated, altered or missing; delete the folder and run again")
+    _check_files(folder, folder, manifest["files"])
     return _read(folder, manifest)
+
+
+def _check_files(folder: Path, cache: Path, digests: dict[str, str]) -> None:
+    for name, digest in digests.items():
+        if not (folder / name).is_file() or digest_file(folder / name) != digest:
+            raise _damaged(folder / name, cache)
+
+
+def _damaged(file: Path, cache: Path) -> UserError:
+    return UserError(f"{file}: truncated, altered or missing; delete the folder {cache} and run again")
 
 
 def _read(folder: Path, manifest: dict) -> FeatureSet:
     from safetensors.torch import load_file
 
-    shards = [load_file(folder / f"{i}.safetensors") for i in range(manifest["n_shards"])]
-    tensors = {k: torch.cat([s[k] for s in shards]).float() for k in shards[0]}
-    captions = folder / "captions.parquet"
+    shards = folder.with_name(f"{folder.name}.shards")
+    numbers = [f"{i:03}.safetensors" for i in range(max(len(part["rows"]) for part in manifest["parts"].values()))]
+    streamed = _summary_bytes(shards, folder, manifest) > manifest["in_memory_gb"] * 2**30
+    parts: dict[str, list[Tensor]] = {}
+    for name, part in manifest["parts"].items():
+        for file in numbers[: len(part["rows"])]:
+            path = shards / name / file
+            if not streamed:
+                _check_files(path.parent, folder, {file: part["files"][file]})
+            for key, value in load_file(path).items():
+                parts.setdefault(key, []).append(value)
+    rows = {k: Rows(tuple(v) if streamed else (torch.cat(v).float(),)) for k, v in parts.items() if k != "embeddings"}
+    captions, reference = folder / "captions.parquet", folder / "reference.safetensors"
+    exact = load_file(reference) if reference.is_file() else None
     return FeatureSet(
+        summaries=rows["summaries"],
+        embeddings=torch.cat(parts["embeddings"]),
+        raw_embeddings=rows.get("raw_embeddings"),
         texts=load_file(folder / "texts.safetensors")["embeddings"],
         samples=pd.read_parquet(folder / "samples.parquet"),
         captions=pd.read_parquet(captions) if captions.is_file() else None,
         manifest=manifest,
-        **tensors,
+        streamed=streamed,
+        reference=None if exact is None else (exact["places"], exact["embeddings"]),
     )
+
+
+def _summary_bytes(shards: Path, cache: Path, manifest: dict) -> int:
+    """What summaries and raw embeddings would take in memory, as float32; every file must have its size."""
+    total = 0
+    for name, part in manifest["parts"].items():
+        for file, size in part["bytes"].items():
+            path = shards / name / file
+            if not path.is_file() or path.stat().st_size != size:
+                raise _damaged(path, cache)
+            total += size if file[0].isdigit() else 0
+    return total * (2 if manifest["recorded"]["dtype"] == "float16" else 1)

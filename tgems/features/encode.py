@@ -43,11 +43,16 @@ def summarise(tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode_images(visual: nn.Module, images: Tensor) -> EncodedImages:
+def encode_images(visual: nn.Module, images: Tensor, blocks=None) -> EncodedImages:
     """Run the encoder once and keep what every block says; `images` is `[n, 3, h, w]`."""
     outputs = block_tokens(visual, images)
-    raw = [F.normalize(project(visual, tokens), dim=-1) for tokens in outputs]
-    return EncodedImages(torch.stack([summarise(t) for t in outputs], 1), raw[-1], torch.stack(raw, 1))
+    raw = [F.normalize(project(visual, tokens).float(), dim=-1) for tokens in outputs]
+    blocks = blocks or range(1, len(outputs) + 1)
+    return EncodedImages(
+        torch.stack([summarise(outputs[b - 1]) for b in blocks[:-1]], 1),
+        raw[-1],
+        torch.stack([raw[b - 1] for b in blocks], 1),
+    )
 
 
 @torch.no_grad()

@@ -1,127 +1,160 @@
-"""Extract the features of one split: reads shards and a backbone, writes one cache folder, memory flat in the data."""
+"""Features of one split: encodes its shards where that is not done yet, then its texts, and seals the whole.
 
-import io
+Shards may have been encoded by other jobs, on other machines (`encode_part`); they lie beside the split's folder, in
+`{split}.shards/{i}`, and a job that was killed goes on with the first one that is not whole.
+"""
+
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
-from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from tgems.backbones.load import Backbone
-from tgems.data.webdataset import Sample, read_prompts, read_shard, shard_paths
+from tgems.data.webdataset import read_prompts, shard_paths
 from tgems.errors import UserError
 from tgems.features.cache import seal
-from tgems.features.encode import EncodedImages, class_embeddings, encode_images, encode_texts
-from tgems.provenance import commit, digest_file, digest_json, versions, whole_folder
+from tgems.features.encode import class_embeddings, encode_texts
+from tgems.features.shards import REFERENCE_IMAGES, Encoding, ensure_shard, shard_digest, use_device
+from tgems.provenance import commit, digest_json, versions, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
-METADATA = ("cluster", "difficulty", "n_digits", "layout")
 
 
-def extract_features(
-    backbone: Backbone,
-    split: Path,
-    task: str,
-    out: Path,
-    batch_size: int = 256,
-    dtype: str = "float32",
-    device: str = "cpu",
-) -> None:
+def encode_part(backbone: Backbone, split: Path, out: Path, encoding: Encoding, part: int, of: int) -> None:
+    """Encode every `of`-th shard of a split, from the `part`-th on, and write a receipt.
+
+    Args:
+        backbone: Frozen model.
+        split: Folder of shards.
+        out: Receipt, `{split}.shards/part-{part}-of-{of}.json`; shards are written beside it.
+        encoding: How.
+        part: 0-based.
+        of: Parts.
+    """
+    use_device(backbone, encoding)
+    found = _encode(backbone, split, out.parent, encoding, range(part, len(shard_paths(split)), of))
+    write_json(out, {"shards": {name: shard["files"] for name, shard in found.items()}})
+
+
+def extract_features(backbone: Backbone, split: Path, task: str, out: Path, encoding: Encoding) -> None:
     """Encode every image once and every text once.
 
     Args:
         backbone: Frozen model.
         split: Folder of shards; its parent holds the prompts.
         task: `zeroshot_classification` or `zeroshot_retrieval`.
-        out: Cache folder; appears whole or not at all.
-        batch_size: Images a forward pass.
-        dtype: Storage type of the summaries, `float32` or `float16`.
-        device: torch device of the forward passes.
+        out: Cache folder; appears whole or not at all. Shards are in `{out}.shards`.
+        encoding: How.
 
     Raises:
         UserError: An image cannot be decoded, labels do not fit the task, a value is not finite, or there is no such
             device.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("config: features.device is 'cuda', but torch sees no CUDA device; set it to 'cpu'")
-    backbone.model.to(device)
+    use_device(backbone, encoding)
+    shards = shard_folder(out)
+    found = _encode(backbone, split, shards, encoding, range(len(shard_paths(split))))
     with whole_folder(out) as partial:
-        _extract(backbone, split, task, partial, batch_size, dtype, device)
+        samples, captions = _gather(shards, found)
+        texts, prompts = _texts(backbone, split, task, samples, captions)
+        save_file({"embeddings": texts}, partial / "texts.safetensors")
+        samples.dropna(axis=1, how="all").to_parquet(partial / "samples.parquet")
+        if task == "zeroshot_retrieval":
+            captions.to_parquet(partial / "captions.parquet")
+        if encoding.precision != "float32":
+            _gather_reference(shards, found, partial)
+        seal(partial, _manifest(backbone, encoding, found, prompts))
 
 
-def _extract(
-    backbone: Backbone, split: Path, task: str, partial: Path, batch_size: int, dtype: str, device: str
-) -> None:
-    rows, captions = [], []
+def shard_folder(out: Path) -> Path:
+    """Where the shards of a split's features lie."""
+    return out.with_name(f"{out.name}.shards")
+
+
+def _encode(
+    backbone: Backbone, split: Path, folder: Path, encoding: Encoding, numbers: Sequence[int]
+) -> dict[str, dict]:
     paths = shard_paths(split)
-    for number, path in enumerate(paths):
-        samples = list(tqdm(read_shard(path), desc=f"{split.parent.name}/{split.name} {path.name}", mininterval=2))
-        tensors = _encode_shard(backbone, samples, batch_size, path, device)
-        tensors["summaries"] = tensors["summaries"].to(getattr(torch, dtype))
-        for name, value in tensors.items():
-            if not torch.isfinite(value).all():
-                raise UserError(f"{path}: {name} holds values that are not finite in {value.dtype}; use float32")
-        save_file(tensors, partial / f"{number}.safetensors")
-        for sample in samples:
-            captions += [(len(rows), caption) for caption in sample.captions]
-            rows.append({"key": sample.key, "label": sample.label} | _metadata(sample))
-    texts, prompts = _write_texts(backbone, split, task, rows, captions, partial)
-    save_file({"embeddings": texts}, partial / "texts.safetensors")
-    pd.DataFrame(rows).dropna(axis=1, how="all").to_parquet(partial / "samples.parquet")
-    manifest = {
+    reference = -(-REFERENCE_IMAGES // len(paths))
+    found = {}
+    for i in numbers:
+        digest = shard_digest(paths[i], None)
+        found[str(i)] = ensure_shard(backbone, paths[i], digest, folder / str(i), encoding, reference)
+    return found
+
+
+def _gather(folder: Path, found: dict[str, dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Samples and captions of all shards, captions with their image's row in the whole split."""
+    samples, captions, before = [], [], 0
+    for name, shard in found.items():
+        samples.append(pd.read_parquet(folder / name / "samples.parquet"))
+        captions.append(
+            pd.read_parquet(folder / name / "captions.parquet").assign(image=lambda f, b=before: f.image + b)
+        )
+        before += shard["n"]
+    samples, captions = pd.concat(samples, ignore_index=True), pd.concat(captions, ignore_index=True)
+    twice = samples["key"][samples["key"].duplicated()]
+    if len(twice):
+        raise UserError(f"{folder}: key {twice.iloc[0]!r} stands in two shards; keys must be unique in a split")
+    return samples, captions
+
+
+def _gather_reference(folder: Path, found: dict[str, dict], partial: Path) -> None:
+    places, embeddings, before = [], [], 0
+    for name, shard in found.items():
+        part = load_file(folder / name / "reference.safetensors")["embeddings"]
+        places.append(before + torch.arange(len(part)))
+        embeddings.append(part)
+        before += shard["n"]
+    save_file({"places": torch.cat(places), "embeddings": torch.cat(embeddings)}, partial / "reference.safetensors")
+
+
+def _manifest(backbone: Backbone, encoding: Encoding, found: dict[str, dict], prompts: list) -> dict:
+    skipped = [{"shard": s["tar"]} | one for s in found.values() for one in s["skipped"]]
+    if skipped:
+        logger.warning("%d samples were left out; the manifest lists them", len(skipped))
+    return {
         "weights": backbone.weights_digest,
         "preprocess": backbone.preprocess_digest,
         "logit_scale": backbone.logit_scale,
-        "shards": {p.name: digest_file(p) for p in paths},
+        "blocks": list(encoding.blocks),
+        "precision": encoding.precision,
+        "in_memory_gb": encoding.in_memory_gb,
+        "shards": {s["tar"]: s["fingerprint"]["shard"] for s in found.values()},
+        "parts": {name: {k: s[k] for k in ("n", "rows", "files", "bytes")} for name, s in found.items()},
         "prompts": digest_json(prompts),
-        "n_shards": len(paths),
-        "n": len(rows),
-        "recorded": {"dtype": dtype, "device": device, "versions": versions(), "commit": commit()},
+        "n": sum(s["n"] for s in found.values()),
+        "skipped": skipped,
+        "recorded": {
+            "dtype": encoding.dtype,
+            "device": encoding.device,
+            "batch_size": encoding.batch_size,
+            "versions": versions(),
+            "commit": commit(),
+        },
     }
-    seal(partial, manifest)
 
 
-def _encode_shard(backbone, samples: list[Sample], batch_size: int, path: Path, device: str) -> dict[str, Tensor]:
-    parts = []
-    for start in range(0, len(samples), batch_size):
-        images = [_decode(backbone, s, path) for s in samples[start : start + batch_size]]
-        encoded = encode_images(backbone.model.visual, torch.stack(images).to(device))
-        parts.append([t.cpu() for t in encoded])
-    return {n: torch.cat(p) for n, p in zip(EncodedImages._fields, zip(*parts, strict=True), strict=True)}
-
-
-def _decode(backbone: Backbone, sample: Sample, path: Path) -> Tensor:
-    try:
-        return backbone.preprocess(Image.open(io.BytesIO(sample.image)).convert("RGB"))
-    except OSError as error:
-        raise UserError(f"{path}: image of sample {sample.key!r} cannot be decoded ({error})") from None
-
-
-def _metadata(sample: Sample) -> dict:
-    return {k: sample.metadata[k] for k in METADATA if k in sample.metadata}
-
-
-def _write_texts(backbone, split: Path, task: str, rows: list, captions: list, folder: Path) -> tuple[Tensor, list]:
-    """Encode the classes or the distinct captions; for captions also write which image each belongs to."""
+def _texts(backbone: Backbone, split: Path, task: str, samples: pd.DataFrame, captions: pd.DataFrame):
+    """Encode the classes, or the distinct captions, whose number `captions` gains as column `text`."""
     model, tokenizer = backbone.model, backbone.tokenizer
     if task == "zeroshot_classification":
         prompts = read_prompts(split.parent)
-        wrong = [r for r in rows if r["label"] is None or not 0 <= r["label"] < len(prompts.classnames)]
-        if wrong:
+        wrong = samples[~samples["label"].between(0, len(prompts.classnames) - 1).fillna(False).astype(bool)]
+        if len(wrong):
+            key, label = wrong.iloc[0][["key", "label"]]
             raise UserError(
-                f"{split}: sample {wrong[0]['key']!r} has class {wrong[0]['label']}, "
+                f"{split}: sample {key!r} has class {None if pd.isna(label) else label}, "
                 f"but classnames.txt lists {len(prompts.classnames)} classes"
             )
         texts = class_embeddings(model, tokenizer, prompts.classnames, prompts.templates)
         return texts, [prompts.classnames, prompts.templates]
-    bare = set(range(len(rows))) - {image for image, _ in captions}
+    bare = set(range(len(samples))) - set(captions["image"])
     if bare:
-        raise UserError(f"{split}: sample {rows[min(bare)]['key']!r} has no caption, but the task is retrieval")
-    number = {c: i for i, c in enumerate(dict.fromkeys(c for _, c in captions))}
-    frame = pd.DataFrame([(image, number[c], c) for image, c in captions], columns=["image", "text", "caption"])
-    frame.to_parquet(folder / "captions.parquet")
-    return encode_texts(model, tokenizer, list(number)), list(number)
+        raise UserError(f"{split}: sample {samples['key'][min(bare)]!r} has no caption, but the task is retrieval")
+    number, distinct = pd.factorize(captions["caption"])
+    captions.insert(1, "text", number)
+    return encode_texts(model, tokenizer, list(distinct)), list(distinct)

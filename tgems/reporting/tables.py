@@ -10,13 +10,17 @@ from tgems.profiling.costs import ExitCosts
 from tgems.provenance import read_json, write_json, write_text
 
 
-def make_tables(parts: dict[str, Sequence[str]], macs: Sequence[str], config: dict, folder: Path) -> None:
+def make_tables(
+    parts: dict[str, Sequence[str]], macs: Sequence[str], evaluations: Sequence[str], config: dict, folder: Path
+) -> None:
     """Write all tables of a run.
 
     Args:
         parts: Parquet files by table: `tradeoff`, `wins`, `areas`, `semantic_content`.
         macs: `macs.json` of every backbone and variant, in folders named after them.
-        config: Complete configuration; variants decide whether there is an ablation table.
+        evaluations: `provenance.json` of every evaluation.
+        config: Complete configuration; variants decide whether there is an ablation table, the encoder's precision
+            whether there is one of what it changes.
         folder: Folder of the tables.
     """
     tables = {name: pd.concat([pd.read_parquet(p) for p in files], ignore_index=True) for name, files in parts.items()}
@@ -27,12 +31,18 @@ def make_tables(parts: dict[str, Sequence[str]], macs: Sequence[str], config: di
     tables["summary"] = summary(tables["tradeoff"].query("variant == @variants[0]"))
     if len(variants) > 1:
         tables["ablations"] = ablations(tables["tradeoff"], tables["areas"], variants)
+    if config["features"]["precision"] != "float32":
+        tables["precision"] = precision(evaluations)
     for name, table in tables.items():
-        path = folder / name
-        write_text(path.with_suffix(".csv"), table.to_csv(index=False, float_format="%.6g"))
         short = table.dropna(axis=1, how="all") if name in ("flops", "summary") else _means(table)
-        write_text(path.with_suffix(".md"), _markdown(short))
-        write_text(path.with_suffix(".tex"), short.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True))
+        write_table(folder / name, table, short)
+
+
+def write_table(path: Path, table: pd.DataFrame, short: pd.DataFrame) -> None:
+    """Write a table as CSV, and what a reader wants of it as Markdown and LaTeX."""
+    write_text(path.with_suffix(".csv"), table.to_csv(index=False, float_format="%.6g"))
+    write_text(path.with_suffix(".md"), _markdown(short))
+    write_text(path.with_suffix(".tex"), short.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True))
 
 
 def decide(wins: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
@@ -53,6 +63,17 @@ def write_provenance(evaluations: Sequence[str], config: dict, out: Path) -> Non
     """Write what every number of the tables comes from: the configuration, and per evaluation digests and versions."""
     parts = {"/".join(Path(path).parts[-4:-1]): read_json(Path(path)) for path in evaluations}
     write_json(out, {"config": config, "evaluations": parts})
+
+
+def precision(evaluations: Sequence[str]) -> pd.DataFrame:
+    """What autocast changes at full depth, on the images that were encoded in float32 too."""
+    rows = []
+    for path in evaluations:
+        backbone, _, dataset = Path(path).parts[-4:-1]
+        found = read_json(Path(path))["precision"]
+        about = {"backbone": backbone, "dataset": dataset} | {k: found[k] for k in ("precision", "n", "cosine")}
+        rows += [about | {"metric": metric} | values for metric, values in found["metrics"].items()]
+    return pd.DataFrame(rows).drop_duplicates(["backbone", "dataset", "metric"])
 
 
 def flops(backbone: str, variant: str, profile: dict) -> pd.DataFrame:

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 from tgems.config import complete_config
 from tgems.errors import UserError
 from tgems.exits.names import module_folders, trained_gates
+from tgems.reporting.published import has_published
 
 try:
     config = complete_config(
@@ -24,6 +25,7 @@ os.environ.setdefault("MALLOC_TOP_PAD_", str(2**26))
 
 ROOT = workflow.basedir
 SEEDS = config["seeds"]
+GPU = 1 if config["features"]["device"] == "cuda" else 0
 RATES = {
     f"{rate:.2f}" for v in config["variants"].values() for rate in v["rate_targets"]
 }
@@ -35,6 +37,7 @@ DEMO = [name for name in DATASETS if config["datasets"][name]["source"] == "demo
 PRETRAINED = ["demo-vit-8", "demo-vit-12"]
 TABLES = ["tradeoff", "flops", "semantic_content", "summary", "wins", "areas"]
 TABLES += ["ablations"] if len(VARIANTS) > 1 else []
+TABLES += ["precision"] if config["features"]["precision"] != "float32" else []
 GATED = [name for name in config["policies"] if name in ("tgem", "tgem_bank")]
 FIGURES = ["tradeoff", "semantic_content"]
 FIGURES += ["rate_calibration"] if GATED or "margin" in config["policies"] else []
@@ -44,6 +47,8 @@ EVALUATION_PARTS = [*TABLE_PARTS, "exits", "gallery"]
 TABLE_FILES = expand(
     "results/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]
 )
+if has_published(config["backbones"], DATASETS):
+    TABLE_FILES += multiext("results/tables/references", ".csv", ".md", ".tex")
 FIGURE_FILES = expand(
     "results/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
 )
@@ -54,6 +59,8 @@ wildcard_constraints:
     variant="|".join(VARIANTS),
     dataset="|".join(DATASETS + ["scenes"]),
     split="[A-Za-z0-9_-]+",
+    part="[0-9]+",
+    of="[0-9]+",
     seed="|".join(str(seed) for seed in SEEDS),
     rate="|".join(sorted(RATES)),
     figure="|".join(FIGURES),
@@ -98,6 +105,7 @@ CODE = {
         "profiling/costs.py",
     ),
     "tables": library("reporting/tables.py"),
+    "references": library("reporting/references.py", "reporting/published.*"),
     "figures": library("reporting/figures.py", "reporting/style.py"),
 }
 
@@ -139,6 +147,19 @@ def backbone_files(wildcards):
         if scheme == "local-dir"
         else []
     )
+
+
+def encoding(wildcards):
+    """How images are encoded."""
+    dataset = config["datasets"].get(wildcards.dataset, {})
+    return config["features"] | {"on_bad_sample": dataset.get("on_bad_sample", "fail")}
+
+
+def encoded_parts(wildcards):
+    """Receipts of the jobs that a split's shards are dealt to; none where one job does all."""
+    of = config["datasets"].get(wildcards.dataset, {}).get("jobs", 1)
+    folder = f"results/features/{wildcards.backbone}/{wildcards.dataset}/{wildcards.split}.shards"
+    return [f"{folder}/part-{i}-of-{of}.json" for i in range(of)] if of > 1 else []
 
 
 def named_split(role):

@@ -1,8 +1,34 @@
+rule encode_part:
+    input:
+        split=split_folder,
+        backbone=backbone_files,
+        code=CODE["features"],
+    output:
+        "results/features/{backbone}/{dataset}/{split}.shards/part-{part}-of-{of}.json",
+    log:
+        "logs/encode_part/{backbone}-{dataset}-{split}-{part}-of-{of}.log",
+    benchmark:
+        "benchmarks/encode_part/{backbone}-{dataset}-{split}-{part}-of-{of}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1 + config["features"]["workers"]
+    resources:
+        gpu=GPU,
+    params:
+        backbone=lookup(within=config, dpath="backbones/{backbone}"),
+        encoding=encoding,
+    message:
+        "Encode shards of {wildcards.dataset}/{wildcards.split} with {wildcards.backbone}, part {wildcards.part} of {wildcards.of}"
+    script:
+        "../scripts/encode_part.py"
+
+
 rule extract_features:
     input:
         split=split_folder,
         prompts=prompt_files,
         backbone=backbone_files,
+        parts=encoded_parts,
         code=CODE["features"],
     output:
         directory("results/features/{backbone}/{dataset}/{split}"),
@@ -12,11 +38,13 @@ rule extract_features:
         "benchmarks/extract_features/{backbone}-{dataset}-{split}.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: 1 + config["features"]["workers"]
+    resources:
+        gpu=GPU,
     params:
-        source=lookup(within=config, dpath="backbones/{backbone}/source"),
+        backbone=lookup(within=config, dpath="backbones/{backbone}"),
         task=lookup(within=config, dpath="datasets/{dataset}/task"),
-        options=lookup(within=config, dpath="features"),
+        encoding=encoding,
     message:
         "Encode {wildcards.dataset}/{wildcards.split} with {wildcards.backbone}"
     script:

@@ -28,6 +28,32 @@ rule make_tables:
         "../scripts/make_tables.py"
 
 
+rule check_references:
+    input:
+        tradeoff="results/tables/tradeoff.csv",
+        code=CODE["references"],
+    output:
+        report(
+            "results/tables/references.csv",
+            caption="../report/references.rst",
+            category="Tables",
+        ),
+        multiext("results/tables/references", ".md", ".tex"),
+    log:
+        "logs/check_references.log",
+    benchmark:
+        "benchmarks/check_references.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        backbones=lookup(within=config, dpath="backbones"),
+    message:
+        "Check the full encoders against published results"
+    script:
+        "../scripts/check_references.py"
+
+
 rule plot_figure:
     input:
         tables=expand("results/tables/{table}.csv", table=TABLES),

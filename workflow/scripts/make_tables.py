@@ -6,5 +6,6 @@ with job(snakemake.log[0], snakemake.threads):
     from tgems.reporting.tables import make_tables, write_provenance
 
     parts = {part: snakemake.input[part] for part in snakemake.params.parts}
-    make_tables(parts, snakemake.input.macs, snakemake.params.config, Path(snakemake.output[0]).parent)
+    evaluations, folder = snakemake.input.provenance, Path(snakemake.output[0]).parent
+    make_tables(parts, snakemake.input.macs, evaluations, snakemake.params.config, folder)
     write_provenance(snakemake.input.provenance, snakemake.params.config, Path(snakemake.output.provenance))

@@ -1,0 +1,47 @@
+"""Training from files that need not fit in memory gives what training in memory gives."""
+
+import pytest
+import torch
+from conftest import DEMO_SOURCE, variant
+from safetensors.torch import load_file
+from test_train import options
+
+from tgems.backbones.config import model_config
+from tgems.exits.stage import run_gates, run_heads, run_image_gates, run_lookahead
+from tgems.features.cache import load_features
+from tgems.features.extract import extract_features
+from tgems.features.shards import Encoding
+from tgems.profiling.costs import module_costs, write_costs
+
+
+def _train(features, macs, out):
+    """Every kind of module, a pass or two each -> weights by kind."""
+    small = {"passes": 2, "batch_size": 16}
+    run_heads(features, macs, options("heads", hidden=4, **small), 0, f"{out}/heads")
+    heads = [f"{out}/heads"]
+    image = options("image_gates", foresight_passes=1, **small)
+    run_lookahead(features, macs, heads, image, [0], [f"{out}/lookahead"])
+    run_image_gates(features, macs, [f"{out}/lookahead"], 0.6, image, [0], [f"{out}/image"])
+    bank = options("bank_gates", banks_per_image=1, bank_batch_size=16, **small)
+    run_gates("bank", features, macs, heads, bank, [0], [f"{out}/bank"])
+    confidence = options("confidence_gates", **small) | {"hidden": 8}
+    run_gates("confidence", features, macs, heads, confidence, [0], [f"{out}/confidence"])
+    kinds = ("heads", "lookahead", "image", "bank", "confidence")
+    return {kind: load_file(f"{out}/{kind}/model.safetensors") for kind in kinds}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_streamed_training_is_the_same(demo_backbone, demo_data, tmp_path, dtype):
+    macs = str(tmp_path / "macs.json")
+    write_costs(macs, module_costs(model_config({"pretrained": DEMO_SOURCE}), variant(4, 8)), {})
+    trained = {}
+    for gigabytes in (8, 0):
+        encoding = Encoding(tuple(range(1, 9)), dtype=dtype, in_memory_gb=gigabytes)
+        folder = tmp_path / f"features-{gigabytes}"
+        extract_features(demo_backbone, demo_data / "scenes/test", "zeroshot_retrieval", folder, encoding)
+        assert load_features(folder).streamed == (gigabytes == 0)
+        trained[gigabytes] = _train(str(folder), macs, tmp_path / f"exits-{gigabytes}")
+    for kind, weights in trained[8].items():
+        for name, value in weights.items():
+            assert torch.allclose(value, trained[0][kind][name], atol=1e-5), (kind, name)
+    assert all(torch.equal(v, trained[0]["heads"][k]) for k, v in trained[8]["heads"].items())

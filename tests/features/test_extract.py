@@ -1,0 +1,170 @@
+"""One split through the feature pass: bad samples, killed jobs, parts, streaming, autocast."""
+
+import io
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import DEMO_SOURCE
+from PIL import Image
+
+from tgems.data.demo import generate_split
+from tgems.data.webdataset import Prompts, Sample, shard_paths, write_prompts, write_split
+from tgems.errors import UserError
+from tgems.features import shards
+from tgems.features.cache import load_features
+from tgems.features.extract import encode_part, extract_features, shard_folder
+from tgems.features.shards import Encoding
+
+BLOCKS = tuple(range(1, 9))
+CLASSIFY = "zeroshot_classification"
+
+
+def _png():
+    buffer = io.BytesIO()
+    Image.new("L", (20, 50), 90).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _split(folder, images, label=0):
+    write_prompts(folder, Prompts(("a", "b"), ("{c}",)))
+    write_split([Sample(f"x-{i}", image, "png", label) for i, image in enumerate(images)], folder / "test", 5)
+    return folder / "test"
+
+
+def _equal(a, b):
+    assert torch.equal(a.summaries[:], b.summaries[:]) and torch.equal(a.embeddings, b.embeddings)
+    assert torch.equal(a.raw_at_all_exits(), b.raw_at_all_exits()) and torch.equal(a.texts, b.texts)
+    assert a.samples.equals(b.samples)
+
+
+def test_one_grey_image_of_odd_shape_is_fine(demo_backbone, tmp_path):
+    extract_features(demo_backbone, _split(tmp_path / "d", [_png()]), CLASSIFY, tmp_path / "f", Encoding(BLOCKS))
+    assert load_features(tmp_path / "f").summaries.shape == (1, 7, 128)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "task", "message"),
+    [
+        (b"garbage", 0, CLASSIFY, r"0\.tar: sample 'x-0' cannot be decoded"),
+        (None, 2, CLASSIFY, "has class 2, but classnames.txt lists 2"),
+        (None, 0, "zeroshot_retrieval", "'x-0' has no caption"),
+    ],
+)
+def test_bad_samples_are_named_and_nothing_is_left(demo_backbone, tmp_path, image, label, task, message):
+    split = _split(tmp_path / "d", [image or _png()], label)
+    with pytest.raises(UserError, match=message):
+        extract_features(demo_backbone, split, task, tmp_path / "out/f", Encoding(BLOCKS))
+    assert not (tmp_path / "out/f").exists() and not list(tmp_path.rglob("*partial*"))
+
+
+def test_skipped_samples_are_listed_and_not_counted(demo_backbone, tmp_path, caplog):
+    split = _split(tmp_path / "d", [_png(), b"garbage", _png()])
+    extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding(BLOCKS, on_bad_sample="skip"))
+    features = load_features(tmp_path / "f")
+    assert features.manifest["n"] == 2 == len(features.embeddings)
+    assert features.samples["key"].tolist() == ["x-0", "x-2"]
+    (skipped,) = features.manifest["skipped"]
+    assert (skipped["shard"], skipped["key"]) == ("0.tar", "x-1") and "x-1" in caplog.text
+
+
+def test_a_shard_of_bad_samples_alone_is_an_error(demo_backbone, tmp_path):
+    split = _split(tmp_path / "d", [b"garbage"])
+    with pytest.raises(UserError, match=r"0\.tar: none of its 1 samples can be used"):
+        extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding(BLOCKS, on_bad_sample="skip"))
+
+
+def test_workers_parts_and_small_files_change_no_number(demo_backbone, demo_data, demo_features, tmp_path, monkeypatch):
+    split, whole = demo_data / "digits/test", load_features(demo_features / "digits")
+    monkeypatch.setattr(shards, "ROWS_A_FILE", 20)
+    encoding = Encoding(BLOCKS, batch_size=32, workers=1)
+    for part in range(3):
+        receipt = shard_folder(tmp_path / "f") / f"part-{part}-of-3.json"
+        encode_part(demo_backbone, split, receipt, encoding, part, 3)
+        assert len(json.loads(receipt.read_text())["shards"]) == (part < 2)
+    monkeypatch.setattr(shards, "encode_images", None)
+    extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", encoding)
+    _equal(load_features(tmp_path / "f"), whole)
+
+
+def test_streamed_features_are_the_same(demo_backbone, demo_data, demo_features, tmp_path):
+    whole = load_features(demo_features / "scenes")
+    encoding = Encoding(BLOCKS, batch_size=32, in_memory_gb=0)
+    extract_features(demo_backbone, demo_data / "scenes/test", "zeroshot_retrieval", tmp_path / "f", encoding)
+    streamed = load_features(tmp_path / "f")
+    assert streamed.streamed and not whole.streamed and len(streamed.summaries.parts) == 2
+    _equal(streamed, whole)
+    rows = torch.tensor([69, 0, 41, 40, 39, 0])
+    assert torch.equal(streamed.summaries[rows], whole.summaries[rows])
+    few = streamed.at_exits((2, 5, 8), 64).summaries
+    assert torch.equal(few[rows], whole.summaries[:][rows][:, [1, 4], :64])
+
+
+def test_a_killed_pass_goes_on_with_the_first_shard_that_is_not_whole(
+    demo_backbone, demo_data, demo_features, tmp_path, monkeypatch
+):
+    split = tmp_path / "digits/test"
+    shutil.copytree(demo_data / "digits", tmp_path / "digits")
+    second = split / "1.tar"
+    intact = second.read_bytes()
+    second.write_bytes(intact[:-2000])
+    encoding = Encoding(BLOCKS, batch_size=32)
+    with pytest.raises(ValueError, match=r"1\.tar: damaged"):
+        extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", encoding)
+    assert sorted(p.name for p in shard_folder(tmp_path / "f").iterdir()) == ["0"]
+    second.write_bytes(intact)
+    encoded = []
+    monkeypatch.setattr(
+        shards, "index_shard", lambda path, own=shards.index_shard: encoded.append(path.name) or own(path)
+    )
+    extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", encoding)
+    assert encoded == ["1.tar"]
+    _equal(load_features(tmp_path / "f"), load_features(demo_features / "digits"))
+
+
+@pytest.mark.parametrize("change", ["code", "file", "blocks"])
+def test_a_shard_made_otherwise_or_damaged_is_encoded_anew(demo_backbone, demo_data, tmp_path, change):
+    split, out = demo_data / "digits/test", tmp_path / "f"
+    extract_features(demo_backbone, split, CLASSIFY, out, Encoding(BLOCKS))
+    file = shard_folder(out) / "0/000.safetensors"
+    before = file.stat().st_ino
+    changed = Encoding(BLOCKS)
+    if change == "file":
+        file.write_bytes(file.read_bytes()[:-10])
+    else:
+        changed = Encoding((4, 8)) if change == "blocks" else Encoding(BLOCKS, code="other")
+    extract_features(demo_backbone, split, CLASSIFY, out, changed)
+    assert file.stat().st_ino != before
+    assert load_features(out).summaries.shape[1] == len(changed.blocks) - 1
+
+
+def test_one_key_in_two_shards_is_named(demo_backbone, tmp_path):
+    split = _split(tmp_path / "d", [_png()] * 2)
+    shutil.copy(split / "0.tar", split / "1.tar")
+    (split / "nshards.txt").write_text("2\n")
+    with pytest.raises(UserError, match="key 'x-0' stands in two shards"):
+        extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding(BLOCKS))
+
+
+def test_autocast_is_recorded_with_exact_embeddings_beside(demo_data, demo_features, tmp_path):
+    from tgems.backbones.load import load_backbone
+
+    encoding = Encoding(BLOCKS, batch_size=32, precision="bfloat16", dtype="float16")
+    backbone = load_backbone(DEMO_SOURCE)
+    extract_features(backbone, demo_data / "digits/test", CLASSIFY, tmp_path / "f", encoding)
+    features, exact = load_features(tmp_path / "f"), load_features(demo_features / "digits")
+    rows, reference = features.reference
+    assert features.manifest["precision"] == "bfloat16" and len(rows) == 70
+    assert torch.allclose(reference, exact.embeddings[rows], atol=1e-5)
+    cosine = (features.embeddings * exact.embeddings).sum(1)
+    assert 0.99 < cosine.min() and cosine.max() < 0.999999
+
+
+def test_shards_of_the_demo_hold_flat_files(demo_backbone, tmp_path, monkeypatch):
+    generate_split("digits", "test", 30, 0, tmp_path / "digits/test", 30)
+    write_prompts(tmp_path / "digits", Prompts(tuple("0123456789"), ("{c}",)))
+    monkeypatch.setattr(shards, "ROWS_A_FILE", 8)
+    extract_features(demo_backbone, tmp_path / "digits/test", CLASSIFY, tmp_path / "f", Encoding(BLOCKS, batch_size=8))
+    assert len(shard_paths(tmp_path / "digits/test")) == 1
+    assert len(list((tmp_path / "f.shards/0").glob("*.safetensors"))) == 4

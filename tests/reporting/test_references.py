@@ -1,0 +1,49 @@
+import pandas as pd
+
+from tgems.reporting.published import has_published
+from tgems.reporting.references import check_references, write_references
+
+BACKBONES = {
+    "b": {"model": "ViT-B-32-quickgelu", "pretrained": "openai"},
+    "mine": {"pretrained": "local-dir:mine"},
+}
+
+
+def _points(*values):
+    rows = [
+        {"backbone": b, "dataset": d, "policy": p, "metric": m, "value": v, "ci_low": v, "ci_high": v, "n": 1000}
+        for b, d, p, m, v in values
+    ]
+    return pd.DataFrame(rows)
+
+
+POINTS = _points(
+    ("b", "imagenet1k", "full", "acc1", 0.6332 + 0.004),
+    ("b", "imagenet1k", "full", "acc5", 0.9),
+    ("b", "imagenet1k", "fixed", "acc1", 0.1),
+    ("b", "flickr30k", "full", "image_retrieval_recall@1", 0.5878 - 0.0041),
+    ("b", "own_set", "full", "acc1", 0.5),
+    ("mine", "imagenet1k", "full", "acc1", 0.6332),
+)
+
+
+def test_full_encoder_alone_is_compared_within_four_tenths_of_a_point():
+    table = check_references(POINTS, BACKBONES)
+    assert table[["dataset", "metric", "verdict"]].to_numpy().tolist() == [
+        ["imagenet1k", "acc1", "pass"],
+        ["flickr30k", "image_retrieval_recall@1", "fail"],
+    ]
+    assert table["difference"].round(4).tolist() == [0.004, -0.0041]
+
+
+def test_what_fails_is_named_in_the_log_and_kept_in_the_table(tmp_path, caplog):
+    POINTS.to_csv(tmp_path / "tradeoff.csv", index=False)
+    write_references(tmp_path / "tradeoff.csv", BACKBONES, tmp_path / "references.csv")
+    assert "b on flickr30k: image_retrieval_recall@1 is 0.5837, published is 0.5878" in caplog.text
+    assert len(pd.read_csv(tmp_path / "references.csv")) == 2 and (tmp_path / "references.tex").is_file()
+
+
+def test_a_run_without_released_models_has_no_such_table():
+    assert has_published(BACKBONES, ["flickr30k"])
+    assert not has_published(BACKBONES, ["digits"])
+    assert not has_published({"mine": BACKBONES["mine"]}, ["imagenet1k"])

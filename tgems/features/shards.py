@@ -1,0 +1,216 @@
+"""Encode one shard: reads a tar, writes one folder of features, whole or not at all, memory flat in its images.
+
+shard.json           fingerprint of all that the numbers depend on, counts, samples left out, digest of every file below
+000.safetensors ..   some images each: summaries [n, E-1, S], embeddings [n, D], raw_embeddings [n, E-1, D]
+samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, cluster, ...)
+captions.parquet     per caption: image (row of samples), caption
+reference.safetensors, under autocast only: places [m] and float32 embeddings [m, D] of the first images
+"""
+
+import logging
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from tgems.backbones.load import Backbone
+from tgems.data.tarindex import Entry, index_shard
+from tgems.errors import UserError
+from tgems.features.cache import SCHEMA_VERSION
+from tgems.features.encode import EncodedImages, encode_images
+from tgems.features.images import Batch, image_batches
+from tgems.provenance import commit, digest_file, digest_json, read_json, versions, whole_folder, write_json
+
+logger = logging.getLogger(__name__)
+METADATA = ("cluster", "difficulty", "n_digits", "layout")
+ROWS_A_FILE = 1024
+REFERENCE_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images are encoded.
+
+    Attributes:
+        blocks: Exits, 1-based, ascending; the last is L.
+        batch_size: Images a forward pass.
+        dtype: Storage type of summaries and raw embeddings, `float32` or `float16`.
+        precision: `float32`, or the type of autocast: `bfloat16` or `float16`.
+        device: torch device.
+        workers: Processes that decode images; 0 decodes in this one.
+        on_bad_sample: `fail`, or `skip`: leave out, log and count.
+        in_memory_gb: Summaries of a split that take more (as float32) are read from their files by rows.
+        code: Digest of the code that encodes; a change encodes anew.
+    """
+
+    blocks: tuple[int, ...]
+    batch_size: int = 256
+    dtype: str = "float32"
+    precision: str = "float32"
+    device: str = "cpu"
+    workers: int = 0
+    on_bad_sample: str = "fail"
+    in_memory_gb: float = 8.0
+    code: str = ""
+
+    def fingerprint(self, backbone: Backbone, shard: str) -> dict:
+        """All that a shard's features depend on; `shard` is the digest of the tar."""
+        own = {k: v for k, v in asdict(self).items() if k in ("dtype", "precision", "on_bad_sample", "code")}
+        images = {"weights": backbone.weights_digest, "preprocess": backbone.preprocess_digest, "shard": shard}
+        return own | images | {"blocks": list(self.blocks), "schema_version": SCHEMA_VERSION}
+
+    def autocast(self):
+        """Context of the forward passes."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device, getattr(torch, self.precision))
+
+
+def use_device(backbone: Backbone, encoding: Encoding) -> None:
+    """Move a backbone to the device.
+
+    Raises:
+        UserError: There is no such device.
+    """
+    if encoding.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("config: features.device is 'cuda', but torch sees no CUDA device; set it to 'cpu'")
+    backbone.model.to(encoding.device)
+
+
+def ensure_shard(backbone: Backbone, path: Path, digest: str, out: Path, encoding: Encoding, reference: int) -> dict:
+    """Encode a shard unless its folder is whole and was made from the same things.
+
+    Args:
+        backbone: Frozen, on the device.
+        path: The tar.
+        digest: Its SHA-256.
+        out: Folder; appears whole or not at all.
+        encoding: How.
+        reference: Under autocast, images to encode in float32 too.
+
+    Returns:
+        What `shard.json` says.
+
+    Raises:
+        ShardError: The tar is damaged or empty.
+        UserError: A sample cannot be used and `on_bad_sample` is `fail`; no sample is left; a value is not finite.
+    """
+    wanted = encoding.fingerprint(backbone, digest)
+    if (out / "shard.json").is_file():
+        found = read_json(out / "shard.json")
+        if found["fingerprint"] == wanted and all(
+            (out / name).is_file() and digest_file(out / name) == d for name, d in found["files"].items()
+        ):
+            return found
+    with whole_folder(out) as partial:
+        _encode_shard(backbone, path, partial, encoding, reference, wanted)
+    return read_json(out / "shard.json")
+
+
+def _encode_shard(
+    backbone: Backbone, path: Path, partial: Path, encoding: Encoding, reference: int, fingerprint: dict
+) -> None:
+    entries = index_shard(path)
+    cuda = encoding.device == "cuda"
+    batches = image_batches(path, entries, backbone.preprocess, encoding.batch_size, encoding.workers, cuda)
+    used: list[Entry] = []
+    skipped: list[dict] = []
+    writer = _Writer(path, partial, encoding)
+    wanted = reference if encoding.precision != "float32" else 0
+    exact: list[Tensor] = []
+    with tqdm(total=len(entries), desc=f"{path.parent.name}/{path.name}", unit="image", mininterval=2) as progress:
+        for batch in batches:
+            _check(path, entries, batch, encoding.on_bad_sample, skipped)
+            if batch.images is not None:
+                images = batch.images.to(encoding.device, non_blocking=True)
+                with encoding.autocast():
+                    writer.add(encode_images(backbone.tower, images, encoding.blocks))
+                if len(used) < wanted:
+                    exact.append(_full_depth(backbone, images[: wanted - len(used)]))
+                used += [entries[place] for place in batch.places.tolist()]
+            progress.update(len(batch.places) + len(batch.broken))
+    if not used:
+        raise UserError(f"{path}: none of its {len(entries)} samples can be used; see the log")
+    writer.flush()
+    if wanted:
+        save_file({"embeddings": torch.cat(exact)[:wanted]}, partial / "reference.safetensors")
+    _write_samples(partial, used)
+    files = {p.name: digest_file(p) for p in sorted(partial.iterdir())}
+    about = {
+        "fingerprint": fingerprint,
+        "tar": path.name,
+        "n": len(used),
+        "rows": writer.rows,
+        "skipped": skipped,
+        "files": files,
+        "bytes": {name: (partial / name).stat().st_size for name in files},
+        "recorded": {"device": encoding.device, "versions": versions(), "commit": commit()},
+    }
+    write_json(partial / "shard.json", about)
+
+
+def _check(path: Path, entries: list[Entry], batch: Batch, on_bad_sample: str, skipped: list[dict]) -> None:
+    for place, reason in batch.broken:
+        line = f"{path}: sample {entries[place].key!r} {reason}"
+        if on_bad_sample == "fail":
+            raise UserError(f"{line}; mend the shard, or set on_bad_sample: skip")
+        logger.warning("%s; left out", line)
+        skipped.append({"key": entries[place].key, "reason": reason})
+
+
+@torch.no_grad()
+def _full_depth(backbone: Backbone, images: Tensor) -> Tensor:
+    return F.normalize(backbone.model.visual(images), dim=-1).float().cpu()
+
+
+def _write_samples(folder: Path, used: list[Entry]) -> None:
+    rows = [{"key": e.key, "label": e.label} | {k: v for k, v in e.metadata.items() if k in METADATA} for e in used]
+    pd.DataFrame(rows).astype({"label": "Int64"}).to_parquet(folder / "samples.parquet")
+    captions = [(image, caption) for image, e in enumerate(used) for caption in e.captions]
+    pd.DataFrame(captions, columns=["image", "caption"]).to_parquet(folder / "captions.parquet")
+
+
+class _Writer:
+    """Collects batches and writes them, `ROWS_A_FILE` or a little more a file."""
+
+    def __init__(self, path: Path, folder: Path, encoding: Encoding):
+        self.path, self.folder, self.dtype = path, folder, getattr(torch, encoding.dtype)
+        self.parts: list[dict[str, Tensor]] = []
+        self.rows: list[int] = []
+
+    def add(self, encoded: EncodedImages) -> None:
+        """Take a batch."""
+        part = {"summaries": encoded.summaries.to(self.dtype), "embeddings": encoded.embeddings.float()}
+        if encoded.raw_embeddings is not None:
+            part["raw_embeddings"] = encoded.raw_embeddings[:, :-1].to(self.dtype)
+        self.parts.append({name: value.cpu() for name, value in part.items()})
+        if sum(len(p["embeddings"]) for p in self.parts) >= ROWS_A_FILE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has come."""
+        if not self.parts:
+            return
+        tensors = {name: torch.cat([p[name] for p in self.parts]).contiguous() for name in self.parts[0]}
+        for name, value in tensors.items():
+            if not torch.isfinite(value).all():
+                raise UserError(f"{self.path}: {name} holds values that are not finite in {value.dtype}; use float32")
+        save_file(tensors, self.folder / f"{len(self.rows):03}.safetensors")
+        self.rows.append(len(tensors["embeddings"]))
+        self.parts = []
+
+
+def shard_digest(path: Path, known: dict[str, str] | None) -> str:
+    """SHA-256 of a tar: from its receipt where there is one, else computed."""
+    return digest_file(path) if known is None else known[path.name]
+
+
+def code_digest(files: list[str]) -> str:
+    """Digest of source files, by name and content."""
+    return digest_json({Path(name).name: digest_file(Path(name)) for name in sorted(files)})

@@ -1,0 +1,19 @@
+"""Published zero-shot results of released models, and which of them a run holds. Imports nothing heavy."""
+
+import csv
+from pathlib import Path
+
+PUBLISHED = Path(__file__).with_name("published.csv")
+
+
+def identity(entry: dict) -> tuple[str | None, str]:
+    """Model and weights of a backbone's configuration; a `-quickgelu` architecture is the same model."""
+    model = entry.get("model")
+    return (model.removesuffix("-quickgelu") if model else None), entry["pretrained"]
+
+
+def has_published(backbones: dict[str, dict], datasets: list[str]) -> bool:
+    """Whether any combination of these backbones and data sets has a published value."""
+    with open(PUBLISHED, newline="") as file:
+        known = {(row["model"], row["pretrained"], row["dataset"]) for row in csv.DictReader(file)}
+    return any((*identity(entry), dataset) in known for entry in backbones.values() for dataset in datasets)

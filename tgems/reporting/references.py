@@ -1,0 +1,50 @@
+"""Check full-encoder results against published ones: a harness that misses them measures something else.
+
+published.csv beside this file holds zero-shot results of released models as open_clip's documentation reports them.
+Two tool chains differ by a few tenths of a point, in the decoding of images and in half precision; hence the tolerance.
+"""
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+from tgems.reporting.published import PUBLISHED, identity
+from tgems.reporting.tables import write_table
+
+logger = logging.getLogger(__name__)
+TOLERANCE = 0.004
+
+
+def check_references(points: pd.DataFrame, backbones: dict[str, dict]) -> pd.DataFrame:
+    """Put the full encoder's results beside published values, for what of these a run holds.
+
+    Args:
+        points: Table `tradeoff`.
+        backbones: Entries of the configuration by name.
+
+    Returns:
+        One row per backbone, data set and metric with a published value; `verdict` is `pass` or `fail`.
+    """
+    published = pd.read_csv(PUBLISHED)
+    named = [(name, *identity(entry)) for name, entry in backbones.items()]
+    models = pd.DataFrame(named, columns=["backbone", "model", "pretrained"])
+    full = points[points["policy"].eq("full")].drop_duplicates(["backbone", "dataset", "metric"])
+    own = full[["backbone", "dataset", "metric", "value", "ci_low", "ci_high", "n"]]
+    table = own.merge(models, on="backbone").merge(published, on=["model", "pretrained", "dataset", "metric"])
+    table["difference"] = table["value"] - table["published"]
+    table["tolerance"] = TOLERANCE
+    table["verdict"] = table["difference"].abs().le(TOLERANCE + 1e-9).map({True: "pass", False: "fail"})
+    order = ["backbone", "model", "pretrained", "dataset", "metric", "value", "ci_low", "ci_high", "published"]
+    return table[[*order, "difference", "tolerance", "verdict", "n", "source"]]
+
+
+def write_references(tradeoff: Path, backbones: dict[str, dict], out: Path) -> None:
+    """Write the table; a result that misses its published value is a warning in the log, and stays in the report."""
+    table = check_references(pd.read_csv(tradeoff, low_memory=False), backbones)
+    for row in table[table["verdict"] == "fail"].itertuples():
+        logger.warning(
+            "%s on %s: %s is %.4f, published is %.4f", row.backbone, row.dataset, row.metric, row.value, row.published
+        )
+    logger.info("%d of %d published values are met", (table["verdict"] == "pass").sum(), len(table))
+    write_table(out.with_suffix(""), table, table.drop(columns=["source"]))
