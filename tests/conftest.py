@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+
+from tgems.config import _fill
 
 ROOT = Path(__file__).parent.parent
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 DEMO_SOURCE = f"local-dir:{ROOT}/assets/backbones/demo-vit-8"
 
 
@@ -13,6 +17,11 @@ def variant(heads: int = 8, gates: int = 4, **changes) -> dict:
     """What `module_costs` reads of a variant."""
     hidden = {"heads": {"hidden": heads}, "image_gates": {"hidden": gates}, "bank_gates": {"hidden": gates}}
     return {"exits": "all", "summary": "cls_and_patches"} | hidden | changes
+
+
+def options(stage: str, **changes) -> dict:
+    """A stage's defaults of the schema, but for some."""
+    return _fill({}, SCHEMA["properties"][stage]) | changes
 
 
 @pytest.fixture(scope="session", autouse=True)

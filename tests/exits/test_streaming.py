@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from conftest import DEMO_SOURCE, variant
+from conftest import DEMO_SOURCE, options, variant
 from safetensors.torch import load_file
-from test_train import options
 
 from tgems.backbones.config import model_config
 from tgems.exits.stage import run_gates, run_heads, run_image_gates, run_lookahead
@@ -33,7 +32,7 @@ def _train(features, macs, out):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_streamed_training_is_the_same(demo_backbone, demo_data, tmp_path, dtype):
     macs = str(tmp_path / "macs.json")
-    write_costs(macs, module_costs(model_config({"pretrained": DEMO_SOURCE}), variant(4, 8)), {})
+    write_costs(macs, module_costs(model_config(DEMO_SOURCE), variant(4, 8)), {})
     trained = {}
     for gigabytes in (8, 0):
         encoding = Encoding(tuple(range(1, 9)), dtype=dtype, in_memory_gb=gigabytes)

@@ -1,12 +1,10 @@
 import jsonschema
 import pytest
 import torch
-import yaml
-from conftest import DEMO_SOURCE, ROOT, variant
+from conftest import DEMO_SOURCE, SCHEMA, options, variant
 from torch.nn import functional as F
 
 from tgems.backbones.config import model_config
-from tgems.config import _fill
 from tgems.errors import UserError
 from tgems.exits.bank_gates import draw_bank_examples, train_bank_gates, worth_of_going_on
 from tgems.exits.folders import load_module
@@ -16,12 +14,7 @@ from tgems.exits.train import Pairs, embed, train_confidence_gates, train_heads
 from tgems.features.cache import load_features
 from tgems.profiling.costs import ExitCosts, module_costs, write_costs
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 RATES = torch.tensor([0.25, 0.5, 0.75, 1.0])
-
-
-def options(stage, **changes):
-    return _fill({}, SCHEMA["properties"][stage]) | changes
 
 
 HEADS = options("heads", passes=40, batch_size=64, hidden=16, learning_rate=0.01)

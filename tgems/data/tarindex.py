@@ -23,8 +23,8 @@ class Entry:
         suffix: Format of the image.
         start: Where its bytes begin in the archive.
         size: How many there are.
-        label: Class number, or None.
-        captions: Captions, one a line of the `.txt` member.
+        label: Class number of the `.cls` member, or None.
+        captions: One a line of the `.txt` member.
         metadata: The `.json` member.
         problem: Why the sample cannot be used, or None.
     """
@@ -83,7 +83,6 @@ def _entry(tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo]) 
     if suffix is None:
         return Entry(key, problem=f"has no image ({', '.join(IMAGE_SUFFIXES)}), only {sorted(members)}")
     image = members[suffix]
-    found = Entry(key, suffix, image.offset_data, image.size)
     parts = {name: tar.extractfile(members[name]).read() for name in ("cls", "txt", "json") if name in members}
     try:
         captions = tuple(line for line in parts.get("txt", b"").decode().splitlines() if line.strip())
@@ -91,9 +90,7 @@ def _entry(tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo]) 
         metadata = json.loads(parts["json"]) if "json" in parts else {}
     except ValueError as error:
         return Entry(key, problem=f"has a .cls, .txt or .json member that cannot be read ({error})")
-    if label is None and not captions:
-        return Entry(key, problem="has neither a class (.cls) nor captions (.txt)")
-    return Entry(key, suffix, found.start, found.size, label, captions, metadata)
+    return Entry(key, suffix, image.offset_data, image.size, label, captions, metadata)
 
 
 def _check_keys(path: Path, entries: list[Entry]) -> None:

@@ -23,6 +23,10 @@ class ExitNorm(nn.Module):
         """Normalise the last dimension."""
         return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
 
+    def at(self, exit_: int, x: Tensor) -> Tensor:
+        """The same for one exit alone: `[n, S] -> [n, S]`."""
+        return F.layer_norm(x, x.shape[-1:], self.weight[exit_], self.bias[exit_])
+
 
 class ExitLinear(nn.Module):
     """A linear map of its own per exit: `[n, E, i] -> [n, E, o]`, one batched matrix product."""
@@ -37,6 +41,10 @@ class ExitLinear(nn.Module):
         """Apply each exit's map."""
         y = torch.bmm(x.transpose(0, 1), self.weight).transpose(0, 1)
         return y if self.bias is None else y + self.bias
+
+    def at(self, exit_: int, x: Tensor) -> Tensor:
+        """The same for one exit alone: `[n, i] -> [n, o]`."""
+        return F.linear(x, self.weight[exit_].T, None if self.bias is None else self.bias[exit_])
 
 
 class ExitHeads(nn.Module):
@@ -66,6 +74,14 @@ class ExitHeads(nn.Module):
             z = z + self.down(F.gelu(self.up(u)))
         return F.normalize(z, dim=-1)
 
+    def at(self, exit_: int, summaries: Tensor) -> Tensor:
+        """One exit alone: summaries `[n, S]` -> unit embeddings `[n, D]`."""
+        u = self.norm.at(exit_, summaries)
+        z = self.linear.at(exit_, u)
+        if self.architecture["hidden"]:
+            z = z + self.down.at(exit_, F.gelu(self.up.at(exit_, u)))
+        return F.normalize(z.float(), dim=-1)
+
 
 class ImageGates(nn.Module):
     """One number per exit from the image alone: `w . gelu(V u + v) + b`; what policy learned_confidence trains."""
@@ -80,6 +96,14 @@ class ImageGates(nn.Module):
     def forward(self, summaries: Tensor) -> Tensor:
         """Summaries `[n, E, S]` -> logits `[n, E]`."""
         return self.down(F.gelu(self.up(self.norm(summaries)))).squeeze(-1)
+
+    def at(self, exit_: int, summaries: Tensor) -> Tensor:
+        """One exit alone: summaries `[n, S]` -> logits `[n]`."""
+        return self._outputs_at(exit_, summaries).squeeze(-1)
+
+    def _outputs_at(self, exit_: int, summaries: Tensor) -> Tensor:
+        u = self.norm.at(exit_, summaries)
+        return self.down.at(exit_, F.gelu(self.up.at(exit_, u))).float()
 
 
 class LookaheadGates(ImageGates):
@@ -115,6 +139,12 @@ class LookaheadGates(ImageGates):
         slope = (gain / self.ahead.clamp_min(1e-6)).masked_fill(self.ahead <= 0, -1e4).amax(-1)
         return (self.price - slope) / self.temperature
 
+    def at(self, exit_: int, summaries: Tensor) -> Tensor:
+        """One exit alone: summaries `[n, S]` -> gate logits `[n]`."""
+        p = self._outputs_at(exit_, summaries)[:, exit_:].sigmoid()
+        slope = ((p[:, 1:] - p[:, :1]) / self.ahead[exit_, exit_ + 1 :].clamp_min(1e-6)).amax(-1)
+        return (self.price - slope) / self.temperature
+
 
 class BankGates(nn.Module):
     """The bank-guided gates: is the exit's best text right, and what is going on worth at a price of computation?
@@ -142,14 +172,25 @@ class BankGates(nn.Module):
 
     def worth(self, hidden: Tensor, price: Tensor) -> Tensor:
         """Hidden layer, price for each image `[n]` or for all `[1]` -> worth of going on `[n, E-1]`."""
-        x = price.log() / 2
-        shift = torch.einsum("nk,ekh->neh", torch.stack((x, x * x / 2), -1), self.shift)
+        shift = torch.einsum("nk,ekh->neh", _price_inputs(price), self.shift)
         return self.stay(F.gelu(hidden + shift)).squeeze(-1)
 
     def forward(self, summaries: Tensor, bank: Tensor, price: Tensor) -> Tensor:
         """What leaving gains over going on, at a price: `[n, E-1]`; an image leaves where it is positive."""
         hidden = self.embed(summaries, bank)
         return self.right(hidden).sigmoid() - self.worth(hidden, price)
+
+    def gains_at(self, exit_: int, summaries: Tensor, bank: Tensor, prices: Tensor) -> Tensor:
+        """What going on gains over leaving at one exit, for every image and price: `[n, S]`, `[g]` -> `[n, g]`."""
+        hidden = self.up.at(exit_, torch.cat((self.norm.at(exit_, summaries), bank), dim=-1))
+        right = self.leave.at(exit_, F.gelu(hidden)).sigmoid()
+        shifted = hidden[:, None] + _price_inputs(prices) @ self.shift[exit_]
+        return self.stay.at(exit_, F.gelu(shifted)).squeeze(-1) - right
+
+    def break_even_at(self, exit_: int, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
+        """`break_even_price` of one exit alone: `[n, S]`, `[n, 11]` -> `[n]` float64."""
+        prices = torch.tensor(_price_grid(grid), device=summaries.device)
+        return _break_even(self.gains_at(exit_, summaries, bank, prices).double())
 
 
 def break_even_price(gates: BankGates, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
@@ -164,12 +205,27 @@ def break_even_price(gates: BankGates, summaries: Tensor, bank: Tensor, grid: in
     Returns:
         `[n, E-1]` float64; beyond the ends of `PRICES` continued by what going on gains there.
     """
-    low, high = PRICES
-    span = math.log(high / low)
     hidden = gates.embed(summaries, bank)
     right = gates.right(hidden).sigmoid()
-    prices = (low * math.exp(span * step) for step in torch.linspace(0, 1, grid).tolist())
-    gain = torch.stack([(gates.worth(hidden, torch.tensor([p])) - right).double() for p in prices], -1)  # falls
+    prices = _price_grid(grid)
+    return _break_even(torch.stack([(gates.worth(hidden, torch.tensor([p])) - right).double() for p in prices], -1))
+
+
+def _price_inputs(price: Tensor) -> Tensor:
+    """What a bank gate sees of a price: `[...] -> [..., 2]`."""
+    x = price.log() / 2
+    return torch.stack((x, x * x / 2), -1)
+
+
+def _price_grid(grid: int) -> list[float]:
+    low, high = PRICES
+    return [low * math.exp(math.log(high / low) * step) for step in torch.linspace(0, 1, grid).tolist()]
+
+
+def _break_even(gain: Tensor) -> Tensor:
+    """Log of the price where what going on gains `[..., grid]` falls through zero, interpolated."""
+    low, high = PRICES
+    span, grid = math.log(high / low), gain.shape[-1]
     last = ((gain > 0) * torch.arange(1, grid + 1)).amax(-1)
     left = (last - 1).clamp(0, grid - 2)
     above, below = gain.gather(-1, left[..., None])[..., 0], gain.gather(-1, left[..., None] + 1)[..., 0]

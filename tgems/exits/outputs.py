@@ -92,13 +92,16 @@ class ExitOutputs:
         return torch.cat([break_even_price(self.modules.bank_gates, s, f) for s, f in parts])
 
 
-def bank_statistics(logits: Tensor, scale: float) -> BankStatistics:
-    """Statistics of scaled similarities `[n, E, M]`; a bank of one text is won without doubt."""
+def bank_statistics(logits: Tensor, scale: float, last: bool = True) -> BankStatistics:
+    """Statistics of scaled similarities `[n, E, M]`; a bank of one text is won without doubt.
+
+    `last` says whether the last exit is among them, at which no gate asks for `bank_features`.
+    """
     if logits.shape[-1] == 1:
         logits = F.pad(logits, (0, 1), value=-torch.inf)
     log_p = logits.double().log_softmax(-1)
     top = log_p.topk(2, dim=-1)
     first, second = top.values.exp().unbind(-1)
     entropy = -(log_p.exp() * log_p.clamp_min(-1e4)).sum(-1) / math.log(logits.shape[-1])
-    features = bank_features(logits[:, :-1], scale)
+    features = bank_features(logits[:, :-1] if last else logits, scale)
     return BankStatistics(first, first - second, entropy, top.indices[..., 0], features)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from tgems.backbones.load import Backbone
 from tgems.data.webdataset import read_prompts, shard_paths

@@ -1,4 +1,4 @@
-"""Rows of features, wherever they lie: in memory, or in mapped files that are larger than memory. Pure but for paging."""
+"""Rows of features, wherever they lie: in memory, or in mapped files that need not fit there."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

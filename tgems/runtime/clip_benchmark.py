@@ -1,0 +1,50 @@
+"""Hand over to clip_benchmark's command line with model type `tgems` known to it."""
+
+import sys
+
+from tgems.errors import UserError, one_line_errors
+
+
+def load_tgems(model_name: str, pretrained: str = "default", cache_dir: str | None = None, device: str = "cpu"):
+    """Load a saved T-GEM the way clip_benchmark loads a model.
+
+    Args:
+        model_name: Folder, or id on the hub.
+        pretrained: Data set whose thresholds are used; `default` for the first.
+        cache_dir: Of the hub.
+        device: Where to encode.
+
+    Returns:
+        Model, image transform, tokenizer.
+
+    Raises:
+        UserError: The policy looks at the texts, which clip_benchmark does not give beforehand.
+    """
+    from tgems.runtime.folder import SharedEarlyExitCLIP
+
+    calibration = None if pretrained == "default" else pretrained
+    model = SharedEarlyExitCLIP.from_pretrained(model_name, cache_dir=cache_dir, calibration=calibration)
+    if model.rule.needs_bank:
+        raise UserError(
+            f"{model_name}: policy {model.early_exit.policy!r} looks at the texts before an image is encoded, and "
+            "clip_benchmark does not give them; export an image-guided policy, or use the workflow"
+        )
+    return model.to(device), model.preprocess, model.tokenizer
+
+
+def run(arguments: list[str]) -> None:
+    """Run clip_benchmark with these arguments."""
+    from clip_benchmark import models
+
+    models.TYPE2FUNC["tgems"] = load_tgems
+    if "tgems" not in models.MODEL_TYPES:
+        models.MODEL_TYPES.append("tgems")
+    if arguments[:1] == ["eval"]:
+        chosen = [] if "--model_type" in arguments else ["--model_type", "tgems"]
+        chosen += [] if "--pretrained" in arguments else ["--pretrained", "default"]
+        arguments = ["eval", *chosen, *arguments[1:]]
+    sys.argv = ["clip_benchmark", *arguments]
+    with one_line_errors():
+        from clip_benchmark.cli import main
+
+        main()

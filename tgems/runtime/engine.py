@@ -1,0 +1,126 @@
+"""Run an image tower block by block and drop images as they leave. The only loop of early-exit execution.
+
+Images are kept in chunks that a processor's cache likes; as images leave, chunks are packed anew. What an image yields
+depends neither on its batch nor on its place in it, but for rounding.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tgems.backbones.towers import Tower
+from tgems.runtime.rules import ExitRule
+
+CACHE_BYTES = 5e6
+
+
+class Encoded(NamedTuple):
+    """What early exit yields.
+
+    Attributes:
+        embeddings: Unit, `[n, D]`.
+        exits: Which of the exits each image took `[n]` int64; the last is `len(blocks) - 1`.
+    """
+
+    embeddings: Tensor
+    exits: Tensor
+
+
+class Chunk(NamedTuple):
+    """Images under way: their state, and their places in the batch."""
+
+    state: Tensor
+    places: Tensor
+
+
+def encode_early(
+    tower: Tower,
+    rule: ExitRule,
+    images: Tensor,
+    blocks: Sequence[int],
+    looked: Sequence[int],
+    summary_dim: int,
+    embed_dim: int,
+    last_resort: int | None = None,
+    chunk: int | None = None,
+) -> Encoded:
+    """Encode a batch.
+
+    Args:
+        tower: Frozen.
+        rule: When to leave.
+        images: `[n, 3, h, w]`.
+        blocks: Exits, 1-based, ascending; the last is L.
+        looked: Exits (0-based) at which the rule is asked, ascending.
+        summary_dim: Numbers of a summary that heads and gates see.
+        embed_dim: `D`.
+        last_resort: Exit (0-based) at which whoever is left must leave; None for the last, by the encoder's own end.
+        chunk: Images of a forward pass; None for `default_chunk`.
+    """
+    n = len(images)
+    out = torch.empty(n, embed_dim, device=images.device)
+    exits = torch.full((n,), len(blocks) - 1, device=images.device)
+    places = torch.arange(n, device=images.device)
+    state = tower.stem(images)
+    size = chunk or default_chunk(state)
+    chunks = [Chunk(state[p], p) for p in balanced(places, size)]
+    asked = {blocks[i] - 1: i for i in looked}
+    if last_resort is not None:
+        asked[blocks[last_resort] - 1] = last_resort
+    for k in range(tower.depth):
+        chunks = [Chunk(tower.block(k, c.state), c.places) for c in chunks]
+        if (exit_ := asked.get(k)) is None:
+            continue
+        must = exit_ == last_resort
+        chunks = [_leave(tower, rule, c, exit_, must, summary_dim, out, exits) for c in chunks]
+        chunks = repacked([c for c in chunks if len(c.places)], size)
+        if not chunks:
+            return Encoded(out, exits)
+    for c in chunks:
+        out[c.places] = F.normalize(tower.finish(c.state).float(), dim=-1)
+    return Encoded(out, exits)
+
+
+def _leave(
+    tower: Tower, rule: ExitRule, chunk: Chunk, exit_: int, must: bool, summary_dim: int, out: Tensor, exits: Tensor
+) -> Chunk:
+    """Write what leaves at an exit; the rest of the chunk."""
+    summaries = tower.summarise(chunk.state).flatten(1)[:, :summary_dim]
+    mask, embed = rule.leaving(exit_, summaries)
+    if must:
+        mask = torch.ones_like(mask)
+    leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
+    if not len(leaving):
+        return chunk
+    gone = chunk.places[leaving]
+    out[gone] = embed(leaving).to(out.dtype)
+    exits[gone] = exit_
+    if len(leaving) == len(mask):
+        return Chunk(chunk.state[:0], chunk.places[:0])
+    stay = (~mask).nonzero().squeeze(1)
+    return Chunk(chunk.state[stay], chunk.places[stay])
+
+
+def balanced(places: Tensor, size: int) -> list[Tensor]:
+    """As few parts as `size` allows, of nearly equal length."""
+    return list(places.tensor_split(max(1, -(-len(places) // size))))
+
+
+def repacked(chunks: list[Chunk], size: int) -> list[Chunk]:
+    """Fewer chunks, where the images left fit into fewer."""
+    total = sum(len(c.places) for c in chunks)
+    if len(chunks) <= -(-total // size):
+        return chunks
+    state, places = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    return [Chunk(state[p], places[p]) for p in balanced(torch.arange(total, device=places.device), size)]
+
+
+def default_chunk(state: Tensor) -> int:
+    """Images of a forward pass: on a CPU as many as keep a block's widest activation in cache; elsewhere all."""
+    if state.device.type != "cpu":
+        return len(state)
+    widest = 4 * state[0].numel() * state.element_size()
+    return max(1, round(CACHE_BYTES / widest))

@@ -1,0 +1,100 @@
+"""Make an `EarlyExitCLIP` of what the workflow trained. Reads a results folder."""
+
+import math
+from pathlib import Path
+
+from tgems.backbones.load import load_backbone
+from tgems.errors import UserError
+from tgems.exits.folders import load_module
+from tgems.exits.names import image_gates_folder
+from tgems.profiling.costs import read_costs
+from tgems.provenance import read_json
+from tgems.runtime.folder import SharedEarlyExitCLIP
+from tgems.runtime.model import Calibration, EarlyExit
+from tgems.runtime.rules import POLICIES
+
+CALIBRATED_GATES = {"tgem_bank": "bank", "learned_confidence": "confidence"}
+
+
+def from_results(
+    results: Path,
+    backbone: str,
+    policy: str = "tgem",
+    rate_target: float | None = 0.6,
+    exit_block: int | None = None,
+    variant: str | None = None,
+    seed: int | None = None,
+    **options,
+) -> SharedEarlyExitCLIP:
+    """Build a model from a finished run.
+
+    Args:
+        results: Folder `results` of a run.
+        backbone: Its name in the configuration.
+        policy: One of `tgems.runtime.rules.POLICIES`.
+        rate_target: One of the run's; ignored for `fixed`.
+        exit_block: For `fixed`: the block after which all leave.
+        variant: None for the configuration's first.
+        seed: None for the first.
+        options: Of `EarlyExitCLIP`.
+
+    Raises:
+        UserError: The run has no such backbone, variant, policy, rate target or seed; names those that it has.
+    """
+    results = Path(results)
+    config = read_json(_existing(results / "tables/provenance.json"))["config"]
+    variant = variant or next(iter(config["variants"]))
+    seed = config["seeds"][0] if seed is None else seed
+    _known("backbone", backbone, config["backbones"])
+    _known("variant", variant, config["variants"])
+    _known("policy", policy, [p for p in config["policies"] if p in POLICIES])
+    _known("seed", seed, config["seeds"])
+    if policy != "fixed":
+        _known("rate target", rate_target, config["variants"][variant]["rate_targets"])
+    loaded = load_backbone(config["backbones"][backbone])
+    costs = read_costs(results / f"profiling/{backbone}/{variant}/macs.json")
+    exits = results / "exits" / backbone / variant
+    folder = CALIBRATED_GATES.get(policy)
+    gates = f"{folder}/seed-{seed}" if folder else image_gates_folder(seed, rate_target) if policy == "tgem" else None
+    if policy == "fixed":
+        _known("exit block", exit_block, costs.blocks[:-1])
+        rate = float(costs.fixed()[costs.blocks.index(exit_block)])
+        calibrations = {"all": Calibration(None, (costs.blocks.index(exit_block),), rate)}
+    else:
+        calibrations = _calibrations(results / "evaluation" / backbone / variant, config, policy, rate_target, seed)
+    early = EarlyExit(
+        policy=policy,
+        rate_target=None if policy == "fixed" else rate_target,
+        costs=costs,
+        heads=load_module(exits / f"heads/seed-{seed}", loaded.weights_digest),
+        gates=load_module(exits / gates, loaded.weights_digest) if gates else None,
+        calibrations=calibrations,
+        about={"name": backbone, "variant": variant, "seed": seed, "trained_on": config["training"]["dataset"]},
+    )
+    return SharedEarlyExitCLIP(loaded, early, **options)
+
+
+def _calibrations(folder: Path, config: dict, policy: str, rate_target: float, seed: int) -> dict[str, Calibration]:
+    """Thresholds by data set, the training domain's first: these hold where nothing else is known."""
+    training = config["training"]["dataset"]
+    names = [training, *(d for d in config["datasets"] if d != training and (folder / d / "thresholds.json").is_file())]
+    found = {}
+    for name in names:
+        for fit in read_json(_existing(folder / name / "thresholds.json"))["thresholds"]:
+            point = fit["point"]
+            same = point["rate_target"] is not None and math.isclose(point["rate_target"], rate_target)
+            if fit["policy"] == policy and fit["seed"] == seed and same:
+                visited = None if point["visited"] is None else tuple(point["visited"])
+                found[name] = Calibration(point["parameters"]["threshold"], visited, fit["rate_validation"])
+    return found
+
+
+def _known(what: str, value, known) -> None:
+    if value not in known:
+        raise UserError(f"{what} {value!r} is not in this run; it has {', '.join(map(str, known))}")
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path}: missing; give the results folder of a finished run")
+    return path

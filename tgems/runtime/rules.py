@@ -1,0 +1,135 @@
+"""When to leave, one exit at a time: what tgems/exits says of all exits at once, for images that are still under way.
+
+A rule sees the summaries of the images that have come this far, and says which leave; heads and gates of exits that are
+not reached are not evaluated.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tgems.exits.gated import CONFIDENCE
+from tgems.exits.modules import BankGates, ExitHeads, ImageGates
+from tgems.exits.outputs import BankStatistics, bank_statistics
+
+
+class Leaving(NamedTuple):
+    """Which of the images at an exit leave.
+
+    Attributes:
+        mask: `[n]` bool.
+        embed: Mask -> unit embeddings `[leaving, D]`, evaluated only where there are some.
+    """
+
+    mask: Tensor
+    embed: Callable[[Tensor], Tensor]
+
+
+class ExitRule(nn.Module):
+    """Heads and a decision. Subclasses say the score of an exit; an image leaves where it exceeds the threshold.
+
+    Args:
+        heads: Of all exits before the last.
+        threshold: Fitted on validation images.
+    """
+
+    needs_bank = False
+
+    def __init__(self, heads: ExitHeads, threshold: float):
+        super().__init__()
+        self.heads, self.threshold = heads, threshold
+
+    def leaving(self, exit_: int, summaries: Tensor) -> Leaving:
+        """Decide at one exit (0-based): summaries `[n, S]`."""
+        mask = self.score(exit_, summaries) > self.threshold
+        return Leaving(mask, lambda chosen: self.heads.at(exit_, summaries[chosen]))
+
+    def score(self, exit_: int, summaries: Tensor) -> Tensor:
+        """`[n, S]` -> `[n]`."""
+        raise NotImplementedError
+
+
+class Everyone(ExitRule):
+    """All leave at the first exit that is looked at: a fixed exit."""
+
+    def score(self, exit_: int, summaries: Tensor) -> Tensor:
+        """Above any threshold."""
+        return summaries.new_full((len(summaries),), torch.inf, dtype=torch.float32)
+
+
+class ImageRule(ExitRule):
+    """A gate on the image alone."""
+
+    def __init__(self, heads: ExitHeads, threshold: float, gates: ImageGates):
+        super().__init__(heads, threshold)
+        self.gates = gates
+
+    def score(self, exit_: int, summaries: Tensor) -> Tensor:
+        """Gate logits."""
+        return self.gates.at(exit_, summaries).double()
+
+
+class BankRule(ExitRule):
+    """A rule on what an exit's embedding says about a text bank; embeddings are computed before the decision.
+
+    Args:
+        heads: Of all exits before the last.
+        threshold: Fitted on validation images.
+        scale: Logit scale.
+        gates: Bank gates where the policy has some.
+    """
+
+    needs_bank = True
+
+    def __init__(self, heads: ExitHeads, threshold: float, scale: float, gates: BankGates | None = None):
+        super().__init__(heads, threshold)
+        self.scale, self.gates = scale, gates
+        self.register_buffer("bank", None, persistent=False)
+
+    def leaving(self, exit_: int, summaries: Tensor) -> Leaving:
+        """Decide at one exit (0-based): summaries `[n, S]`.
+
+        Raises:
+            RuntimeError: No text bank was set.
+        """
+        if self.bank is None:
+            raise RuntimeError("this model looks at a text bank: call set_text_bank(embeddings) before encode_image")
+        z = self.heads.at(exit_, summaries)
+        seen = bank_statistics(self.scale * (z @ self.bank.T)[:, None], self.scale, last=False)
+        return Leaving(self.of_statistics(exit_, summaries, seen) > self.threshold, lambda chosen: z[chosen])
+
+    def of_statistics(self, exit_: int, summaries: Tensor, seen: BankStatistics) -> Tensor:
+        """Score of an exit `[n]` float64 from its statistics `[n, 1]`."""
+        even = self.gates.break_even_at(exit_, summaries, seen.features[:, 0])
+        return CONFIDENCE * seen.first[:, 0].logit(eps=1e-12) - even
+
+
+class MaxSoftmaxRule(BankRule):
+    """Largest probability."""
+
+    def of_statistics(self, exit_: int, summaries: Tensor, seen: BankStatistics) -> Tensor:
+        """max p."""
+        return seen.first[:, 0]
+
+
+class EntropyRule(BankRule):
+    """Minus the entropy."""
+
+    def of_statistics(self, exit_: int, summaries: Tensor, seen: BankStatistics) -> Tensor:
+        """Minus the entropy over log M."""
+        return -seen.entropy[:, 0]
+
+
+class MarginRule(BankRule):
+    """Lead of the largest probability."""
+
+    def of_statistics(self, exit_: int, summaries: Tensor, seen: BankStatistics) -> Tensor:
+        """p(1) - p(2)."""
+        return seen.margin[:, 0]
+
+
+BANK_RULES = {"tgem_bank": BankRule, "max_softmax": MaxSoftmaxRule, "entropy": EntropyRule, "margin": MarginRule}
+IMAGE_RULES = ("tgem", "learned_confidence")
+POLICIES = (*IMAGE_RULES, *BANK_RULES, "fixed")
