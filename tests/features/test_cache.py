@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tgems.data.webdataset import Prompts, Sample, read_shard, shard_paths, write_prompts, write_split
+from tgems.data.webdataset import Prompts, Sample, SplitFiles, read_shard, shard_paths, write_prompts, write_split
 from tgems.errors import UserError
 from tgems.features.cache import load_features
 from tgems.features.encode import encode_images
@@ -56,7 +56,7 @@ def test_other_weights_name_both_sides(demo_features):
 def _split(folder, image: bytes, label=0, captions=()):
     write_prompts(folder, None if captions else Prompts(("a", "b"), ("{c}",)))
     write_split([Sample("x-0", image, "png", label, captions)], folder / "test", 5)
-    return folder / "test"
+    return SplitFiles.of_folder(folder / "test")
 
 
 def _png():

@@ -2,19 +2,21 @@
 
 A data set is a folder with `classnames.txt`, `zeroshot_classification_templates.txt` and `dataset_type.txt`;
 a split is a folder below it with `nshards.txt` and `0.tar .. n-1.tar`. A sample is an image (png, jpg, jpeg, webp)
-and `.cls` (a class number) or `.txt` (one caption a line), optionally `.json` (metadata).
+and `.cls` (a class number) or `.txt` (one caption a line), optionally `.json` (metadata). Training pairs may also come
+as img2dataset writes them: tars of any name, `.txt` holding one caption.
 """
 
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tgems.provenance import whole_folder
+from tgems.provenance import read_json, whole_folder
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+PROMPT_FILES = ("classnames.txt", "zeroshot_classification_templates.txt")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,66 @@ class Prompts:
 
 class ShardError(ValueError):
     """A split or shard that cannot be read: the message names the file and what was expected."""
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """Where one split is read from.
+
+    Attributes:
+        name: Data set and split, for messages.
+        shards: In order.
+        digests: SHA-256 by file name of the shards, where a receipt knows them.
+        prompts: Folder of class names and templates.
+        one_caption: Whether a `.txt` is one caption instead of one a line.
+    """
+
+    name: str
+    shards: list[Path]
+    digests: dict[str, str] | None
+    prompts: Path
+    one_caption: bool = False
+
+    @classmethod
+    def of(cls, path: Path) -> "SplitFiles":
+        """A split's folder, or the receipt of one that was fetched."""
+        return cls.of_receipt(path) if Path(path).suffix == ".json" else cls.of_folder(path)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "SplitFiles":
+        """A split in clip_benchmark's layout.
+
+        Raises:
+            ShardError: `nshards.txt` or a shard is missing.
+        """
+        folder = Path(folder)
+        return cls(f"{folder.parent.name}/{folder.name}", shard_paths(folder), None, folder.parent)
+
+    @classmethod
+    def of_receipt(cls, path: Path) -> "SplitFiles":
+        """A split as its receipt lists it.
+
+        Raises:
+            ShardError: A file is gone, or has another size than when the receipt was written.
+        """
+        receipt = read_json(path)
+        root = Path(receipt["root"])
+        for file in (*receipt["shards"], *receipt["prompts"]):
+            one = root / file["path"]
+            if not one.is_file() or one.stat().st_size != file["size"]:
+                state = "gone" if not one.is_file() else f"{one.stat().st_size} bytes instead of {file['size']}"
+                raise ShardError(f"{one}: {state} since {path} was written; delete that receipt and run again")
+        return cls(
+            f"{receipt['dataset']}/{receipt['split']}",
+            [root / file["path"] for file in receipt["shards"]],
+            {Path(file["path"]).name: file["sha256"] for file in receipt["shards"]},
+            root,
+            receipt["source"].startswith("tars:"),
+        )
+
+    def read(self, shard: Path) -> Iterator[Sample]:
+        """Read the samples of one of the shards in order; see `read_shard`."""
+        return read_shard(shard, self.one_caption)
 
 
 def write_split(samples: Iterable[Sample], folder: Path, shard_size: int) -> int:
@@ -102,7 +164,7 @@ def read_prompts(folder: Path) -> Prompts:
         ShardError: A file is missing or empty.
     """
     lines = []
-    for name in ("classnames.txt", "zeroshot_classification_templates.txt"):
+    for name in PROMPT_FILES:
         path = Path(folder) / name
         if not path.is_file():
             raise ShardError(f"{path}: missing; zero-shot classification needs one entry a line")
@@ -134,24 +196,31 @@ def shard_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def read_shard(path: Path) -> Iterator[Sample]:
+def read_shard(path: Path, one_caption: bool = False) -> Iterator[Sample]:
     """Read the samples of one shard in order.
 
+    Args:
+        path: The archive.
+        one_caption: Whether a `.txt` is one caption, line ends being blanks, instead of one a line.
+
     Raises:
-        ShardError: The archive is damaged or empty, or a sample lacks its image or both label and captions.
+        ShardError: The archive is damaged or empty, or a sample cannot be read, or lacks its image or both label and
+            captions.
     """
     current: str | None = None
     parts: dict[str, bytes] = {}
     empty = True
-    _check_end(path)
+    check_end(path)
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 if not member.isfile():
                     continue
-                key, _, suffix = member.name.partition(".")
+                folder, _, file = member.name.removeprefix("./").rpartition("/")
+                stem, _, suffix = file.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
                 if key != current and current is not None:
-                    yield _sample(path, current, parts)
+                    yield _sample(path, current, parts, one_caption)
                     parts = {}
                 current, empty = key, False
                 parts[suffix.lower()] = tar.extractfile(member).read()
@@ -159,11 +228,15 @@ def read_shard(path: Path) -> Iterator[Sample]:
         raise ShardError(f"{path}: damaged archive ({error}); write or download the shard again") from None
     if empty:
         raise ShardError(f"{path}: the shard holds no sample")
-    yield _sample(path, current, parts)
+    yield _sample(path, current, parts, one_caption)
 
 
-def _check_end(path: Path) -> None:
-    """A whole archive ends with two empty blocks; `tarfile` takes a cut between members for the end."""
+def check_end(path: Path) -> None:
+    """A whole archive ends with two empty blocks; `tarfile` takes a cut between members for the end.
+
+    Raises:
+        ShardError: It does not.
+    """
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 1024))
@@ -171,18 +244,25 @@ def _check_end(path: Path) -> None:
             raise ShardError(f"{path}: damaged archive (no end mark); write or download the shard again")
 
 
-def _sample(path: Path, key: str, parts: dict[str, bytes]) -> Sample:
+def _sample(path: Path, key: str, parts: dict[str, bytes], one_caption: bool) -> Sample:
     suffix = next((s for s in IMAGE_SUFFIXES if s in parts), None)
     if suffix is None:
         raise ShardError(f"{path}: sample {key!r} has no image ({', '.join(IMAGE_SUFFIXES)}), only {sorted(parts)}")
-    captions = tuple(line for line in parts.get("txt", b"").decode().splitlines() if line.strip())
-    if "cls" not in parts and not captions:
+    text = _parse(path, key, "txt", parts, bytes.decode) or ""
+    captions = (" ".join(text.split()),) if one_caption else tuple(text.splitlines())
+    captions = tuple(caption for caption in captions if caption.strip())
+    label = _parse(path, key, "cls", parts, int)
+    if label is None and not captions:
         raise ShardError(f"{path}: sample {key!r} has neither a class (.cls) nor captions (.txt)")
-    return Sample(
-        key=key,
-        image=parts[suffix],
-        suffix=suffix,
-        label=int(parts["cls"]) if "cls" in parts else None,
-        captions=captions,
-        metadata=json.loads(parts["json"]) if "json" in parts else {},
-    )
+    metadata = _parse(path, key, "json", parts, json.loads) or {}
+    if not isinstance(metadata, dict):
+        raise ShardError(f"{path}: .json of sample {key!r} is no mapping: {metadata!r:.40}")
+    return Sample(key, parts[suffix], suffix, label, captions, metadata)
+
+
+def _parse(path: Path, key: str, suffix: str, parts: dict[str, bytes], read: Callable):
+    """One part of a sample, or None where it has no such part."""
+    try:
+        return read(parts[suffix]) if suffix in parts else None
+    except ValueError as error:
+        raise ShardError(f"{path}: .{suffix} of sample {key!r} cannot be read ({error})") from None

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tgems.backbones.load import Backbone
-from tgems.data.webdataset import Sample, read_prompts, read_shard, shard_paths
+from tgems.data.webdataset import Sample, SplitFiles, read_prompts
 from tgems.errors import UserError
 from tgems.features.cache import seal
 from tgems.features.encode import EncodedImages, class_embeddings, encode_images, encode_texts
@@ -24,7 +24,7 @@ METADATA = ("cluster", "difficulty", "n_digits", "layout")
 
 def extract_features(
     backbone: Backbone,
-    split: Path,
+    split: SplitFiles,
     task: str,
     out: Path,
     batch_size: int = 256,
@@ -35,7 +35,7 @@ def extract_features(
 
     Args:
         backbone: Frozen model.
-        split: Folder of shards; its parent holds the prompts.
+        split: Shards and prompts.
         task: `zeroshot_classification` or `zeroshot_retrieval`.
         out: Cache folder; appears whole or not at all.
         batch_size: Images a forward pass.
@@ -54,12 +54,11 @@ def extract_features(
 
 
 def _extract(
-    backbone: Backbone, split: Path, task: str, partial: Path, batch_size: int, dtype: str, device: str
+    backbone: Backbone, split: SplitFiles, task: str, partial: Path, batch_size: int, dtype: str, device: str
 ) -> None:
     rows, captions = [], []
-    paths = shard_paths(split)
-    for number, path in enumerate(paths):
-        samples = list(tqdm(read_shard(path), desc=f"{split.parent.name}/{split.name} {path.name}", mininterval=2))
+    for number, path in enumerate(split.shards):
+        samples = list(tqdm(split.read(path), desc=f"{split.name} {path.name}", mininterval=2))
         tensors = _encode_shard(backbone, samples, batch_size, path, device)
         tensors["summaries"] = tensors["summaries"].to(getattr(torch, dtype))
         for name, value in tensors.items():
@@ -76,9 +75,9 @@ def _extract(
         "weights": backbone.weights_digest,
         "preprocess": backbone.preprocess_digest,
         "logit_scale": backbone.logit_scale,
-        "shards": {p.name: digest_file(p) for p in paths},
+        "shards": split.digests or {p.name: digest_file(p) for p in split.shards},
         "prompts": digest_json(prompts),
-        "n_shards": len(paths),
+        "n_shards": len(split.shards),
         "n": len(rows),
         "recorded": {"dtype": dtype, "device": device, "versions": versions(), "commit": commit()},
     }
@@ -105,22 +104,24 @@ def _metadata(sample: Sample) -> dict:
     return {k: sample.metadata[k] for k in METADATA if k in sample.metadata}
 
 
-def _write_texts(backbone, split: Path, task: str, rows: list, captions: list, folder: Path) -> tuple[Tensor, list]:
+def _write_texts(
+    backbone, split: SplitFiles, task: str, rows: list, captions: list, folder: Path
+) -> tuple[Tensor, list]:
     """Encode the classes or the distinct captions; for captions also write which image each belongs to."""
     model, tokenizer = backbone.model, backbone.tokenizer
     if task == "zeroshot_classification":
-        prompts = read_prompts(split.parent)
+        prompts = read_prompts(split.prompts)
         wrong = [r for r in rows if r["label"] is None or not 0 <= r["label"] < len(prompts.classnames)]
         if wrong:
             raise UserError(
-                f"{split}: sample {wrong[0]['key']!r} has class {wrong[0]['label']}, "
+                f"{split.name}: sample {wrong[0]['key']!r} has class {wrong[0]['label']}, "
                 f"but classnames.txt lists {len(prompts.classnames)} classes"
             )
         texts = class_embeddings(model, tokenizer, prompts.classnames, prompts.templates)
         return texts, [prompts.classnames, prompts.templates]
     bare = set(range(len(rows))) - {image for image, _ in captions}
     if bare:
-        raise UserError(f"{split}: sample {rows[min(bare)]['key']!r} has no caption, but the task is retrieval")
+        raise UserError(f"{split.name}: sample {rows[min(bare)]['key']!r} has no caption, but the task is retrieval")
     number = {c: i for i, c in enumerate(dict.fromkeys(c for _, c in captions))}
     frame = pd.DataFrame([(image, number[c], c) for image, c in captions], columns=["image", "text", "caption"])
     frame.to_parquet(folder / "captions.parquet")

@@ -1,6 +1,6 @@
 rule extract_features:
     input:
-        split=split_folder,
+        split=split_files,
         prompts=prompt_files,
         backbone=backbone_files,
         code=CODE["features"],

@@ -4,12 +4,13 @@ with job(snakemake.log[0], snakemake.threads):
     from pathlib import Path
 
     from tgems.backbones.load import load_backbone
+    from tgems.data.webdataset import SplitFiles
     from tgems.features.extract import extract_features
 
     use_threads(snakemake.threads)
     extract_features(
         load_backbone(snakemake.params.source),
-        Path(snakemake.input.split),
+        SplitFiles.of(snakemake.input.split),
         snakemake.params.task,
         Path(snakemake.output[0]),
         **snakemake.params.options,
