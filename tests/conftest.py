@@ -52,11 +52,12 @@ def demo_data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def demo_features(demo_backbone, demo_data, tmp_path_factory):
     """Cached features of both splits, by data set."""
+    from tgems.data.webdataset import SplitFiles
     from tgems.features.extract import extract_features
     from tgems.features.shards import Encoding
 
     root = tmp_path_factory.mktemp("features")
     for dataset, task in (("scenes", "zeroshot_retrieval"), ("digits", "zeroshot_classification")):
-        split, encoding = demo_data / dataset / "test", Encoding(tuple(range(1, 9)), batch_size=32)
-        extract_features(demo_backbone, split, task, root / dataset, encoding)
+        split = SplitFiles.of_folder(demo_data / dataset / "test")
+        extract_features(demo_backbone, split, task, root / dataset, Encoding(tuple(range(1, 9)), batch_size=32))
     return root

@@ -67,8 +67,8 @@ def test_bad_values_get_one_line_that_names_them(changes, message):
 
 def test_equal_validation_and_test_are_refused():
     config = smoke()
-    config["datasets"]["digits"]["splits"] = {"validation": "test"}
-    with pytest.raises(UserError, match="validation and test are both 'test'"):
+    config["datasets"]["other"] = {"source": "wds:x", "task": "zeroshot_retrieval", "splits": {"validation": "test"}}
+    with pytest.raises(UserError, match="datasets.other.splits: validation 'test' and test 'test' share shards"):
         complete_config(config, SCHEMA)
 
 

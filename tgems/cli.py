@@ -17,7 +17,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="
 out, err = Console(), Console(stderr=True)
 ATTENTION = 3
 
-Model = Annotated[str, typer.Option("--model", "-m", help="Folder of a saved T-GEM, or its id on the Hugging Face hub.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Folder of a saved T-GEM, or its id on the Hugging Face hub.")
+]
 Device = Annotated[str, typer.Option(help="Where to encode: cpu or cuda.")]
 Thresholds = Annotated[str | None, typer.Option("--calibration", help="Data set whose thresholds to use.")]
 MaxRate = Annotated[float | None, typer.Option(help="No image may cost more than this share of the encoder.")]
@@ -63,7 +65,9 @@ def encode(
 def search(
     text: Annotated[str, typer.Argument(help="What to look for.")],
     index: Annotated[list[Path], typer.Option("--index", "-i", help="Parquet files of `tgems encode`.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="T-GEM; left out: the one that the index names.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="T-GEM; left out: the one that the index names.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Results.")] = 10,
 ) -> None:
     """Search an index for a text."""

@@ -6,13 +6,13 @@ from pathlib import Path
 import yaml
 
 from tgems.backbones.config import model_config
-from tgems.errors import UserError
+from tgems.data.entries import complete_entries
+from tgems.errors import UserError, nearest
 from tgems.exits.names import POLICY_NAMES
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import ExitCosts, module_costs
 
 VARIED = ("rate_targets", "summary", "exits", "heads", "image_gates", "bank_gates", "confidence_gates")
-DEMO_DATASETS = ("scenes", "digits", "colors", "relations", "handwriting")
 
 
 def complete_config(config: dict, schema_file: Path) -> dict:
@@ -37,8 +37,9 @@ def complete_config(config: dict, schema_file: Path) -> dict:
         raise UserError(_explain(error))
     complete = _fill(config, schema)
     complete["variants"] = {name: _variant(complete, changes) for name, changes in complete["variants"].items()}
-    for name in complete["datasets"]:
-        _check_dataset(name, complete["datasets"][name])
+    complete["datasets"] = complete_entries(
+        complete["datasets"], complete["training"]["dataset"], complete["calibration"]
+    )
     _check_training(complete)
     _check_policies(complete)
     for name in complete["backbones"]:
@@ -56,11 +57,6 @@ def _variant(config: dict, changes: dict) -> dict:
     """All options of a variant: the configuration's own, but for its changes."""
     own = {key: config[key] for key in VARIED}
     return own | {k: own[k] | v if isinstance(v, dict) else v for k, v in changes.items()}
-
-
-def _nearest(word: str, known) -> str:
-    near = difflib.get_close_matches(str(word), [str(k) for k in known], 1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(str, known))}"
 
 
 def _numbers(value, schema: dict):
@@ -94,7 +90,7 @@ def _explain(error) -> str:
     if error.validator == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         wrong = next(k for k in error.instance if k not in known)
-        return f"config: unknown key {wrong!r} at {place}; {_nearest(wrong, known)}"
+        return f"config: unknown key {wrong!r} at {place}; {nearest(wrong, known)}"
     if error.validator == "enum":
         near = difflib.get_close_matches(str(error.instance), [str(v) for v in error.validator_value], 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -102,32 +98,28 @@ def _explain(error) -> str:
     return f"config: {place}: {error.message}"
 
 
-def _check_dataset(name: str, dataset: dict) -> None:
-    if dataset["source"] == "demo" and name not in DEMO_DATASETS:
-        hint = _nearest(name, DEMO_DATASETS)
-        raise UserError(f"config: datasets.{name} has source 'demo', but there is no such demo data set; {hint}")
-    if dataset["source"] == "demo" and (name == "scenes") != (dataset["task"] == "zeroshot_retrieval"):
-        raise UserError(f"config: datasets.{name}.task is {dataset['task']!r}, which the demo set {name!r} is not for")
-    if dataset["splits"]["validation"] == dataset["splits"]["test"]:
-        raise UserError(f"config: datasets.{name}.splits: validation and test are both {dataset['splits']['test']!r}")
-
-
 def _check_training(config: dict) -> None:
     training = config["training"]
     if training["dataset"] not in config["datasets"]:
-        hint = _nearest(training["dataset"], config["datasets"])
+        hint = nearest(training["dataset"], config["datasets"])
         raise UserError(f"config: training.dataset {training['dataset']!r} is no key of datasets; {hint}")
-    dataset = config["datasets"][training["dataset"]]
-    if dataset["task"] != "zeroshot_retrieval":
-        raise UserError(f"config: training.dataset {training['dataset']!r} has no captions (task {dataset['task']!r})")
-    if training["split"] in dataset["splits"].values():
+    if training["split"] in ("validation", "test"):
         raise UserError(f"config: training.split {training['split']!r} is also a validation or test split")
+    if training["split"] != "train":
+        raise UserError(
+            f"config: training.split {training['split']!r} is no role of splits; did you mean 'train'? "
+            "Which images that are, datasets.*.splits.train says"
+        )
+    if (task := config["datasets"][training["dataset"]]["task"]) != "zeroshot_retrieval":
+        raise UserError(f"config: training.dataset {training['dataset']!r} has no captions (task {task!r})")
+    if all(entry["splits"]["test"] == "none" for entry in config["datasets"].values()):
+        raise UserError("config: datasets: none has test images; add one that has")
 
 
 def _check_policies(config: dict) -> None:
     for word in config["policies"]:
         if ":" not in word and word not in POLICY_NAMES:
-            raise UserError(f"config: policies: {word!r} is no policy; {_nearest(word, POLICY_NAMES)}")
+            raise UserError(f"config: policies: {word!r} is no policy; {nearest(word, POLICY_NAMES)}")
         if ":" in word and not Path(word.rpartition(":")[0]).is_file():
             raise UserError(f"config: policies: {word!r}: there is no file {word.rpartition(':')[0]!r}")
     if "full" not in config["policies"]:

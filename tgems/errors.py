@@ -1,13 +1,21 @@
 """The one exception a user is meant to read, and how a job shows it."""
 
+import difflib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
 class UserError(ValueError):
     """A bad input: one line that names the value, the place and the mend."""
+
+
+def nearest(word: object, known: Iterable) -> str:
+    """A hint for a word that is none of the known: the one that it resembles, or all of them."""
+    known = [str(k) for k in known]
+    near = difflib.get_close_matches(str(word), known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
 @contextmanager

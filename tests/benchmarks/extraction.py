@@ -22,7 +22,7 @@ from PIL import Image
 
 from tgems.backbones.load import load_backbone
 from tgems.data.tarindex import index_shard
-from tgems.data.webdataset import Prompts, Sample, write_prompts, write_split
+from tgems.data.webdataset import Prompts, Sample, SplitFiles, write_prompts, write_split
 from tgems.features.extract import extract_features
 from tgems.features.images import image_batches
 from tgems.features.shards import Encoding
@@ -41,11 +41,11 @@ def photos(n: int, size: tuple[int, int]):
         yield Sample(f"photo-{i:06}", buffer.getvalue(), "jpg", i % 2)
 
 
-def make_split(folder: Path, n: int, size: tuple[int, int], shard_size: int) -> Path:
+def make_split(folder: Path, n: int, size: tuple[int, int], shard_size: int) -> SplitFiles:
     """A classification split of two classes."""
     write_prompts(folder, Prompts(("left", "right"), ("a photo of something {c}",)))
     write_split(photos(n, size), folder / "test", shard_size)
-    return folder / "test"
+    return SplitFiles.of_folder(folder / "test")
 
 
 def throughput(images: int, batch_size: int, workers: int, repeats: int, dtype: str) -> None:
@@ -56,10 +56,10 @@ def throughput(images: int, batch_size: int, workers: int, repeats: int, dtype: 
     encoding = Encoding(tuple(range(1, tower.depth + 1)), batch_size=batch_size, workers=workers, dtype=dtype)
     with tempfile.TemporaryDirectory() as root:
         split = make_split(Path(root) / "photos", images, (500, 375), images)
-        entries = index_shard(split / "0.tar")
+        entries = index_shard(split.shards[0])
 
         def bare() -> None:
-            loader = image_batches(split / "0.tar", entries, backbone.preprocess, batch_size, workers, False)
+            loader = image_batches(split.shards[0], entries, backbone.preprocess, batch_size, workers, False)
             with torch.no_grad():
                 for batch in loader:
                     backbone.model.encode_image(batch.images, normalize=True)

@@ -6,6 +6,7 @@ from conftest import DEMO_SOURCE, options, variant
 from safetensors.torch import load_file
 
 from tgems.backbones.config import model_config
+from tgems.data.webdataset import SplitFiles
 from tgems.exits.stage import run_gates, run_heads, run_image_gates, run_lookahead
 from tgems.features.cache import load_features
 from tgems.features.extract import extract_features
@@ -37,7 +38,8 @@ def test_streamed_training_is_the_same(demo_backbone, demo_data, tmp_path, dtype
     for gigabytes in (8, 0):
         encoding = Encoding(tuple(range(1, 9)), dtype=dtype, in_memory_gb=gigabytes)
         folder = tmp_path / f"features-{gigabytes}"
-        extract_features(demo_backbone, demo_data / "scenes/test", "zeroshot_retrieval", folder, encoding)
+        split = SplitFiles.of_folder(demo_data / "scenes/test")
+        extract_features(demo_backbone, split, "zeroshot_retrieval", folder, encoding)
         assert load_features(folder).streamed == (gigabytes == 0)
         trained[gigabytes] = _train(str(folder), macs, tmp_path / f"exits-{gigabytes}")
     for kind, weights in trained[8].items():

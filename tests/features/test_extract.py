@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from conftest import DEMO_SOURCE
 from PIL import Image
 
 from tgems.data.demo import generate_split
-from tgems.data.webdataset import Prompts, Sample, shard_paths, write_prompts, write_split
+from tgems.data.webdataset import Prompts, Sample, SplitFiles, write_prompts, write_split
 from tgems.errors import UserError
 from tgems.features import shards
 from tgems.features.cache import load_features
@@ -30,7 +31,7 @@ def _png():
 def _split(folder, images, label=0):
     write_prompts(folder, Prompts(("a", "b"), ("{c}",)))
     write_split([Sample(f"x-{i}", image, "png", label) for i, image in enumerate(images)], folder / "test", 5)
-    return folder / "test"
+    return SplitFiles.of_folder(folder / "test")
 
 
 def _equal(a, b):
@@ -76,7 +77,7 @@ def test_a_shard_of_bad_samples_alone_is_an_error(demo_backbone, tmp_path):
 
 
 def test_workers_parts_and_small_files_change_no_number(demo_backbone, demo_data, demo_features, tmp_path, monkeypatch):
-    split, whole = demo_data / "digits/test", load_features(demo_features / "digits")
+    split, whole = SplitFiles.of_folder(demo_data / "digits/test"), load_features(demo_features / "digits")
     monkeypatch.setattr(shards, "ROWS_A_FILE", 20)
     encoding = Encoding(BLOCKS, batch_size=32, workers=1)
     for part in range(3):
@@ -91,7 +92,9 @@ def test_workers_parts_and_small_files_change_no_number(demo_backbone, demo_data
 def test_streamed_features_are_the_same(demo_backbone, demo_data, demo_features, tmp_path):
     whole = load_features(demo_features / "scenes")
     encoding = Encoding(BLOCKS, batch_size=32, in_memory_gb=0)
-    extract_features(demo_backbone, demo_data / "scenes/test", "zeroshot_retrieval", tmp_path / "f", encoding)
+    extract_features(
+        demo_backbone, SplitFiles.of_folder(demo_data / "scenes/test"), "zeroshot_retrieval", tmp_path / "f", encoding
+    )
     streamed = load_features(tmp_path / "f")
     assert streamed.streamed and not whole.streamed and len(streamed.summaries.parts) == 2
     _equal(streamed, whole)
@@ -104,9 +107,8 @@ def test_streamed_features_are_the_same(demo_backbone, demo_data, demo_features,
 def test_a_killed_pass_goes_on_with_the_first_shard_that_is_not_whole(
     demo_backbone, demo_data, demo_features, tmp_path, monkeypatch
 ):
-    split = tmp_path / "digits/test"
     shutil.copytree(demo_data / "digits", tmp_path / "digits")
-    second = split / "1.tar"
+    split, second = SplitFiles.of_folder(tmp_path / "digits/test"), tmp_path / "digits/test/1.tar"
     intact = second.read_bytes()
     second.write_bytes(intact[:-2000])
     encoding = Encoding(BLOCKS, batch_size=32)
@@ -125,7 +127,7 @@ def test_a_killed_pass_goes_on_with_the_first_shard_that_is_not_whole(
 
 @pytest.mark.parametrize("change", ["code", "file", "blocks"])
 def test_a_shard_made_otherwise_or_damaged_is_encoded_anew(demo_backbone, demo_data, tmp_path, change):
-    split, out = demo_data / "digits/test", tmp_path / "f"
+    split, out = SplitFiles.of_folder(demo_data / "digits/test"), tmp_path / "f"
     extract_features(demo_backbone, split, CLASSIFY, out, Encoding(BLOCKS))
     file = shard_folder(out) / "0/000.safetensors"
     before = file.stat().st_ino
@@ -141,8 +143,8 @@ def test_a_shard_made_otherwise_or_damaged_is_encoded_anew(demo_backbone, demo_d
 
 def test_one_key_in_two_shards_is_named(demo_backbone, tmp_path):
     split = _split(tmp_path / "d", [_png()] * 2)
-    shutil.copy(split / "0.tar", split / "1.tar")
-    (split / "nshards.txt").write_text("2\n")
+    shutil.copy(tmp_path / "d/test/0.tar", tmp_path / "d/test/1.tar")
+    split = replace(split, shards=[*split.shards, tmp_path / "d/test/1.tar"])
     with pytest.raises(UserError, match="key 'x-0' stands in two shards"):
         extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding(BLOCKS))
 
@@ -152,7 +154,7 @@ def test_autocast_is_recorded_with_exact_embeddings_beside(demo_data, demo_featu
 
     encoding = Encoding(BLOCKS, batch_size=32, precision="bfloat16", dtype="float16")
     backbone = load_backbone(DEMO_SOURCE)
-    extract_features(backbone, demo_data / "digits/test", CLASSIFY, tmp_path / "f", encoding)
+    extract_features(backbone, SplitFiles.of_folder(demo_data / "digits/test"), CLASSIFY, tmp_path / "f", encoding)
     features, exact = load_features(tmp_path / "f"), load_features(demo_features / "digits")
     rows, reference = features.reference
     assert features.manifest["precision"] == "bfloat16" and len(rows) == 70
@@ -165,6 +167,7 @@ def test_shards_of_the_demo_hold_flat_files(demo_backbone, tmp_path, monkeypatch
     generate_split("digits", "test", 30, 0, tmp_path / "digits/test", 30)
     write_prompts(tmp_path / "digits", Prompts(tuple("0123456789"), ("{c}",)))
     monkeypatch.setattr(shards, "ROWS_A_FILE", 8)
-    extract_features(demo_backbone, tmp_path / "digits/test", CLASSIFY, tmp_path / "f", Encoding(BLOCKS, batch_size=8))
-    assert len(shard_paths(tmp_path / "digits/test")) == 1
+    split = SplitFiles.of_folder(tmp_path / "digits/test")
+    extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding(BLOCKS, batch_size=8))
+    assert len(split.shards) == 1
     assert len(list((tmp_path / "f.shards/0").glob("*.safetensors"))) == 4

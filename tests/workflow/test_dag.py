@@ -82,11 +82,17 @@ def test_bad_configuration_stops_before_anything_runs(project, arguments, messag
     assert not (project / "results").exists()
 
 
-def test_paper_configuration_plans_on_data_in_its_layout(project):
-    for dataset in ("mscoco_captions", "flickr30k", "imagenet1k", "cifar100", "caltech101", "pets"):
-        for split in ("train", "validation", "test"):
-            (project / "data" / dataset / split).mkdir(parents=True)
-        for name in ("classnames.txt", "zeroshot_classification_templates.txt"):
-            (project / "data" / dataset / name).write_text("x\n")
+def test_paper_configuration_plans_without_network_and_data(project):
     jobs = planned(snakemake(project, "-n", "--configfile", "configs/paper.yaml").stdout)
-    assert jobs["extract_features"] == 3 * (6 * 2 + 1) and "generate_demo" not in jobs
+    assert jobs["fetch_split"] == 5 * 2 + 1
+    assert jobs["extract_features"] == 3 * jobs["fetch_split"] and "generate_demo" not in jobs
+
+
+def test_a_set_without_validation_images_is_calibrated_elsewhere(project):
+    own = "{source: demo, task: zeroshot_classification, splits: {validation: none}, calibration: [transfer]}"
+    output = snakemake(project, "-n", "--config", f"datasets={{digits: {own}}}").stdout
+    jobs = planned(output)
+    assert jobs["fit_thresholds"] == 8 and jobs["evaluate"] == 10
+    assert "results/features/demo-vit-8/digits/test" in output
+    assert "results/features/demo-vit-8/digits/validation" not in output
+    assert "results/data/digits/validation" not in output

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
-NAME = re.compile(r"^((?:.*/)?[^./]+)\.([^/]*)$")
+NAME = re.compile(r"^((?:.*/)?[^./]*)\.([^/]*)$")
 
 
 class ShardError(ValueError):
@@ -39,13 +39,17 @@ class Entry:
     problem: str | None = None
 
 
-def index_shard(path: Path) -> list[Entry]:
+def index_shard(path: Path, one_caption: bool = False) -> list[Entry]:
     """List the samples of one shard in order; a sample's members stand together, as webdataset wants them.
+
+    Args:
+        path: The archive.
+        one_caption: Whether a `.txt` is one caption, line ends being blanks, instead of one a line.
 
     Raises:
         ShardError: The archive is damaged, compressed or empty, or holds two samples of one key.
     """
-    _check_end(path)
+    check_end(path)
     entries: list[Entry] = []
     members: dict[str, tarfile.TarInfo] = {}
     current: str | None = None
@@ -57,12 +61,12 @@ def index_shard(path: Path) -> list[Entry]:
                     continue
                 key, suffix = name.groups()
                 if key != current and current is not None:
-                    entries.append(_entry(tar, current, members))
+                    entries.append(_entry(tar, current, members, one_caption))
                     members = {}
                 current = key
                 members[suffix.lower()] = member
             if current is not None:
-                entries.append(_entry(tar, current, members))
+                entries.append(_entry(tar, current, members, one_caption))
     except tarfile.TarError as error:
         raise ShardError(f"{path}: damaged archive ({error}); write or download the shard again") from None
     if not entries:
@@ -78,19 +82,23 @@ def read_image(path: Path, entry: Entry) -> bytes:
         return file.read(entry.size)
 
 
-def _entry(tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo]) -> Entry:
+def _entry(tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], one_caption: bool) -> Entry:
     suffix = next((s for s in IMAGE_SUFFIXES if s in members), None)
     if suffix is None:
         return Entry(key, problem=f"has no image ({', '.join(IMAGE_SUFFIXES)}), only {sorted(members)}")
+    found = {}
+    for name, read in (("cls", int), ("txt", bytes.decode), ("json", json.loads)):
+        try:
+            found[name] = read(tar.extractfile(members[name]).read()) if name in members else None
+        except ValueError as error:
+            return Entry(key, problem=f"has a .{name} that cannot be read ({error})")
+    if not isinstance(found["json"] or {}, dict):
+        return Entry(key, problem=f"has a .json that is no mapping: {found['json']!r:.40}")
+    text = found["txt"] or ""
+    lines = (" ".join(text.split()),) if one_caption else text.splitlines()
+    captions = tuple(line for line in lines if line.strip())
     image = members[suffix]
-    parts = {name: tar.extractfile(members[name]).read() for name in ("cls", "txt", "json") if name in members}
-    try:
-        captions = tuple(line for line in parts.get("txt", b"").decode().splitlines() if line.strip())
-        label = int(parts["cls"]) if "cls" in parts else None
-        metadata = json.loads(parts["json"]) if "json" in parts else {}
-    except ValueError as error:
-        return Entry(key, problem=f"has a .cls, .txt or .json member that cannot be read ({error})")
-    return Entry(key, suffix, image.offset_data, image.size, label, captions, metadata)
+    return Entry(key, suffix, image.offset_data, image.size, found["cls"], captions, found["json"] or {})
 
 
 def _check_keys(path: Path, entries: list[Entry]) -> None:
@@ -101,8 +109,12 @@ def _check_keys(path: Path, entries: list[Entry]) -> None:
         seen.add(entry.key)
 
 
-def _check_end(path: Path) -> None:
-    """A whole archive ends with two empty blocks; `tarfile` takes a cut between members for the end."""
+def check_end(path: Path) -> None:
+    """A whole archive ends with two empty blocks; `tarfile` takes a cut between members for the end.
+
+    Raises:
+        ShardError: It does not.
+    """
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 1024))

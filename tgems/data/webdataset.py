@@ -2,7 +2,8 @@
 
 A data set is a folder with `classnames.txt`, `zeroshot_classification_templates.txt` and `dataset_type.txt`;
 a split is a folder below it with `nshards.txt` and `0.tar .. n-1.tar`. A sample is an image (png, jpg, jpeg, webp)
-and `.cls` (a class number) or `.txt` (one caption a line), optionally `.json` (metadata).
+and `.cls` (a class number) or `.txt` (one caption a line), optionally `.json` (metadata). Training pairs may also come
+as img2dataset writes them: tars of any name, `.txt` holding one caption.
 """
 
 import io
@@ -12,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tgems.provenance import whole_folder
+from tgems.data.tarindex import ShardError, index_shard, read_image
+from tgems.provenance import digest_file, read_json, whole_folder
 
-IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+PROMPT_FILES = ("classnames.txt", "zeroshot_classification_templates.txt")
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,68 @@ class Prompts:
     templates: tuple[str, ...]
 
 
-class ShardError(ValueError):
-    """A split or shard that cannot be read: the message names the file and what was expected."""
+@dataclass(frozen=True)
+class SplitFiles:
+    """Where one split is read from.
+
+    Attributes:
+        name: Data set and split, for messages.
+        shards: In order.
+        digests: SHA-256 by file name of the shards, where a receipt knows them.
+        prompts: Folder of class names and templates.
+        one_caption: Whether a `.txt` is one caption instead of one a line.
+    """
+
+    name: str
+    shards: list[Path]
+    digests: dict[str, str] | None
+    prompts: Path
+    one_caption: bool = False
+
+    @classmethod
+    def of(cls, path: Path) -> "SplitFiles":
+        """A split's folder, or the receipt of one that was fetched."""
+        return cls.of_receipt(path) if Path(path).suffix == ".json" else cls.of_folder(path)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "SplitFiles":
+        """A split in clip_benchmark's layout.
+
+        Raises:
+            ShardError: `nshards.txt` or a shard is missing.
+        """
+        folder = Path(folder)
+        return cls(f"{folder.parent.name}/{folder.name}", shard_paths(folder), None, folder.parent)
+
+    @classmethod
+    def of_receipt(cls, path: Path) -> "SplitFiles":
+        """A split as its receipt lists it.
+
+        Raises:
+            ShardError: A file is gone, or has another size than when the receipt was written.
+        """
+        receipt = read_json(path)
+        root = Path(receipt["root"])
+        for file in (*receipt["shards"], *receipt["prompts"]):
+            one = root / file["path"]
+            if not one.is_file() or one.stat().st_size != file["size"]:
+                state = "gone" if not one.is_file() else f"{one.stat().st_size} bytes instead of {file['size']}"
+                raise ShardError(f"{one}: {state} since {path} was written; delete that receipt and run again")
+        return cls(
+            f"{receipt['dataset']}/{receipt['split']}",
+            [root / file["path"] for file in receipt["shards"]],
+            {Path(file["path"]).name: file["sha256"] for file in receipt["shards"]},
+            root,
+            receipt["source"].startswith("tars:"),
+        )
+
+    def read(self, shard: Path) -> Iterator[Sample]:
+        """Read the samples of one of the shards in order; see `read_shard`."""
+        return read_shard(shard, self.one_caption)
+
+    def digest(self, shard: Path) -> str:
+        """SHA-256 of one of the shards: as the receipt has it, else computed."""
+        return digest_file(shard) if self.digests is None else self.digests[shard.name]
 
 
 def write_split(samples: Iterable[Sample], folder: Path, shard_size: int) -> int:
@@ -102,7 +164,7 @@ def read_prompts(folder: Path) -> Prompts:
         ShardError: A file is missing or empty.
     """
     lines = []
-    for name in ("classnames.txt", "zeroshot_classification_templates.txt"):
+    for name in PROMPT_FILES:
         path = Path(folder) / name
         if not path.is_file():
             raise ShardError(f"{path}: missing; zero-shot classification needs one entry a line")
@@ -134,55 +196,22 @@ def shard_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def read_shard(path: Path) -> Iterator[Sample]:
+def read_shard(path: Path, one_caption: bool = False) -> Iterator[Sample]:
     """Read the samples of one shard in order.
 
+    Args:
+        path: The archive.
+        one_caption: Whether a `.txt` is one caption, line ends being blanks, instead of one a line.
+
     Raises:
-        ShardError: The archive is damaged or empty, or a sample lacks its image or both label and captions.
+        ShardError: The archive is damaged or empty, or a sample cannot be read, or lacks its image or both label and
+            captions.
     """
-    current: str | None = None
-    parts: dict[str, bytes] = {}
-    empty = True
-    _check_end(path)
-    try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                key, _, suffix = member.name.partition(".")
-                if key != current and current is not None:
-                    yield _sample(path, current, parts)
-                    parts = {}
-                current, empty = key, False
-                parts[suffix.lower()] = tar.extractfile(member).read()
-    except tarfile.TarError as error:
-        raise ShardError(f"{path}: damaged archive ({error}); write or download the shard again") from None
-    if empty:
-        raise ShardError(f"{path}: the shard holds no sample")
-    yield _sample(path, current, parts)
-
-
-def _check_end(path: Path) -> None:
-    """A whole archive ends with two empty blocks; `tarfile` takes a cut between members for the end."""
-    with open(path, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 1024))
-        if size % 512 or file.read() != bytes(1024):
-            raise ShardError(f"{path}: damaged archive (no end mark); write or download the shard again")
-
-
-def _sample(path: Path, key: str, parts: dict[str, bytes]) -> Sample:
-    suffix = next((s for s in IMAGE_SUFFIXES if s in parts), None)
-    if suffix is None:
-        raise ShardError(f"{path}: sample {key!r} has no image ({', '.join(IMAGE_SUFFIXES)}), only {sorted(parts)}")
-    captions = tuple(line for line in parts.get("txt", b"").decode().splitlines() if line.strip())
-    if "cls" not in parts and not captions:
-        raise ShardError(f"{path}: sample {key!r} has neither a class (.cls) nor captions (.txt)")
-    return Sample(
-        key=key,
-        image=parts[suffix],
-        suffix=suffix,
-        label=int(parts["cls"]) if "cls" in parts else None,
-        captions=captions,
-        metadata=json.loads(parts["json"]) if "json" in parts else {},
-    )
+    for entry in index_shard(path, one_caption):
+        problem = entry.problem
+        if problem is None and entry.label is None and not entry.captions:
+            problem = "has neither a class (.cls) nor captions (.txt)"
+        if problem is not None:
+            raise ShardError(f"{path}: sample {entry.key!r} {problem}")
+        image = read_image(path, entry)
+        yield Sample(entry.key, image, entry.suffix, entry.label, entry.captions, entry.metadata)

@@ -1,13 +1,12 @@
 """Pick test images per exit, to see which left early and which late. Reads shards, returns PNG thumbnails."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tgems.data.webdataset import read_prompts, read_shard, shard_paths
+from tgems.data.webdataset import SplitFiles, read_prompts
 from tgems.evaluation.rows import Row
 
 PER_EXIT = 4
@@ -15,10 +14,10 @@ THUMBNAIL = 64
 PREFERRED = ("tgem_bank", "tgem")
 
 
-def pick_row(rows: list[Row]) -> Row | None:
+def pick_row(rows: list[Row], calibration: str) -> Row | None:
     """The T-GEM row to show: bank-guided where there is one, the middle rate target, the first seed."""
     for policy in PREFERRED:
-        own = [r for r in rows if r.about["policy"] == policy and r.about["calibration"] == "in_domain"]
+        own = [r for r in rows if r.about["policy"] == policy and r.about["calibration"] == calibration]
         if own:
             targets = sorted({r.about["rate_target"] for r in own})
             return next(r for r in own if r.about["rate_target"] == targets[len(targets) // 2])
@@ -26,7 +25,7 @@ def pick_row(rows: list[Row]) -> Row | None:
 
 
 def gallery(
-    row: Row | None, samples: pd.DataFrame, blocks: tuple[int, ...], split: Path, seed: int = 0
+    row: Row | None, samples: pd.DataFrame, blocks: tuple[int, ...], split: SplitFiles, seed: int = 0
 ) -> pd.DataFrame:
     """A seeded draw of images of every exit, without regard to whether they were right.
 
@@ -34,7 +33,7 @@ def gallery(
         row: Operating point to show; None gives an empty table.
         samples: Test images in order: key, and difficulty where there is one.
         blocks: Exits.
-        split: Folder of the shards.
+        split: Its shards and prompts.
         seed: Seed of the draw.
 
     Returns:
@@ -45,7 +44,7 @@ def gallery(
     if row is None:
         return pd.DataFrame(columns=columns)
     keys = samples["key"].tolist()
-    names = read_prompts(split.parent).classnames if "label" in samples else None
+    names = read_prompts(split.prompts).classnames if "label" in samples else None
     order = np.random.default_rng(seed).permutation(len(keys))
     wanted: dict[str, int] = {}
     for exit_, block in enumerate(blocks):
@@ -60,8 +59,8 @@ def gallery(
             row.about["policy"],
             row.about["rate_target"],
         )
-        for path in shard_paths(split)
-        for sample in read_shard(path)
+        for path in split.shards
+        for sample in split.read(path)
         if sample.key in wanted
     ]
     return pd.DataFrame(found, columns=columns).sort_values(["exit_block", "key"], ignore_index=True)

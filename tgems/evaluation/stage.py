@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tgems.data.webdataset import SplitFiles
 from tgems.evaluation.estimates import Estimates, tradeoff
 from tgems.evaluation.gallery import gallery, pick_row
 from tgems.evaluation.inputs import Split, load_modules
@@ -12,7 +13,7 @@ from tgems.evaluation.precision import precision_change
 from tgems.evaluation.rows import endpoint_rows, exit_shares, mean_over_seeds, policy_rows
 from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.thresholds import as_json, fit_policies, from_json
-from tgems.evaluation.wins import areas, as_frame, curves_of, from_frame, wins
+from tgems.evaluation.wins import areas, as_frame, curves_of, from_frame, of_other_domain, wins
 from tgems.exits.names import module_folders
 from tgems.exits.policies import require_index_safe
 from tgems.exits.registry import find_policies
@@ -72,9 +73,9 @@ def run_evaluation(
 
     Args:
         test: Features of the test split.
-        images: Folder of its shards, for the gallery.
-        thresholds: `thresholds.json` by calibration.
-        curves: Validation curves of the same data set, for picking competitors.
+        images: Folder of its shards, or their receipt, for the gallery.
+        thresholds: `thresholds.json` by calibration; the first emits all rows, others the calibrated ones.
+        curves: Validation curves of the data set that the first thresholds are of, for picking competitors.
         macs: `macs.json`.
         out: Files by part.
         about: Columns common to everything: backbone, variant, dataset, task.
@@ -87,7 +88,8 @@ def run_evaluation(
         bootstrap_resamples: Resamples.
     """
     fixed = {calibration: read_json(path) for calibration, path in thresholds.items()}
-    like = {"schema_version": SCHEMA_VERSION} | {k: v for k, v in next(iter(fixed.values())).items() if k in COMPARED}
+    first = next(iter(fixed))
+    like = {"schema_version": SCHEMA_VERSION} | {k: v for k, v in fixed[first].items() if k in COMPARED}
     costs = read_costs(macs)
     features = load_features(test, like).at_exits(costs.blocks, costs.summary_dim)
     chosen = find_policies(policies)
@@ -97,14 +99,17 @@ def run_evaluation(
         seen.append(split)
         for calibration, points in fitted.items():
             own = [f for f in points if f.seed == split.seed]
-            if calibration != next(iter(fixed)):
+            if calibration != first:
                 own = [f for f in own if f.point.rate_target is not None]
             rows += policy_rows(split, chosen, own, calibration, "shuffled" in policies)
         rows += endpoint_rows(split)
     estimates = Estimates([*rows, *mean_over_seeds(rows)], features, bootstrap_resamples)
-    own, validation = curves_of(estimates, chosen, costs, len(features.texts)), from_frame(pd.read_parquet(curves))
+    own = curves_of(estimates, chosen, costs, len(features.texts))
+    validation = from_frame(pd.read_parquet(curves))
+    if first != "in_domain":
+        validation = of_other_domain(validation, own)
     names = {k: about[k] for k in ("backbone", "variant", "dataset")}
-    shown = gallery(pick_row(rows), features.samples, costs.blocks, Path(images))
+    shown = gallery(pick_row(rows, first), features.samples, costs.blocks, SplitFiles.of(images))
     parts = {
         "tradeoff": _reported(tradeoff(estimates, costs, about), directions),
         "wins": _reported(wins(own, validation, names), directions),

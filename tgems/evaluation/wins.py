@@ -16,6 +16,7 @@ from tgems.exits.policies import Policy
 from tgems.profiling.costs import ExitCosts
 
 CONTENDERS = ("tgem", "tgem_bank")
+IMAGE_TO_TEXT = "text_retrieval_recall@1"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,19 @@ def from_frame(frame: pd.DataFrame) -> Curves:
     return curves
 
 
+def of_other_domain(validation: Curves, test: Curves) -> Curves:
+    """Another data set's validation curves, to pick competitors for one that has no validation images.
+
+    Where that data set, which has captions, lacks a metric, image-to-text recall stands in for it: like accuracy it is
+    of images that look for their text.
+
+    Args:
+        validation: Curves of the data set that thresholds come from.
+        test: Curves whose metrics are wanted.
+    """
+    return {metric: validation.get(metric, validation[IMAGE_TO_TEXT]) for metric in test}
+
+
 def areas(test: Curves, validation: Curves, about: dict) -> pd.DataFrame:
     """Area under every curve: on validation, and on test with its interval over resamples."""
     records = []
@@ -117,7 +131,7 @@ def wins(test: Curves, validation: Curves, about: dict) -> pd.DataFrame:
 
     Args:
         test: Curves with resamples.
-        validation: Curves of the same policies, for picking.
+        validation: Curves of the same policies under in-domain thresholds, for picking.
         about: Common columns.
     """
     records = []

@@ -13,38 +13,38 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tgems.backbones.load import Backbone
-from tgems.data.webdataset import read_prompts, shard_paths
+from tgems.data.webdataset import SplitFiles, read_prompts
 from tgems.errors import UserError
 from tgems.features.cache import seal
 from tgems.features.encode import class_embeddings, encode_texts
-from tgems.features.shards import REFERENCE_IMAGES, Encoding, ensure_shard, shard_digest, use_device
+from tgems.features.shards import REFERENCE_IMAGES, Encoding, ensure_shard, use_device
 from tgems.provenance import commit, digest_json, versions, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
 
 
-def encode_part(backbone: Backbone, split: Path, out: Path, encoding: Encoding, part: int, of: int) -> None:
+def encode_part(backbone: Backbone, split: SplitFiles, out: Path, encoding: Encoding, part: int, of: int) -> None:
     """Encode every `of`-th shard of a split, from the `part`-th on, and write a receipt.
 
     Args:
         backbone: Frozen model.
-        split: Folder of shards.
+        split: Shards.
         out: Receipt, `{split}.shards/part-{part}-of-{of}.json`; shards are written beside it.
         encoding: How.
         part: 0-based.
         of: Parts.
     """
     use_device(backbone, encoding)
-    found = _encode(backbone, split, out.parent, encoding, range(part, len(shard_paths(split)), of))
+    found = _encode(backbone, split, out.parent, encoding, range(part, len(split.shards), of))
     write_json(out, {"shards": {name: shard["files"] for name, shard in found.items()}})
 
 
-def extract_features(backbone: Backbone, split: Path, task: str, out: Path, encoding: Encoding) -> None:
+def extract_features(backbone: Backbone, split: SplitFiles, task: str, out: Path, encoding: Encoding) -> None:
     """Encode every image once and every text once.
 
     Args:
         backbone: Frozen model.
-        split: Folder of shards; its parent holds the prompts.
+        split: Shards and prompts.
         task: `zeroshot_classification` or `zeroshot_retrieval`.
         out: Cache folder; appears whole or not at all. Shards are in `{out}.shards`.
         encoding: How.
@@ -55,7 +55,7 @@ def extract_features(backbone: Backbone, split: Path, task: str, out: Path, enco
     """
     use_device(backbone, encoding)
     shards = shard_folder(out)
-    found = _encode(backbone, split, shards, encoding, range(len(shard_paths(split))))
+    found = _encode(backbone, split, shards, encoding, range(len(split.shards)))
     with whole_folder(out) as partial:
         samples, captions = _gather(shards, found)
         texts, prompts = _texts(backbone, split, task, samples, captions)
@@ -74,14 +74,12 @@ def shard_folder(out: Path) -> Path:
 
 
 def _encode(
-    backbone: Backbone, split: Path, folder: Path, encoding: Encoding, numbers: Sequence[int]
+    backbone: Backbone, split: SplitFiles, folder: Path, encoding: Encoding, numbers: Sequence[int]
 ) -> dict[str, dict]:
-    paths = shard_paths(split)
-    reference = -(-REFERENCE_IMAGES // len(paths))
+    reference = -(-REFERENCE_IMAGES // len(split.shards))
     found = {}
     for i in numbers:
-        digest = shard_digest(paths[i], None)
-        found[str(i)] = ensure_shard(backbone, paths[i], digest, folder / str(i), encoding, reference)
+        found[str(i)] = ensure_shard(backbone, split, split.shards[i], folder / str(i), encoding, reference)
     return found
 
 
@@ -137,23 +135,23 @@ def _manifest(backbone: Backbone, encoding: Encoding, found: dict[str, dict], pr
     }
 
 
-def _texts(backbone: Backbone, split: Path, task: str, samples: pd.DataFrame, captions: pd.DataFrame):
+def _texts(backbone: Backbone, split: SplitFiles, task: str, samples: pd.DataFrame, captions: pd.DataFrame):
     """Encode the classes, or the distinct captions, whose number `captions` gains as column `text`."""
     model, tokenizer = backbone.model, backbone.tokenizer
     if task == "zeroshot_classification":
-        prompts = read_prompts(split.parent)
+        prompts = read_prompts(split.prompts)
         wrong = samples[~samples["label"].between(0, len(prompts.classnames) - 1).fillna(False).astype(bool)]
         if len(wrong):
             key, label = wrong.iloc[0][["key", "label"]]
             raise UserError(
-                f"{split}: sample {key!r} has class {None if pd.isna(label) else label}, "
+                f"{split.name}: sample {key!r} has class {None if pd.isna(label) else label}, "
                 f"but classnames.txt lists {len(prompts.classnames)} classes"
             )
         texts = class_embeddings(model, tokenizer, prompts.classnames, prompts.templates)
         return texts, [prompts.classnames, prompts.templates]
     bare = set(range(len(samples))) - set(captions["image"])
     if bare:
-        raise UserError(f"{split}: sample {samples['key'][min(bare)]!r} has no caption, but the task is retrieval")
+        raise UserError(f"{split.name}: sample {samples['key'][min(bare)]!r} has no caption, but the task is retrieval")
     number, distinct = pd.factorize(captions["caption"])
     captions.insert(1, "text", number)
     return encode_texts(model, tokenizer, list(distinct)), list(distinct)

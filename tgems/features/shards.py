@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from tgems.backbones.load import Backbone
 from tgems.data.tarindex import Entry, index_shard
+from tgems.data.webdataset import SplitFiles
 from tgems.errors import UserError
 from tgems.features.cache import SCHEMA_VERSION
 from tgems.features.encode import EncodedImages, encode_images
@@ -83,13 +84,15 @@ def use_device(backbone: Backbone, encoding: Encoding) -> None:
     backbone.model.to(encoding.device)
 
 
-def ensure_shard(backbone: Backbone, path: Path, digest: str, out: Path, encoding: Encoding, reference: int) -> dict:
+def ensure_shard(
+    backbone: Backbone, split: SplitFiles, path: Path, out: Path, encoding: Encoding, reference: int
+) -> dict:
     """Encode a shard unless its folder is whole and was made from the same things.
 
     Args:
         backbone: Frozen, on the device.
+        split: What the shard belongs to.
         path: The tar.
-        digest: Its SHA-256.
         out: Folder; appears whole or not at all.
         encoding: How.
         reference: Under autocast, images to encode in float32 too.
@@ -101,7 +104,7 @@ def ensure_shard(backbone: Backbone, path: Path, digest: str, out: Path, encodin
         ShardError: The tar is damaged or empty.
         UserError: A sample cannot be used and `on_bad_sample` is `fail`; no sample is left; a value is not finite.
     """
-    wanted = encoding.fingerprint(backbone, digest)
+    wanted = encoding.fingerprint(backbone, split.digest(path))
     if (out / "shard.json").is_file():
         found = read_json(out / "shard.json")
         if found["fingerprint"] == wanted and all(
@@ -109,14 +112,20 @@ def ensure_shard(backbone: Backbone, path: Path, digest: str, out: Path, encodin
         ):
             return found
     with whole_folder(out) as partial:
-        _encode_shard(backbone, path, partial, encoding, reference, wanted)
+        _encode_shard(backbone, split, path, partial, encoding, reference, wanted)
     return read_json(out / "shard.json")
 
 
 def _encode_shard(
-    backbone: Backbone, path: Path, partial: Path, encoding: Encoding, reference: int, fingerprint: dict
+    backbone: Backbone,
+    split: SplitFiles,
+    path: Path,
+    partial: Path,
+    encoding: Encoding,
+    reference: int,
+    fingerprint: dict,
 ) -> None:
-    entries = index_shard(path)
+    entries = index_shard(path, split.one_caption)
     cuda = encoding.device == "cuda"
     batches = image_batches(path, entries, backbone.preprocess, encoding.batch_size, encoding.workers, cuda)
     used: list[Entry] = []
@@ -124,7 +133,7 @@ def _encode_shard(
     writer = _Writer(path, partial, encoding)
     wanted = reference if encoding.precision != "float32" else 0
     exact: list[Tensor] = []
-    with tqdm(total=len(entries), desc=f"{path.parent.name}/{path.name}", unit="image", mininterval=2) as progress:
+    with tqdm(total=len(entries), desc=f"{split.name} {path.name}", unit="image", mininterval=2) as progress:
         for batch in batches:
             _check(path, entries, batch, encoding.on_bad_sample, skipped)
             if batch.images is not None:
@@ -204,11 +213,6 @@ class _Writer:
         save_file(tensors, self.folder / f"{len(self.rows):03}.safetensors")
         self.rows.append(len(tensors["embeddings"]))
         self.parts = []
-
-
-def shard_digest(path: Path, known: dict[str, str] | None) -> str:
-    """SHA-256 of a tar: from its receipt where there is one, else computed."""
-    return digest_file(path) if known is None else known[path.name]
 
 
 def code_digest(files: list[str]) -> str:

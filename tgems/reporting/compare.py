@@ -78,7 +78,9 @@ def _points(folder: Path) -> pd.DataFrame:
 
 def _flat(value, prefix: str = "") -> dict[str, str]:
     if isinstance(value, dict):
-        return {k: v for key, part in value.items() for k, v in _flat(part, f"{prefix}.{key}" if prefix else key).items()}
+        return {
+            k: v for key, part in value.items() for k, v in _flat(part, f"{prefix}.{key}" if prefix else key).items()
+        }
     return {prefix: str(value)}
 
 

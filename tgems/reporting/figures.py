@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
+from tgems.reporting.calibration import shown_first, transferred
 from tgems.reporting.gallery import gallery
 from tgems.reporting.panels import by_length, legend_below, panel_grid, panels
 from tgems.reporting.semantic_content import semantic_content
@@ -36,14 +37,14 @@ def plot_figure(
 
 def tradeoff(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     """Quality over realised rate, all policies."""
-    points = frames["tradeoff"]
-    points = points[points["calibration"].ne("transfer")]
+    points, foreign = shown_first(frames["tradeoff"]), transferred(frames["tradeoff"])
     blocks = [[(b, *panel) for panel in panels(points)] for b in by_length(points["backbone"])]
     figure, axes = panel_grid(blocks, 1.75)
     for (backbone, dataset, metric), axis in axes.items():
         part = points.query("backbone == @backbone and dataset == @dataset and metric == @metric")
         _tradeoff_panel(axis, part)
-        axis.set_title(f"{dataset}: {METRIC_NAMES[metric]}\n{backbone}")
+        mark = ", transferred" if dataset in foreign else ""
+        axis.set_title(f"{dataset}: {METRIC_NAMES[metric]}\n{backbone}{mark}")
     legend_below(figure, axes, "rate: multiply-accumulates of the full encoder that are spent")
     return figure
 
@@ -75,7 +76,7 @@ def _tradeoff_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
 
 def exit_histogram(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     """Where test images leave, per data set and target, mean over seeds."""
-    shares = frames["exits"].query("policy in ('tgem', 'tgem_bank') and calibration == 'in_domain'")
+    shares = shown_first(frames["exits"]).query("policy in ('tgem', 'tgem_bank')")
     keys = ["backbone", "dataset", "policy", "rate_target", "exit_block"]
     shares = shares.groupby(keys)["share"].mean().reset_index()
     rows = [(b, p) for b in by_length(shares["backbone"]) for p in in_order(shares["policy"])]

@@ -8,6 +8,7 @@ import pandas as pd
 from tgems.evaluation.bootstrap import holm
 from tgems.profiling.costs import ExitCosts
 from tgems.provenance import read_json, write_json, write_text
+from tgems.reporting.calibration import shown_first, transferred
 
 
 def make_tables(
@@ -101,12 +102,14 @@ def summary(points: pd.DataFrame) -> pd.DataFrame:
     """The paper-style table: per backbone, policy and target, mean cost and each data set's headline metrics.
 
     Values are means over seeds; `_std` columns hold the deviation over seeds. Rates and GMACs are means over the data
-    sets of what was realised on test.
+    sets of what was realised on test. Data sets that have transferred thresholds alone are marked so.
     """
-    shown = points[points["calibration"].ne("transfer") & ~points["policy"].isin(["fixed", "fixed_raw"])]
+    shown = shown_first(points)
+    shown = shown[~shown["policy"].isin(["fixed", "fixed_raw"])]
     wanted = shown["metric"].eq("acc1") | shown["metric"].str.contains("recall@")
     shown = shown[wanted].copy()
-    shown["column"] = shown["dataset"] + " " + shown["metric"]
+    mark = shown["dataset"].isin(transferred(points)).map({True: " (transfer)", False: ""})
+    shown["column"] = shown["dataset"] + mark + " " + shown["metric"]
     shown["policy"] = shown["policy"].where(
         shown["policy"] != "shuffled", shown["policy"] + " " + shown["twin_of"].fillna("")
     )
@@ -128,10 +131,11 @@ def ablations(points: pd.DataFrame, areas: pd.DataFrame, variants: list[str]) ->
     Differences to the first variant are of means over seeds. `rate_target` is empty where the value is an area.
     """
     keys = ["backbone", "variant", "dataset", "metric", "policy", "rate_target"]
-    shown = points["policy"].isin(["tgem", "tgem_bank", "margin", "hull"]) & points["calibration"].eq("in_domain")
+    points, areas = shown_first(points), shown_first(areas)
+    shown = points["policy"].isin(["tgem", "tgem_bank", "margin", "hull"]) & points["calibration"].notna()
     headline = points["metric"].isin(areas["metric"]) & points["seed"].eq("mean")
     at_rates = points[shown & headline][[*keys, "rate", "value", "value_std"]]
-    under = areas[areas["policy"].isin(at_rates["policy"]) & areas["calibration"].eq("in_domain")]
+    under = areas[areas["policy"].isin(at_rates["policy"]) & areas["calibration"].notna()]
     under = under.rename(columns={"area": "value"}).assign(rate_target=float("nan"))
     table = pd.concat([at_rates, under[[*keys, "value", "area_validation"]]], ignore_index=True)
     same = [k for k in keys if k != "variant"]

@@ -69,7 +69,9 @@ def model_card(model: EarlyExitCLIP) -> str:
 
 def _guidance(model: EarlyExitCLIP) -> str:
     if model.rule.needs_bank:
-        return "The gate looks at the texts, so they must be set first (`set_text_bank`) and no image index can be built."
+        return (
+            "The gate looks at the texts, so they must be set first (`set_text_bank`) and no image index can be built."
+        )
     return "The gate sees the image alone: an index of embeddings stays valid for any text."
 
 

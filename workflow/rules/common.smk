@@ -31,6 +31,10 @@ RATES = {
 }
 BACKBONES = list(config["backbones"])
 DATASETS = list(config["datasets"])
+TRAINED = config["training"]["dataset"]
+REPORTED = [
+    name for name in DATASETS if config["datasets"][name]["splits"]["test"] != "none"
+]
 VARIANTS = list(config["variants"])
 GATES = trained_gates(config["policies"], config["guidance"])
 DEMO = [name for name in DATASETS if config["datasets"][name]["source"] == "demo"]
@@ -58,9 +62,9 @@ wildcard_constraints:
     backbone="|".join(BACKBONES + PRETRAINED),
     variant="|".join(VARIANTS),
     dataset="|".join(DATASETS + ["scenes"]),
-    split="[A-Za-z0-9_-]+",
     part="[0-9]+",
     of="[0-9]+",
+    split="backbone|train|validation|test",
     seed="|".join(str(seed) for seed in SEEDS),
     rate="|".join(sorted(RATES)),
     figure="|".join(FIGURES),
@@ -76,7 +80,16 @@ def library(*parts):
 
 
 CODE = {
-    "data": library("data/*.py"),
+    "demo": library(
+        "data/demo.py",
+        "data/handwriting.py",
+        "data/render.py",
+        "data/scenes.py",
+        "data/webdataset.py",
+    ),
+    "fetch": library(
+        "data/entries.py", "data/fetch.py", "data/hub.py", "data/webdataset.py"
+    ),
     "backbones": library("backbones/*.py", "data/webdataset.py"),
     "profiling": library(
         "profiling/*.py", "backbones/config.py", "exits/modules.py", "exits/sizes.py"
@@ -104,33 +117,49 @@ CODE = {
         "exits/modules.py",
         "profiling/costs.py",
     ),
-    "tables": library("reporting/tables.py"),
     "references": library("reporting/references.py", "reporting/published.*"),
-    "figures": library("reporting/figures.py", "reporting/style.py"),
+    "tables": library("reporting/calibration.py", "reporting/tables.py"),
+    "figures": library(
+        "reporting/calibration.py", "reporting/figures.py", "reporting/style.py"
+    ),
 }
 
 
-def dataset_folder(dataset):
-    """Folder of a data set: generated for the demo, given for others."""
-    source = config["datasets"][dataset]["source"]
-    return (
-        f"results/data/{dataset}" if source == "demo" else source.removeprefix("wds:")
-    )
+def split_files(wildcards):
+    """A split's folder of shards, generated for the demo, or the receipt of one that was fetched."""
+    role = getattr(wildcards, "split", "test")
+    demo = config["datasets"][wildcards.dataset]["source"] == "demo"
+    return f"results/data/{wildcards.dataset}/{role}" + ("" if demo else ".json")
 
 
-def split_folder(wildcards):
-    """Folder of a split's shards."""
-    return f"{dataset_folder(wildcards.dataset)}/{wildcards.split}"
+def split_source(wildcards):
+    """What a split is fetched from."""
+    dataset = config["datasets"][wildcards.dataset]
+    known = {k: dataset.get(k) for k in ("source", "task", "root", "revision")}
+    return known | {
+        "where": dataset["splits"].get(wildcards.split, wildcards.split),
+        "dataset": wildcards.dataset,
+        "split": wildcards.split,
+    }
+
+
+def local_files(wildcards):
+    """Shards that lie in a folder already: changed ones are digested anew. What is missing, the job says."""
+    scheme, _, folder = config["datasets"][wildcards.dataset]["source"].partition(":")
+    where = split_source(wildcards)["where"].partition("[")[0]
+    if scheme not in ("wds", "tars"):
+        return []
+    return sorted(str(path) for path in Path(folder, where).glob("*.tar"))
 
 
 def prompt_files(wildcards):
-    """Files beside the splits that say which texts there are: class names and templates, or nothing more than the type."""
+    """Files of a demo set that say which texts there are; a receipt lists those of other sets."""
     dataset = config["datasets"][wildcards.dataset]
+    names = ["dataset_type.txt"]
     if dataset["task"] == "zeroshot_classification":
         names = ["classnames.txt", "zeroshot_classification_templates.txt"]
-    else:
-        names = ["dataset_type.txt"] if dataset["source"] == "demo" else []
-    return [f"{dataset_folder(wildcards.dataset)}/{name}" for name in names]
+    demo = dataset["source"] == "demo"
+    return [f"results/data/{wildcards.dataset}/{name}" for name in names if demo]
 
 
 def architecture_file(wildcards):
@@ -162,24 +191,9 @@ def encoded_parts(wildcards):
     return [f"{folder}/part-{i}-of-{of}.json" for i in range(of)] if of > 1 else []
 
 
-def named_split(role):
-    """Input function: features of a data set's validation or test split."""
-
-    def features(wildcards):
-        split = config["datasets"][wildcards.dataset]["splits"][role]
-        return f"results/features/{wildcards.backbone}/{wildcards.dataset}/{split}"
-
-    return features
-
-
-def test_images(wildcards):
-    """Folder of a data set's test shards."""
-    return f"{dataset_folder(wildcards.dataset)}/{config['datasets'][wildcards.dataset]['splits']['test']}"
-
-
 def training_features():
     """Pattern of the training features."""
-    return f"results/features/{{backbone}}/{config['training']['dataset']}/{config['training']['split']}"
+    return f"results/features/{{backbone}}/{TRAINED}/{config['training']['split']}"
 
 
 def each_seed(folder, mark=str):
@@ -217,12 +231,22 @@ def trained_modules(wildcards):
 
 def threshold_files(wildcards):
     """Fitted thresholds by calibration: the data set's own, and those of the training domain."""
+    wanted = config["datasets"][wildcards.dataset]["calibration"]
+    origin = {"in_domain": wildcards.dataset, "transfer": TRAINED}
+    if wildcards.dataset == TRAINED:
+        wanted = ["in_domain"]
     root = f"results/evaluation/{wildcards.backbone}/{wildcards.variant}"
-    training = config["training"]["dataset"]
-    files = {"in_domain": f"{root}/{wildcards.dataset}/thresholds.json"}
-    if "transfer" in config["calibration"] and wildcards.dataset != training:
-        files["transfer"] = f"{root}/{training}/thresholds.json"
-    return files
+    return {
+        name: f"{root}/{origin[name]}/thresholds.json"
+        for name in origin
+        if name in wanted
+    }
+
+
+def validation_curves(wildcards):
+    """Curves that competitors are picked on: the data set's own, or those of the training domain where it has none."""
+    first = next(iter(threshold_files(wildcards).values()))
+    return first.replace("thresholds.json", "validation_curves.parquet")
 
 
 def evaluated(part, extension="parquet"):
@@ -231,7 +255,7 @@ def evaluated(part, extension="parquet"):
         f"results/evaluation/{{b}}/{{v}}/{{d}}/{part}.{extension}",
         b=BACKBONES,
         v=VARIANTS,
-        d=DATASETS,
+        d=REPORTED,
     )
 
 

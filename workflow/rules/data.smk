@@ -1,6 +1,6 @@
 rule describe_demo:
     input:
-        code=CODE["data"],
+        code=CODE["demo"],
     output:
         demo_prompt_files(),
     log:
@@ -20,7 +20,7 @@ rule describe_demo:
 
 rule generate_demo:
     input:
-        code=CODE["data"],
+        code=CODE["demo"],
     output:
         directory("results/data/{dataset}/{split}"),
     log:
@@ -38,3 +38,24 @@ rule generate_demo:
         "Draw the digit scenes {wildcards.dataset}/{wildcards.split}"
     script:
         "../scripts/generate_demo.py"
+
+
+rule fetch_split:
+    input:
+        files=local_files,
+        code=CODE["fetch"],
+    output:
+        "results/data/{dataset}/{split}.json",
+    log:
+        "logs/fetch_split/{dataset}-{split}.log",
+    benchmark:
+        "benchmarks/fetch_split/{dataset}-{split}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        source=split_source,
+    message:
+        "Fetch or check {wildcards.dataset}/{wildcards.split}"
+    script:
+        "../scripts/fetch_split.py"

@@ -1,6 +1,6 @@
 rule fit_thresholds:
     input:
-        validation=named_split("validation"),
+        validation="results/features/{backbone}/{dataset}/validation",
         modules=trained_modules,
         macs="results/profiling/{backbone}/{variant}/macs.json",
         code=CODE["evaluation"] + CODE["policies"],
@@ -30,10 +30,10 @@ rule fit_thresholds:
 rule evaluate:
     input:
         unpack(threshold_files),
-        test=named_split("test"),
-        images=test_images,
+        test="results/features/{backbone}/{dataset}/test",
+        images=split_files,
         prompts=prompt_files,
-        curves="results/evaluation/{backbone}/{variant}/{dataset}/validation_curves.parquet",
+        curves=validation_curves,
         modules=trained_modules,
         macs="results/profiling/{backbone}/{variant}/macs.json",
         code=CODE["evaluation"] + CODE["policies"],

@@ -1,6 +1,6 @@
 rule encode_part:
     input:
-        split=split_folder,
+        split=split_files,
         backbone=backbone_files,
         code=CODE["features"],
     output:
@@ -25,7 +25,7 @@ rule encode_part:
 
 rule extract_features:
     input:
-        split=split_folder,
+        split=split_files,
         prompts=prompt_files,
         backbone=backbone_files,
         parts=encoded_parts,

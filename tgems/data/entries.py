@@ -1,0 +1,159 @@
+"""What a configuration says of its data sets: names that are given, roles of splits, and slices of their shards."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+
+import yaml
+
+from tgems.errors import UserError, nearest
+
+DEMO_DATASETS = ("scenes", "digits", "colors", "relations", "handwriting")
+ROLES = ("train", "validation", "test")
+NONE = "none"
+WHERE = re.compile(r"(?P<folder>[^\[\]]*)(\[(?P<start>\d*):(?P<end>\d*)\])?")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split folder, or its shards from `start` up to `end` (exclusive; None is the last)."""
+
+    folder: str
+    start: int = 0
+    end: int | None = None
+
+    def overlaps(self, other: "Part") -> bool:
+        """Whether some shard may be in both."""
+        ends = [part.end for part in (self, other) if part.end is not None]
+        return self.folder == other.folder and (not ends or max(self.start, other.start) < min(ends))
+
+    def pick(self, shards: list, place: str) -> list:
+        """The part's shards out of all that there are.
+
+        Raises:
+            UserError: There are not that many.
+        """
+        last = self.start if self.end is None else self.end - 1
+        if last >= len(shards):
+            raise UserError(
+                f"{place} holds {len(shards)} shards, but splits names shard {last}; shards are counted from 0"
+            )
+        return shards[self.start : self.end]
+
+
+def parse_part(text: str, place: str) -> Part:
+    """Read `FOLDER` or `FOLDER[a:b]`.
+
+    Raises:
+        UserError: It is neither, or holds no shard.
+    """
+    match = WHERE.fullmatch(text)
+    if match is None:
+        raise UserError(
+            f"config: {place} is {text!r}, expected a split folder, or some of its shards as 'train[:2]' or 'train[2:]'"
+        )
+    start, end = int(match["start"] or 0), int(match["end"]) if match["end"] else None
+    if end is not None and end <= start:
+        raise UserError(f"config: {place} is {text!r}, which holds no shard; expected bounds as in 'train[2:5]'")
+    return Part(match["folder"], start, end)
+
+
+@cache
+def given() -> dict[str, dict]:
+    """The data sets that are known by name: source, revision, task, splits, licence."""
+    return yaml.safe_load(Path(__file__).with_name("given.yaml").read_text())
+
+
+def licence_of(source: str) -> str | None:
+    """Licence or terms of a given data set, by its source."""
+    return next((entry["licence"] for entry in given().values() if entry["source"] == source), None)
+
+
+def complete_entries(datasets: dict[str, dict], trained: str, calibration: list[str]) -> dict[str, dict]:
+    """Fill in what a name gives and what is left out, and check every entry.
+
+    Args:
+        datasets: Entries by name, valid by the schema.
+        trained: The data set that modules are trained on.
+        calibration: Calibrations of entries that name none.
+
+    Returns:
+        New entries, complete.
+
+    Raises:
+        UserError: One line that names the entry.
+    """
+    return {name: _complete(name, entry, name == trained, calibration) for name, entry in datasets.items()}
+
+
+def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> dict:
+    place = f"config: datasets.{name}"
+    if "source" not in entry:
+        if name not in given():
+            raise UserError(f"{place} has no source, and {name!r} is no given name; {nearest(name, given())}")
+        known = {key: value for key, value in given()[name].items() if key != "licence"}
+        entry = known | entry | {"splits": known["splits"] | entry["splits"]}
+    if "task" not in entry:
+        raise UserError(f"{place} has no task; say task: zeroshot_classification or zeroshot_retrieval")
+    scheme = entry["source"].partition(":")[0]
+    if scheme == "hub":
+        entry = {"revision": "main", "root": f"data/{name}"} | entry
+    for key in ("revision", "root"):
+        if scheme != "hub" and key in entry:
+            raise UserError(f"{place}.{key} is for source 'hub:ORG/REPO' only, but source is {entry['source']!r}")
+    if scheme == "tars" and entry["task"] != "zeroshot_retrieval":
+        raise UserError(f"{place}.task is {entry['task']!r}, but source 'tars:FOLDER' holds captioned images")
+    asked = entry.get("calibration")
+    splits = _complete_splits(entry["splits"], trained)
+    entry = entry | {"splits": splits, "calibration": asked or calibration}
+    if scheme == "demo":
+        _check_demo(name, entry)
+    _check_splits(name, splits, trained)
+    if splits["validation"] == NONE and asked != ["transfer"]:
+        raise UserError(
+            f"{place} has no validation images (splits.validation is 'none'); say calibration: [transfer] there, "
+            "or name a part of train"
+        )
+    if trained and "in_domain" not in entry["calibration"]:
+        raise UserError(
+            f"{place}.calibration is {entry['calibration']}, but thresholds are fitted on the validation images of the "
+            "training data set; add 'in_domain'"
+        )
+    return entry
+
+
+def _complete_splits(splits: dict[str, str], trained: bool) -> dict[str, str]:
+    """Roles in order; `train` is nothing to a set that is not trained on unless it is named."""
+    roles = ROLES if trained or "train" in splits else ROLES[1:]
+    return {role: splits.get(role, role) for role in roles}
+
+
+def _check_splits(name: str, splits: dict[str, str], trained: bool) -> None:
+    place = f"datasets.{name}.splits"
+    needed = {"train", "validation"} if trained else {"train", "test"}
+    for role, where in splits.items():
+        if where == NONE and role in needed:
+            why = "the training data set needs" if trained else "only the training data set can do without"
+            raise UserError(f"config: {place}.{role} is 'none', but {why} {role} images")
+    parts = {role: parse_part(where, f"{place}.{role}") for role, where in splits.items() if where != NONE}
+    for first, second in combinations(parts, 2):
+        if parts[first].overlaps(parts[second]):
+            raise UserError(
+                f"config: {place}: {first} {splits[first]!r} and {second} {splits[second]!r} share shards; "
+                "give each its own, as in 'train[2:]' and 'train[:2]'"
+            )
+
+
+def _check_demo(name: str, entry: dict) -> None:
+    place = f"config: datasets.{name}"
+    if name not in DEMO_DATASETS:
+        raise UserError(
+            f"{place} has source 'demo', but there is no such demo data set; {nearest(name, DEMO_DATASETS)}"
+        )
+    if (name == "scenes") != (entry["task"] == "zeroshot_retrieval"):
+        raise UserError(f"{place}.task is {entry['task']!r}, which the demo set {name!r} is not for")
+    for role, where in entry["splits"].items():
+        if where not in (role, NONE):
+            raise UserError(f"{place}.splits.{role} is {where!r}, but a demo set has {role!r} and nothing else there")

@@ -1,0 +1,96 @@
+"""Fetch one split: see that every file of it is there and whole, and write a receipt that says so.
+
+The receipt is what later stages read; a `hub:` source is downloaded where files are missing, a folder is digested.
+"""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from tgems.data.entries import Part, licence_of, parse_part
+from tgems.data.hub import HubCopy
+from tgems.data.webdataset import PROMPT_FILES, check_end, read_prompts, shard_paths
+from tgems.errors import UserError
+from tgems.provenance import digest_file, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def fetch_split(
+    dataset: str,
+    split: str,
+    source: str,
+    where: str,
+    task: str,
+    out: Path,
+    root: str | None = None,
+    revision: str | None = None,
+) -> None:
+    """Fetch or check the shards of a split and write its receipt.
+
+    Args:
+        dataset: Name of the data set.
+        split: Role of the split.
+        source: `hub:ORG/REPO`, `wds:FOLDER` or `tars:FOLDER`.
+        where: Folder of the split's shards, or a slice of them.
+        task: `zeroshot_classification` needs class names and templates.
+        out: The receipt.
+        root: Folder of a hub data set.
+        revision: Of a hub data set.
+
+    Raises:
+        UserError: Something is missing or differs from what the hub holds.
+    """
+    scheme, _, rest = source.partition(":")
+    part = parse_part(where, f"datasets.{dataset}.splits.{split}")
+    prompts = list(PROMPT_FILES) if task == "zeroshot_classification" else []
+    receipt = {"dataset": dataset, "split": split, "source": source, "folder": part.folder, "repo": None}
+    receipt |= {"revision": revision, "commit": None}
+    if scheme == "hub":
+        copy = HubCopy(dataset, rest, revision, Path(root))
+        if licence := licence_of(source):
+            logger.info("%s: licence or terms of the data set: %s", dataset, licence)
+        shards, texts = copy.provide(part, prompts)
+        receipt |= {"repo": rest, "commit": copy.commit}
+        logger.info("%s/%s: %s@%s", dataset, split, rest, copy.commit or "a local copy of unknown commit")
+    else:
+        root = rest
+        paths = local_shards(Path(root), part, scheme, f"datasets.{dataset}.splits.{split}")
+        shards = _digested(Path(root), paths)
+        texts = _digested(Path(root), [Path(root) / name for name in prompts])
+    if prompts:
+        read_prompts(Path(root))
+    write_json(out, receipt | {"root": str(root), "shards": shards, "prompts": texts})
+
+
+def local_shards(root: Path, part: Part, scheme: str, place: str) -> list[Path]:
+    """The shards of a split in a local folder.
+
+    Args:
+        root: Folder of the data set.
+        part: Which of its shards.
+        scheme: `wds`, with `nshards.txt` and numbered shards, or `tars`, whatever lies there in the order of its names.
+        place: Of the part in the configuration.
+
+    Raises:
+        UserError: There is no such folder or shard.
+    """
+    folder = root / part.folder
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder, but {place} names it (docs/adding-a-dataset.md shows the layout)")
+    paths = shard_paths(folder) if scheme == "wds" else sorted(folder.glob("*.tar"))
+    if not paths:
+        raise UserError(f"{folder}: no .tar in this folder, but {place} names it")
+    return part.pick(paths, str(folder))
+
+
+def _digested(root: Path, paths: Iterable[Path]) -> list[dict]:
+    files = []
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: missing; docs/adding-a-dataset.md shows the layout")
+        if path.suffix == ".tar":
+            check_end(path)
+        name = str(path.relative_to(root))
+        files.append({"path": name, "sha256": digest_file(path), "size": path.stat().st_size})
+    return files

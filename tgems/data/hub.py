@@ -1,0 +1,219 @@
+"""A clip_benchmark data set of the Hugging Face hub and its copy on disk: complete the copy, file by file, verified.
+
+Beside the copy, `.tgems/` holds a record of every file that was fetched or checked against the hub, and what is
+under way; a download that broke off goes on where it stopped. A complete copy is used without network.
+"""
+
+import hashlib
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tgems.data.entries import Part
+from tgems.data.webdataset import check_end
+from tgems.errors import UserError
+from tgems.provenance import digest_file, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What the hub says of a file: its size, and SHA-256 (large files) or git blob id (small ones)."""
+
+    size: int
+    sha256: str | None
+    blob: str | None
+
+    def is_of(self, path: Path) -> bool:
+        """Whether a local file holds these bytes."""
+        if path.stat().st_size != self.size:
+            return False
+        if self.sha256 is not None:
+            return digest_file(path) == self.sha256
+        return hashlib.sha1(b"blob %d\0" % self.size + path.read_bytes()).hexdigest() == self.blob
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a local file: where it came from, and how to see that it has not changed."""
+
+    repo: str
+    revision: str
+    commit: str
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+class HubCopy:
+    """The local copy of one data set.
+
+    Args:
+        dataset: Its name, for messages.
+        repo: `ORG/REPO`.
+        revision: Commit, branch or tag.
+        root: Folder of the copy.
+    """
+
+    def __init__(self, dataset: str, repo: str, revision: str, root: Path):
+        self.dataset, self.repo, self.revision, self.root = dataset, repo, revision, Path(root)
+        self.commit: str | None = None
+        self.remote: dict[str, Remote] = {}
+
+    def provide(self, part: Part, prompts: list[str]) -> tuple[list[dict], list[dict]]:
+        """Make every file of a split be there: use what is, fetch what is not.
+
+        Args:
+            part: The split.
+            prompts: Files beside the splits that are needed.
+
+        Returns:
+            Shards and prompt files: path below the root, sha256, size.
+
+        Raises:
+            UserError: A file is missing and cannot be fetched, or differs from the hub's.
+        """
+        count_file = f"{part.folder}/nshards.txt"
+        self._complete([*prompts, count_file])
+        shards = part.pick([f"{part.folder}/{i}.tar" for i in range(self._count(count_file))], self.place)
+        files = {file["path"]: file for file in self._complete([*prompts, count_file, *shards])}
+        return [files[path] for path in shards], [files[path] for path in prompts]
+
+    def _complete(self, paths: list[str]) -> list[dict]:
+        """All the files, as the hub has them if one is missing, or as they lie here if none is."""
+        missing = [path for path in paths if not self._usable(path)]
+        if len({record.commit for path in paths if (record := self._record(path))}) > 1:
+            missing = missing or paths
+        if missing and not self.remote:
+            self._connect(missing[0])
+        return [self._take(path) for path in paths]
+
+    @property
+    def place(self) -> str:
+        """The data set on the hub, for messages."""
+        return f"{self.repo}@{self.revision}"
+
+    def _connect(self, missing: str) -> None:
+        """Ask the hub for its commit and files."""
+        from huggingface_hub import HfApi, constants, errors
+
+        place = f"{self.dataset}: cannot read {constants.ENDPOINT}/datasets/{self.place}"
+        try:
+            info = HfApi().dataset_info(self.repo, revision=self.revision, files_metadata=True)
+        except errors.GatedRepoError:
+            raise UserError(f"{place}: its owner must grant access; ask on that page, then set HF_TOKEN") from None
+        except errors.RepositoryNotFoundError:
+            raise UserError(f"{place}: no such data set, or a private one; check the name, or set HF_TOKEN") from None
+        except errors.RevisionNotFoundError:
+            raise UserError(f"{place}: no such revision; check datasets.{self.dataset}.revision") from None
+        except Exception as error:
+            raise UserError(
+                f"{self.dataset}: {self.root / missing} is missing, and {constants.ENDPOINT} cannot be reached "
+                f"({_reason(error)}): connect, to fetch {self.place}, or put the data set at {self.root} in the layout "
+                "of docs/adding-a-dataset.md"
+            ) from None
+        self.commit = info.sha
+        self.remote = {
+            file.rfilename: Remote(file.size, file.lfs and file.lfs.sha256, file.blob_id) for file in info.siblings
+        }
+
+    def _count(self, path: str) -> int:
+        text = (self.root / path).read_text()
+        try:
+            return int(text)
+        except ValueError:
+            raise UserError(f"{self.root / path}: {text!r:.40} is not a number of shards") from None
+
+    def _record_file(self, path: str) -> Path:
+        return self.root / ".tgems" / f"{path}.json"
+
+    def _record(self, path: str) -> Record | None:
+        file = self._record_file(path)
+        return Record(**read_json(file)) if file.is_file() else None
+
+    def _usable(self, path: str) -> bool:
+        """Whether there is a file of this revision, or one of the user's own."""
+        record = self._record(path)
+        fits = record is None or (record.repo == self.repo and self.revision in (record.revision, record.commit))
+        return fits and (self.root / path).is_file()
+
+    def _take(self, path: str) -> dict:
+        """One file: as it lies here if it is right, else fetched."""
+        local, record = self.root / path, self._record(path)
+        if not self._usable(path):
+            return self._fetch(path)
+        if record is None and local.suffix == ".tar":
+            check_end(local)
+        if record is not None:
+            stat = local.stat()
+            if (stat.st_size, stat.st_mtime_ns) != (record.size, record.mtime_ns) and digest_file(
+                local
+            ) != record.sha256:
+                raise UserError(f"{local}: differs from what was fetched of {self.place}; delete it and run again")
+            if record.commit == self.commit or not self.remote:
+                self.commit = record.commit
+                return {"path": path, "sha256": record.sha256, "size": record.size}
+        if not self.remote:
+            return {"path": path, "sha256": digest_file(local), "size": local.stat().st_size}
+        if self._remote(path).is_of(local):
+            return self._write_record(path)
+        if record is not None:
+            return self._fetch(path)
+        raise UserError(f"{local}: differs from {self.place}; move it away, or set datasets.{self.dataset}.root")
+
+    def _remote(self, path: str) -> Remote:
+        if path not in self.remote:
+            splits = sorted(p.rpartition("/")[0] for p in self.remote if p.endswith("/nshards.txt"))
+            raise UserError(
+                f"{self.dataset}: {self.place} holds no {path!r}; its splits: {', '.join(splits) or 'none'}"
+            )
+        return self.remote[path]
+
+    def _write_record(self, path: str) -> dict:
+        local, stat = self.root / path, (self.root / path).stat()
+        sha256 = self.remote[path].sha256 or digest_file(local)
+        record = Record(self.repo, self.revision, self.commit, sha256, stat.st_size, stat.st_mtime_ns)
+        write_json(self._record_file(path), asdict(record))
+        return {"path": path, "sha256": sha256, "size": stat.st_size}
+
+    def _fetch(self, path: str) -> dict:
+        """Download a file unless another job has done so meanwhile; it appears only whole and verified."""
+        from filelock import FileLock
+
+        remote, local = self._remote(path), self.root / path
+        partial = self.root / ".tgems" / f"{path}.{remote.sha256 or remote.blob}.partial"
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{partial}.lock"):
+            if not (local.is_file() and remote.is_of(local)):
+                self._download(path, remote, partial)
+                if not remote.is_of(partial):
+                    partial.unlink()
+                    raise UserError(f"{self.dataset}: {path} of {self.place} arrived damaged; run again")
+                local.parent.mkdir(parents=True, exist_ok=True)
+                partial.replace(local)
+            return self._write_record(path)
+
+    def _download(self, path: str, remote: Remote, partial: Path) -> None:
+        """Add what is missing to the partial file, over the network."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import build_hf_headers
+
+        url = hf_hub_url(self.repo, path, repo_type="dataset", revision=self.commit)
+        with open(partial, "ab") as file:
+            done = file.tell()
+            state = f", {done} are here" if done else ""
+            logger.info("%s: fetching %s (%d bytes%s) of %s", self.dataset, path, remote.size, state, self.place)
+            try:
+                http_get(url, file, resume_size=done, headers=build_hf_headers(), expected_size=remote.size)
+            except Exception as error:
+                raise UserError(
+                    f"{self.dataset}: {path} of {self.place} broke off after {file.tell()} of {remote.size} bytes "
+                    f"({_reason(error)}); run again, it goes on from there"
+                ) from None
+
+
+def _reason(error: Exception) -> str:
+    """The first of what an error says, on one line."""
+    return " ".join(str(error).split())[:100] or type(error).__name__
