@@ -1,7 +1,7 @@
 """The command line `tgems`. Parses, calls one function of the library, prints; every import of weight is inside.
 
-Exit codes: 0 done; 1 bad input, one line says what; 2 wrong usage; 3 done, but something needs attention (images left out,
-an index of mixed origin, runs that differ).
+Exit codes: 0 done; 1 bad input, one line says what; 2 wrong usage; 3 done, but something needs attention (images left
+out, an index of mixed origin, runs that differ).
 """
 
 import sys
@@ -145,8 +145,8 @@ def compare(
 def clip_benchmark(context: typer.Context) -> None:
     """Evaluate a saved T-GEM with clip_benchmark's own command line: `tgems clip-benchmark eval --model FOLDER ...`.
 
-    Model type `tgems` is registered and chosen; `--pretrained` names the calibration, `default` for the first. All other
-    arguments are clip_benchmark's (`tgems clip-benchmark eval --help`).
+    Model type `tgems` is registered and chosen; `--pretrained` names the calibration, `default` for the first. All
+    other arguments are clip_benchmark's (`tgems clip-benchmark eval --help`).
     """
     from tgems.runtime.clip_benchmark import run
 

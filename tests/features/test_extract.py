@@ -117,9 +117,8 @@ def test_a_killed_pass_goes_on_with_the_first_shard_that_is_not_whole(
     assert sorted(p.name for p in shard_folder(tmp_path / "f").iterdir()) == ["0"]
     second.write_bytes(intact)
     encoded = []
-    monkeypatch.setattr(
-        shards, "index_shard", lambda path, own=shards.index_shard: encoded.append(path.name) or own(path)
-    )
+    index = shards.index_shard
+    monkeypatch.setattr(shards, "index_shard", lambda path, one: encoded.append(path.name) or index(path, one))
     extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", encoding)
     assert encoded == ["1.tar"]
     _equal(load_features(tmp_path / "f"), load_features(demo_features / "digits"))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tgems.data.entries import Part
-from tgems.data.webdataset import check_end
+from tgems.data.tarindex import check_end
 from tgems.errors import UserError
 from tgems.provenance import digest_file, read_json, write_json
 

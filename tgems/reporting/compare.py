@@ -1,4 +1,4 @@
-"""Compare two finished runs: configuration, digests, and numbers that moved beyond their intervals. Reads tables only."""
+"""Compare two finished runs: configuration, digests, numbers that moved beyond their intervals. Reads tables only."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,8 @@ class Comparison:
 def compare_runs(a: Path, b: Path) -> Comparison:
     """Compare two results folders.
 
-    A number moved where the 95 percent intervals of the two runs do not overlap; one without an interval where it differs
-    at all.
+    A number moved where the 95 percent intervals of the two runs do not overlap; one without an interval where it
+    differs at all.
 
     Raises:
         UserError: A folder holds no finished run.

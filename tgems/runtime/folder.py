@@ -1,4 +1,4 @@
-"""Save and load a T-GEM: a folder that holds exit modules and thresholds, and names its backbone by reference and digest.
+"""Save and load a T-GEM: a folder of exit modules and thresholds that names its backbone by reference and digest.
 
 config.json          format version, backbone, policy, costs, thresholds by data set, digest of model.safetensors
 model.safetensors    heads and gates
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tgems.backbones.load import Backbone, load_backbone
 from tgems.errors import UserError
 from tgems.exits.folders import build_module
-from tgems.profiling.costs import ExitCosts, costs_from
+from tgems.profiling.costs import costs_from
 from tgems.provenance import commit, digest_file, read_json, versions, write_json, write_text
 from tgems.runtime.card import model_card
 from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP

@@ -1,4 +1,4 @@
-"""Encode images into a Parquet file, and search it. Reads images and tars; writes one file, whole, from resumable parts.
+"""Encode images into a Parquet file, and search it. Reads images and tars; writes one whole file, resumable.
 
 Columns: image (path, or `tar::key`), exit_block, rate, embedding, and what made it: backbone, tgem (digests), policy,
 calibration, model (folder or hub id).

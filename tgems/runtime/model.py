@@ -1,4 +1,4 @@
-"""`EarlyExitCLIP`: an open_clip model whose image encoder lets images leave early. Its public signatures are open_clip's.
+"""`EarlyExitCLIP`: an open_clip model whose image encoder lets images leave early; its signatures are open_clip's.
 
 It is built from a backbone and a trained T-GEM, saved as a folder (tgems/runtime/folder.py) and evaluated by
 clip_benchmark unchanged.
