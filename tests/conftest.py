@@ -6,7 +6,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-DEMO_SOURCE = f"local-dir:{ROOT}/assets/backbones/demo-vit-8"
+DEMO = {"pretrained": f"local-dir:{ROOT}/assets/backbones/demo-vit-8"}
 
 
 def variant(heads: int = 8, gates: int = 4, **changes) -> dict:
@@ -24,7 +24,7 @@ def _one_thread():
 def demo_backbone():
     from tgems.backbones.load import load_backbone
 
-    return load_backbone(DEMO_SOURCE)
+    return load_backbone(DEMO)
 
 
 @pytest.fixture(scope="session")

@@ -73,10 +73,15 @@ class Split:
 
     @cached_property
     def embeddings(self) -> Tensor:
-        """Unit embeddings at every exit `[n, E, D]`: by the trained heads, or by the frozen projection."""
-        if self.modules is None:
-            return self.features.raw_embeddings
-        return embed(self.modules.heads, self.features.summaries[:, :-1], self.features.embeddings)
+        """Unit embeddings at every exit `[n, E, D]`: by the trained heads, or by the frozen projection.
+
+        Where the frozen projection does not accept every exit, all are the last exit's; none but `full` looks at them.
+        """
+        if self.modules is not None:
+            return embed(self.modules.heads, self.features.summaries, self.features.embeddings)
+        if self.features.raw_embeddings is None:
+            return self.features.embeddings[:, None].expand(-1, len(self.costs.blocks), -1)
+        return self.features.raw_embeddings
 
     @cached_property
     def ranks(self) -> Tensor:
@@ -88,7 +93,7 @@ class Split:
         """What policies look at."""
         return ExitOutputs(
             keys=self.features.samples["key"].tolist(),
-            summaries=self.features.summaries[:, :-1],
+            summaries=self.features.summaries,
             cls_dim=self.costs.width,
             embeddings=self.embeddings,
             bank=self.features.texts,

@@ -10,12 +10,12 @@ from tgems.evaluation.gallery import gallery, pick_row
 from tgems.evaluation.inputs import Split, load_modules
 from tgems.evaluation.rows import endpoint_rows, exit_shares, mean_over_seeds, policy_rows
 from tgems.evaluation.semantic_content import semantic_content
-from tgems.evaluation.thresholds import as_json, fit_policies, from_json
+from tgems.evaluation.thresholds import as_json, fit_policies, from_json, usable
 from tgems.evaluation.wins import areas, as_frame, curves_of, from_frame, wins
 from tgems.exits.names import module_folders
 from tgems.exits.policies import require_index_safe
 from tgems.exits.registry import find_policies
-from tgems.features.cache import COMPARED, FeatureSet, load_features
+from tgems.features.cache import COMPARED, SCHEMA_VERSION, FeatureSet, load_features
 from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import commit, read_json, versions, whole_file, write_json
 
@@ -36,7 +36,7 @@ def run_thresholds(
     """Fit every policy, seed and target on validation features: `thresholds.json`, and the curves they give there."""
     costs = read_costs(macs)
     features = load_features(validation).at_exits(costs.blocks, costs.summary_dim)
-    chosen = find_policies(policies)
+    chosen = usable(find_policies(policies), costs)
     if features.captions is not None and directions == ["text_to_image"]:
         for policy in chosen.values():
             require_index_safe(policy)
@@ -86,7 +86,7 @@ def run_evaluation(
         bootstrap_resamples: Resamples.
     """
     fixed = {calibration: read_json(path) for calibration, path in thresholds.items()}
-    like = {"schema_version": 1} | {k: v for k, v in next(iter(fixed.values())).items() if k in COMPARED}
+    like = {"schema_version": SCHEMA_VERSION} | {k: v for k, v in next(iter(fixed.values())).items() if k in COMPARED}
     costs = read_costs(macs)
     features = load_features(test, like).at_exits(costs.blocks, costs.summary_dim)
     chosen = find_policies(policies)

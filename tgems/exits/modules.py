@@ -1,6 +1,7 @@
 """The two parts of a T-GEM, for all exits at once: heads give embeddings, gates decide (docs/method.md#the-module)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +10,34 @@ from torch.nn import functional as F
 from tgems.exits.sizes import PRICE_INPUTS, bank_gate_inputs
 
 PRICES = (0.01, 6.0)
+EPSILON = 1e-5  # of F.layer_norm
 
 
 class ExitNorm(nn.Module):
-    """LayerNorm with its own scale and shift per exit: `[n, E, S] -> [n, E, S]`."""
+    """LayerNorm with its own scale and shift per exit: `[n, E, S] -> [n, E, S]`.
 
-    def __init__(self, n_exits: int, dim: int):
+    Args:
+        n_exits: Exits before the last.
+        dim: `S`.
+        widths: True width of either part of a summary, per exit: the rest is filled up, left out here and zero after.
+            None where all are equal.
+    """
+
+    def __init__(self, n_exits: int, dim: int, widths: Sequence[int] | None = None):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(n_exits, dim))
         self.bias = nn.Parameter(torch.zeros(n_exits, dim))
+        true = None if widths is None else torch.arange(dim) % max(widths) < torch.tensor(widths)[:, None]
+        self.register_buffer("true", true, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+        if self.true is None:
+            return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+        size = self.true.sum(-1, keepdim=True)
+        centred = (x - (x * self.true).sum(-1, keepdim=True) / size) * self.true
+        normalised = centred * (centred.square().sum(-1, keepdim=True) / size + EPSILON).rsqrt()
+        return (normalised * self.weight + self.bias) * self.true
 
 
 class ExitLinear(nn.Module):
@@ -44,22 +60,26 @@ class ExitHeads(nn.Module):
 
     Args:
         n_exits: Exits before the last block.
-        summary_dim: `2d`.
+        summary_dim: `S`.
         hidden: Width of the MLP's hidden layer; 0 leaves the linear map alone.
         embed_dim: `D`.
+        widths: See `ExitNorm`.
     """
 
-    def __init__(self, n_exits: int, summary_dim: int, hidden: int, embed_dim: int):
+    def __init__(
+        self, n_exits: int, summary_dim: int, hidden: int, embed_dim: int, widths: Sequence[int] | None = None
+    ):
         super().__init__()
         self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "embed_dim": embed_dim}
-        self.norm = ExitNorm(n_exits, summary_dim)
+        self.architecture |= {"widths": widths}
+        self.norm = ExitNorm(n_exits, summary_dim, widths)
         self.linear = ExitLinear(n_exits, summary_dim, embed_dim, bias=False)
         if hidden:
             self.up = ExitLinear(n_exits, summary_dim, hidden)
             self.down = ExitLinear(n_exits, hidden, embed_dim, zero=True)
 
     def forward(self, summaries: Tensor) -> Tensor:
-        """Summaries `[n, E, 2d]` -> unit embeddings `[n, E, D]`."""
+        """Summaries `[n, E, S]` -> unit embeddings `[n, E, D]`."""
         u = self.norm(summaries)
         z = self.linear(u)
         if self.architecture["hidden"]:
@@ -70,10 +90,12 @@ class ExitHeads(nn.Module):
 class ImageGates(nn.Module):
     """One number per exit from the image alone: `w . gelu(V u + v) + b`; what policy learned_confidence trains."""
 
-    def __init__(self, n_exits: int, summary_dim: int, hidden: int, outputs: int = 1):
+    def __init__(
+        self, n_exits: int, summary_dim: int, hidden: int, outputs: int = 1, widths: Sequence[int] | None = None
+    ):
         super().__init__()
-        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden}
-        self.norm = ExitNorm(n_exits, summary_dim)
+        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "widths": widths}
+        self.norm = ExitNorm(n_exits, summary_dim, widths)
         self.up = ExitLinear(n_exits, summary_dim, hidden)
         self.down = ExitLinear(n_exits, hidden, outputs)
 
@@ -94,10 +116,19 @@ class LookaheadGates(ImageGates):
         hidden: Hidden width.
         rates: Relative cost of every exit `[n_exits + 1]`, the last included.
         temperature: Of the logits.
+        widths: See `ExitNorm`.
     """
 
-    def __init__(self, n_exits: int, summary_dim: int, hidden: int, rates: list[float], temperature: float = 0.05):
-        super().__init__(n_exits, summary_dim, hidden, n_exits + 1)
+    def __init__(
+        self,
+        n_exits: int,
+        summary_dim: int,
+        hidden: int,
+        rates: list[float],
+        temperature: float = 0.05,
+        widths: Sequence[int] | None = None,
+    ):
+        super().__init__(n_exits, summary_dim, hidden, n_exits + 1, widths)
         self.architecture |= {"rates": list(rates), "temperature": temperature}
         r = torch.tensor(rates, dtype=torch.float32)
         self.register_buffer("ahead", r[None, :] - r[:-1, None], persistent=False)
@@ -123,10 +154,10 @@ class BankGates(nn.Module):
     for all images (docs/method.md#bank-guidance).
     """
 
-    def __init__(self, n_exits: int, summary_dim: int, hidden: int):
+    def __init__(self, n_exits: int, summary_dim: int, hidden: int, widths: Sequence[int] | None = None):
         super().__init__()
-        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden}
-        self.norm = ExitNorm(n_exits, summary_dim)
+        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "widths": widths}
+        self.norm = ExitNorm(n_exits, summary_dim, widths)
         self.up = ExitLinear(n_exits, bank_gate_inputs(summary_dim), hidden)
         self.shift = nn.Parameter(torch.zeros(n_exits, PRICE_INPUTS, hidden))
         self.leave = ExitLinear(n_exits, hidden, 1)

@@ -19,13 +19,14 @@ class Pairs:
     """Training pairs on which everything is a tensor; captions of one image are drawn from its own.
 
     Attributes:
-        summaries: `[n, E-1, 2d]`, without the last exit.
+        summaries: `[n, E-1, S]`, without the last exit.
         last: `[n, D]`.
         texts: Distinct captions `[m, D]`.
         first: First caption row of each image `[n + 1]`.
         text_of_caption: `[captions]` index into texts.
         longest: The longest caption of each image, most likely to be true of it alone `[n]` index into texts.
         scale: Logit scale.
+        widths: True width of either part of a summary, per exit; None where all are equal.
     """
 
     summaries: Tensor
@@ -35,6 +36,7 @@ class Pairs:
     text_of_caption: Tensor
     longest: Tensor
     scale: float
+    widths: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, features: FeatureSet) -> "Pairs":
@@ -45,13 +47,14 @@ class Pairs:
         words = features.captions["caption"].str.split().str.len()
         longest = features.captions.iloc[words.groupby(features.captions["image"]).idxmax()]
         return cls(
-            summaries=features.summaries[:, :-1],
+            summaries=features.summaries,
             last=features.embeddings,
             texts=features.texts,
             first=torch.cat((torch.zeros(1, dtype=torch.int64), counts.cumsum(0))),
             text_of_caption=torch.from_numpy(features.captions["text"].to_numpy().copy()),
             longest=torch.from_numpy(longest["text"].to_numpy().copy()),
             scale=features.manifest["logit_scale"],
+            widths=features.widths,
         )
 
     def __len__(self) -> int:
@@ -91,7 +94,7 @@ def train_heads(pairs: Pairs, rates: Tensor, options: dict, seed: int) -> tuple[
     """
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
-    heads = ExitHeads(exits, dim, options["hidden"], pairs.last.shape[1])
+    heads = ExitHeads(exits, dim, options["hidden"], pairs.last.shape[1], pairs.widths)
     shares = losses.exit_weights(rates, options["rate_target"])
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -168,7 +171,7 @@ def train_confidence_gates(pairs: Pairs, z: Tensor, options: dict, seed: int) ->
     """
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
-    gates = ImageGates(exits, dim, options["hidden"])
+    gates = ImageGates(exits, dim, options["hidden"], widths=pairs.widths)
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
         ids = pairs.draw_captions(images, generator)

@@ -1,7 +1,7 @@
 """The feature cache: one folder per (backbone, data set, split), checked by digest when it is read.
 
 manifest.json        schema version, digests of weights, preprocessing, shards, prompts and of every file below
-0.safetensors ..     per shard: summaries [n, E, 2d], embeddings [n, D], raw_embeddings [n, E, D]
+0.safetensors ..     per shard: summaries [n, E-1, 2W], embeddings [n, D], raw_embeddings [n, E, D] where there are any
 texts.safetensors    embeddings [m, D]: class names, or the distinct captions in order of appearance
 samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, cluster, ...)
 captions.parquet     retrieval only, per caption: image (row), text (row of texts), caption
@@ -18,7 +18,7 @@ from torch import Tensor
 from tgems.errors import UserError
 from tgems.provenance import digest_file, read_json, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COMPARED = ("schema_version", "weights", "preprocess")
 
 
@@ -27,9 +27,9 @@ class FeatureSet:
     """All of one split.
 
     Attributes:
-        summaries: `[n, E, 2d]` float32.
+        summaries: `[n, E-1, 2W]` float32, without the last exit; global and local part, each filled up to W.
         embeddings: `[n, D]` float32, unit.
-        raw_embeddings: `[n, E, D]` float32, unit.
+        raw_embeddings: `[n, E, D]` float32, unit; None where the frozen projection does not accept every exit.
         texts: `[m, D]` float32, unit: classes or distinct captions.
         samples: One row per image.
         captions: One row per caption, or None for classification.
@@ -38,7 +38,7 @@ class FeatureSet:
 
     summaries: Tensor
     embeddings: Tensor
-    raw_embeddings: Tensor
+    raw_embeddings: Tensor | None
     texts: Tensor
     samples: pd.DataFrame
     captions: pd.DataFrame | None
@@ -66,14 +66,28 @@ class FeatureSet:
 
         Args:
             blocks: Exits to keep, 1-based; the last is the encoder's depth.
-            summary_dim: Numbers of a summary to keep: 2d, or d for the CLS token alone.
+            summary_dim: Numbers of a summary to keep: both parts of the widest exit's `d`, or the global part alone.
         """
-        keep = torch.tensor(blocks) - 1
+        kept = self.manifest["blocks"]
+        if not set(blocks) <= set(kept):
+            raise UserError(
+                f"features hold exits {kept}, but {list(blocks)} are in use; delete the folder and run again"
+            )
+        keep = torch.tensor([kept.index(block) for block in blocks])
+        widths = [self.manifest["widths"][k] for k in keep[:-1]]
+        parts = self.summaries[:, keep[:-1]].unflatten(-1, (2, -1))[..., : summary_dim // max(widths), : max(widths)]
         return replace(
             self,
-            summaries=self.summaries[:, keep, :summary_dim],
-            raw_embeddings=self.raw_embeddings[:, keep],
+            summaries=parts.flatten(2),
+            raw_embeddings=None if self.raw_embeddings is None else self.raw_embeddings[:, keep],
+            manifest=self.manifest | {"blocks": list(blocks), "widths": widths},
         )
+
+    @property
+    def widths(self) -> tuple[int, ...] | None:
+        """True width of either part of a summary, per exit before the last; None where all are equal."""
+        widths = tuple(self.manifest["widths"])
+        return None if len(set(widths)) == 1 else widths
 
     @property
     def text_embeddings(self) -> Tensor:
@@ -132,5 +146,5 @@ def _read(folder: Path, manifest: dict) -> FeatureSet:
         samples=pd.read_parquet(folder / "samples.parquet"),
         captions=pd.read_parquet(captions) if captions.is_file() else None,
         manifest=manifest,
-        **tensors,
+        **{"raw_embeddings": None} | tensors,
     )

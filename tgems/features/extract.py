@@ -15,7 +15,7 @@ from tgems.backbones.load import Backbone
 from tgems.data.webdataset import Sample, read_prompts, read_shard, shard_paths
 from tgems.errors import UserError
 from tgems.features.cache import seal
-from tgems.features.encode import EncodedImages, class_embeddings, encode_images, encode_texts
+from tgems.features.encode import class_embeddings, encode_images, encode_texts
 from tgems.provenance import commit, digest_file, digest_json, versions, whole_folder
 
 logger = logging.getLogger(__name__)
@@ -76,11 +76,19 @@ def _extract(
         "weights": backbone.weights_digest,
         "preprocess": backbone.preprocess_digest,
         "logit_scale": backbone.logit_scale,
+        "blocks": list(backbone.blocks),
+        "widths": [backbone.tower.widths[block - 1] for block in backbone.blocks[:-1]],
         "shards": {p.name: digest_file(p) for p in paths},
         "prompts": digest_json(prompts),
         "n_shards": len(paths),
         "n": len(rows),
-        "recorded": {"dtype": dtype, "device": device, "versions": versions(), "commit": commit()},
+        "recorded": {
+            "backbone": backbone.entry,
+            "dtype": dtype,
+            "device": device,
+            "versions": versions(),
+            "commit": commit(),
+        },
     }
     seal(partial, manifest)
 
@@ -89,9 +97,9 @@ def _encode_shard(backbone, samples: list[Sample], batch_size: int, path: Path, 
     parts = []
     for start in range(0, len(samples), batch_size):
         images = [_decode(backbone, s, path) for s in samples[start : start + batch_size]]
-        encoded = encode_images(backbone.model.visual, torch.stack(images).to(device))
-        parts.append([t.cpu() for t in encoded])
-    return {n: torch.cat(p) for n, p in zip(EncodedImages._fields, zip(*parts, strict=True), strict=True)}
+        encoded = encode_images(backbone.tower, torch.stack(images).to(device), backbone.blocks)
+        parts.append({name: t.cpu() for name, t in encoded._asdict().items() if t is not None})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _decode(backbone: Backbone, sample: Sample, path: Path) -> Tensor:

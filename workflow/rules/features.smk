@@ -2,7 +2,7 @@ rule extract_features:
     input:
         split=split_folder,
         prompts=prompt_files,
-        backbone=backbone_files,
+        backbone=weight_files,
         code=CODE["features"],
     output:
         directory("results/features/{backbone}/{dataset}/{split}"),
@@ -14,7 +14,7 @@ rule extract_features:
         "../../environment.yml"
     threads: 1
     params:
-        source=lookup(within=config, dpath="backbones/{backbone}/source"),
+        backbone=lookup(within=config, dpath="backbones/{backbone}"),
         task=lookup(within=config, dpath="datasets/{dataset}/task"),
         options=lookup(within=config, dpath="features"),
     message:

@@ -8,7 +8,7 @@ with job(snakemake.log[0], snakemake.threads):
 
     use_threads(snakemake.threads)
     extract_features(
-        load_backbone(snakemake.params.source),
+        load_backbone(snakemake.params.backbone),
         Path(snakemake.input.split),
         snakemake.params.task,
         Path(snakemake.output[0]),
