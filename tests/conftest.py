@@ -10,7 +10,7 @@ from tgems.config import _fill
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
-DEMO_SOURCE = f"local-dir:{ROOT}/assets/backbones/demo-vit-8"
+DEMO = {"pretrained": f"local-dir:{ROOT}/assets/backbones/demo-vit-8"}
 
 
 def variant(heads: int = 8, gates: int = 4, **changes) -> dict:
@@ -33,7 +33,7 @@ def _one_thread():
 def demo_backbone():
     from tgems.backbones.load import load_backbone
 
-    return load_backbone(DEMO_SOURCE)
+    return load_backbone(DEMO)
 
 
 @pytest.fixture(scope="session")
@@ -59,5 +59,5 @@ def demo_features(demo_backbone, demo_data, tmp_path_factory):
     root = tmp_path_factory.mktemp("features")
     for dataset, task in (("scenes", "zeroshot_retrieval"), ("digits", "zeroshot_classification")):
         split = SplitFiles.of_folder(demo_data / dataset / "test")
-        extract_features(demo_backbone, split, task, root / dataset, Encoding(tuple(range(1, 9)), batch_size=32))
+        extract_features(demo_backbone, split, task, root / dataset, Encoding(batch_size=32))
     return root

@@ -1,4 +1,5 @@
 import pytest
+from conftest import DEMO, ROOT
 
 from tgems.backbones.config import model_config
 from tgems.backbones.load import load_backbone
@@ -12,34 +13,37 @@ def test_demo_backbone_loads_like_any_other(demo_backbone):
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("model", "pretrained", "message"),
     [
-        ("hf:somewhere", "expected 'local-dir:FOLDER' or 'open_clip:"),
-        ("local-dir:/no/such/folder", "does not exist"),
-        ("open_clip:ViT-B-32", "expected a pretrained tag"),
-        ("open_clip:ViT-B-33/openai", "no architecture 'ViT-B-33'"),
+        (None, "local-dir:/no/such/folder", "does not exist"),
+        (None, "openai", "no model; name open_clip's architecture"),
+        ("ViT-B-33", "openai", "'ViT-B-33': open_clip has no such architecture; did you mean 'ViT-B-3"),
+        (
+            "ViT-B-32",
+            "no/such.pt",
+            "there is no such file; weights of the Hugging Face hub are written 'hf-hub:no/such",
+        ),
+        ("ViT-B-32", str(ROOT / "README.md"), "expected a file that ends in .safetensors"),
+        ("ViT-B-32", DEMO["pretrained"], "has embed_dim 512, but the weights .* are of embed_dim 64"),
     ],
 )
-def test_bad_sources_are_named(source, message):
+def test_bad_entries_are_named(model, pretrained, message):
     with pytest.raises(UserError, match=message):
-        model_config(source)
+        model_config({"model": model, "pretrained": pretrained})
 
 
 @pytest.mark.parametrize(
-    ("source", "wanted"),
+    ("model", "tag", "wanted"),
     [
-        ("open_clip:ViT-B-32/openai", "open_clip:ViT-B-32-quickgelu/openai"),
-        (
-            "open_clip:ViT-B-32-quickgelu/laion2b_s34b_b79k",
-            "knows no weights .laion2b_s34b_b79k. for .ViT-B-32-quickgelu.",
-        ),
+        ("ViT-B-32", "openai", "were trained with QuickGELU; write 'model: ViT-B-32-quickgelu'"),
+        ("ViT-B-32-quickgelu", "laion2b_s34b_b79k", "knows no weights .laion2b_s34b_b79k. for .ViT-B-32-quickgelu."),
     ],
 )
-def test_activation_mismatch_is_an_error_before_any_download(source, wanted):
+def test_activation_mismatch_is_an_error_before_any_download(model, tag, wanted):
     with pytest.raises(UserError, match=wanted):
-        load_backbone(source)
+        load_backbone({"model": model, "pretrained": tag})
 
 
 def test_random_weights_are_the_same_each_time():
-    first, second = (load_backbone("open_clip:ViT-B-32/random").weights_digest for _ in range(2))
+    first, second = (load_backbone({"model": "ViT-B-32", "pretrained": "random"}).weights_digest for _ in range(2))
     assert first == second

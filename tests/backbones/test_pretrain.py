@@ -56,6 +56,6 @@ def test_killed_run_resumes_to_the_same_weights(split, tmp_path):
     pretrain(split, CONFIG, RECIPE, tmp_path / "b.ckpt", tmp_path / "b")
     weights = [(tmp_path / name / "open_clip_model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
-    model = load_backbone(f"local-dir:{tmp_path / 'a'}").model
+    model = load_backbone({"pretrained": f"local-dir:{tmp_path / 'a'}"}).model
     used = (model.token_embedding.weight != 0).any(1).sum()
     assert 10 < used < 100, "rows of tokens that never occur are zero"

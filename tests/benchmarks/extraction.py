@@ -52,8 +52,7 @@ def throughput(images: int, batch_size: int, workers: int, repeats: int, dtype: 
     """Print the ratio."""
     torch.set_num_threads(1)
     backbone = load_backbone({"model": "ViT-B-32", "pretrained": "random"})
-    tower = backbone.tower
-    encoding = Encoding(tuple(range(1, tower.depth + 1)), batch_size=batch_size, workers=workers, dtype=dtype)
+    encoding = Encoding(batch_size=batch_size, workers=workers, dtype=dtype)
     with tempfile.TemporaryDirectory() as root:
         split = make_split(Path(root) / "photos", images, (500, 375), images)
         entries = index_shard(split.shards[0])
@@ -90,7 +89,7 @@ def one(images: int, shard_size: int) -> None:
     """Extract, and print the peak RSS in MiB."""
     torch.set_num_threads(1)
     backbone = load_backbone(DEMO)
-    encoding = Encoding(tuple(range(1, 9)), dtype="float16", in_memory_gb=0)
+    encoding = Encoding(dtype="float16", in_memory_gb=0)
     with tempfile.TemporaryDirectory() as root:
         split = make_split(Path(root) / "photos", images, (48, 36), shard_size)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

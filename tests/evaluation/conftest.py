@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import DEMO_SOURCE, variant
+from conftest import DEMO, variant
 
 from tgems.backbones.config import model_config
 from tgems.evaluation.estimates import Estimates, tradeoff
@@ -31,7 +31,7 @@ def random_modules(seed: int) -> ExitModules:
 @pytest.fixture(scope="session", params=["digits", "scenes"])
 def evaluated(request, demo_features):
     """Everything that evaluation makes of one split."""
-    costs = module_costs(model_config(DEMO_SOURCE), variant())
+    costs = module_costs(model_config(DEMO), variant())
     features = load_features(demo_features / request.param)
     splits = [Split(features, costs), *(Split(features, costs, random_modules(s), s) for s in (0, 1))]
     fitted, rows = [], []

@@ -9,7 +9,7 @@ from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
 from tgems.exits.outputs import ExitModules, ExitOutputs
 from tgems.profiling.costs import ExitCosts
 
-COSTS = ExitCosts((1, 2, 3, 4), (100, 200, 300, 410), 7, 3, 1, 5, 2, 6, 4, 8)
+COSTS = ExitCosts((1, 2, 3, 4), (100, 200, 300, 410), (7,) * 3, (3,) * 3, (1,) * 3, (5,) * 3, 2, 6, (4,) * 3, 8)
 TARGETS = [0.5, 0.8]
 
 

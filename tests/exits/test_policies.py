@@ -156,7 +156,7 @@ def test_exits_that_are_passed_over_are_never_taken_nor_paid_for(outputs):
     point = OperatingPoint(0.5, None, {"threshold": -1.0}, (1,))
     assert policy.decide(outputs, point).tolist() == [1] * 12
     every, some = COSTS.confidence(5), COSTS.confidence(5, (1,))
-    look = (COSTS.head + 5 * COSTS.embed_dim) / COSTS.full
+    look = (COSTS.head[0] + 5 * COSTS.embed_dim) / COSTS.full
     assert (every - some).tolist() == pytest.approx([look, look, 2 * look, 2 * look])
 
 
@@ -173,13 +173,13 @@ def test_a_decision_depends_on_one_image_alone(name, seed, order, cut):
 def naive_cost(name, taken, bank):
     """What an image pays, by walking the exits it visits."""
     visited = min(taken + 1, 3)
-    head, product, early = COSTS.head, bank * COSTS.embed_dim, taken < 3
+    head, product, early = COSTS.head[0], bank * COSTS.embed_dim, taken < 3
     spent = {
-        "tgem": visited * COSTS.image_gate + head * early,
-        "learned_confidence": visited * COSTS.confidence_gate + head * early,
-        "tgem_bank": visited * (head + product + COSTS.bank_gate),
+        "tgem": visited * COSTS.image_gate[0] + head * early,
+        "learned_confidence": visited * COSTS.confidence_gate[0] + head * early,
+        "tgem_bank": visited * (head + product + COSTS.bank_gate[0]),
         "saturation": visited * 2 * COSTS.width + head * early,
-        "full": COSTS.projection * early,
+        "full": 0,
         "fixed_raw": COSTS.projection * early,
     }
     confidence = dict.fromkeys(("max_softmax", "entropy", "margin", "patience"), visited * (head + product))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import DEMO_SOURCE, options, variant
+from conftest import DEMO, options, variant
 from safetensors.torch import load_file
 
 from tgems.backbones.config import model_config
@@ -33,10 +33,10 @@ def _train(features, macs, out):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_streamed_training_is_the_same(demo_backbone, demo_data, tmp_path, dtype):
     macs = str(tmp_path / "macs.json")
-    write_costs(macs, module_costs(model_config(DEMO_SOURCE), variant(4, 8)), {})
+    write_costs(macs, module_costs(model_config(DEMO), variant(4, 8)), {})
     trained = {}
     for gigabytes in (8, 0):
-        encoding = Encoding(tuple(range(1, 9)), dtype=dtype, in_memory_gb=gigabytes)
+        encoding = Encoding(dtype=dtype, in_memory_gb=gigabytes)
         folder = tmp_path / f"features-{gigabytes}"
         split = SplitFiles.of_folder(demo_data / "scenes/test")
         extract_features(demo_backbone, split, "zeroshot_retrieval", folder, encoding)

@@ -1,7 +1,7 @@
 import jsonschema
 import pytest
 import torch
-from conftest import DEMO_SOURCE, SCHEMA, options, variant
+from conftest import DEMO, SCHEMA, options, variant
 from torch.nn import functional as F
 
 from tgems.backbones.config import model_config
@@ -121,7 +121,7 @@ def test_linear_heads_and_heads_without_text_still_point_at_the_last_exit(traine
     assert cosine[:, 2].mean() > 0.9
 
 
-COSTS = ExitCosts((1, 2, 3, 4), (250, 500, 750, 1000), 10, 2, 2, 2, 5, 8, 4, 10)
+COSTS = ExitCosts((1, 2, 3, 4), (250, 500, 750, 1000), (10,) * 3, (2,) * 3, (2,) * 3, (2,) * 3, 5, 8, (4,) * 3, 10)
 
 
 def test_bank_gates_know_who_is_right(trained):
@@ -142,7 +142,7 @@ def test_bank_gates_know_who_is_right(trained):
 
 def test_worth_of_going_on_by_hand():
     right, stay = torch.tensor([[0.1, 0.6, 0.2]]), torch.tensor([[0.0, 0.5, 0.7]])
-    encoder, look, price = torch.tensor([0.25, 0.5, 0.75, 1.0]), torch.tensor([0.01]), torch.tensor([0.4])
+    encoder, look, price = torch.tensor([0.25, 0.5, 0.75, 1.0]), torch.full((1, 3), 0.01), torch.tensor([0.4])
     every = worth_of_going_on(right, stay, torch.tensor([0.9]), price, encoder, look, torch.tensor([True] * 3))
     expected = [0.6 - 0.4 * 0.26, 0.7 - 0.4 * 0.26, 0.9 - 0.4 * 0.25]
     assert every[0].tolist() == pytest.approx(expected)
@@ -182,7 +182,7 @@ def test_a_diverging_loss_stops_the_run(trained):
 
 
 def test_modules_come_back_from_their_folder_and_know_their_backbone(demo_features, tmp_path):
-    write_costs(tmp_path / "macs.json", module_costs(model_config(DEMO_SOURCE), variant(exits=[2, 5])), {})
+    write_costs(tmp_path / "macs.json", module_costs(model_config(DEMO), variant(exits=[2, 5])), {})
     chosen, source = options("heads", passes=1, hidden=4), str(demo_features / "scenes")
     run_heads(source, str(tmp_path / "macs.json"), chosen, 0, str(tmp_path / "heads"))
     data = Training.read(source, str(tmp_path / "macs.json"))

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import DEMO_SOURCE, variant
+from conftest import DEMO, variant
 from PIL import Image
 
 from tgems.backbones.config import model_config
@@ -53,7 +53,7 @@ def png() -> bytes:
 def made(tmp_path_factory):
     """Folder with parts and the tables made of them."""
     root = tmp_path_factory.mktemp("reporting")
-    cfg = model_config(DEMO_SOURCE)
+    cfg = model_config(DEMO)
     costs = module_costs(cfg, variant(16, 8))
     rest = {"normalisation": [1] * 8, "closed_form": list(costs.encoder), "parameters": [10] * 8}
     macs = root / "demo/default/macs.json"
@@ -107,7 +107,7 @@ def test_every_table_comes_in_three_formats(made):
 
 def test_flops_are_the_profilers(made):
     table = pd.read_csv(made[0] / "tables/flops.csv")
-    closed = encoder_cost(model_config(DEMO_SOURCE))
+    closed = encoder_cost(model_config(DEMO))
     assert table["gmacs_encoder"].to_numpy() * 1e9 == pytest.approx([*closed.blocks[:-1], closed.full], rel=1e-5)
     assert table["gmacs_total"].to_numpy() == pytest.approx(
         table["gmacs_encoder"] + table["gmacs_exit_modules"], rel=1e-4

@@ -69,7 +69,7 @@ def test_no_test_split_reaches_training_or_thresholds(project):
         (["--config", "rate_targets=[1.2]"], "1.2 is greater than the maximum of 1"),
         (["--config", "rate_targets=[0.1]"], "rate target 0.1 is below the cheapest exit of backbone 'demo-vit-8'"),
         (
-            ["--config", "backbones={x: {source: 'local-dir:assets/x'}}"],
+            ["--config", "backbones={x: {pretrained: 'local-dir:assets/x'}}"],
             "assets/x/open_clip_config.json does not exist",
         ),
     ],

@@ -122,9 +122,10 @@ def test_pretraining_gives_a_backbone_that_can_be_shipped(project):
     install(project / "results/backbones", project / "shipped", test_images=20)
     card = (project / "shipped/demo-vit-8/README.md").read_text()
     assert "60 digit scenes" in card and "| scenes text_retrieval_recall@1 |" in card
-    shipped = load_backbone(f"local-dir:{project / 'shipped/demo-vit-8'}")
+    shipped = load_backbone({"pretrained": f"local-dir:{project / 'shipped/demo-vit-8'}"})
     assert (
-        shipped.weights_digest == load_backbone(f"local-dir:{project / 'results/backbones/demo-vit-8'}").weights_digest
+        shipped.weights_digest
+        == load_backbone({"pretrained": f"local-dir:{project / 'results/backbones/demo-vit-8'}"}).weights_digest
     )
 
 

@@ -1,51 +1,174 @@
-"""A backbone's architecture from its source alone. Imports neither torch nor open_clip: it serves dry runs."""
+"""What a backbone's configuration says about its architecture. Imports neither torch nor open_clip: it serves dry runs.
 
+An entry is `{model, pretrained, source, exits}` (docs/adding-a-backbone.md).
+"""
+
+import difflib
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
 from tgems.errors import UserError
 
+SUPPORTED = (
+    "open_clip's Vision Transformers and ResNets, and timm's Vision Transformers (SigLIP, EVA, PE, MobileCLIP-B)"
+)
+CONFIG_NAME = "open_clip_config.json"
+CHECKPOINTS = (".safetensors", ".pt", ".pth", ".bin")
+VISION_DEFAULTS = {
+    "layers": 12,
+    "width": 768,
+    "head_width": 64,
+    "mlp_ratio": 4.0,
+    "patch_size": 16,
+    "image_size": 224,
+    "attentional_pool": False,
+    "attn_pooler_queries": 256,
+    "attn_pooler_heads": 8,
+    "no_ln_pre": False,
+    "final_ln_after_pool": False,
+    "pool_type": "tok",
+    "block_type": None,
+    "timm_model_name": None,
+    "timm_pool": "avg",
+    "timm_proj": "linear",
+}
+TIMM_TRANSFORMERS = re.compile(r"(vit_(?!relpos|srelpos)|vitamin|eva|flexivit|aimv2|beit3)(?!.*rope_mixed)")
 
-def split_source(source: str) -> tuple[str, str]:
-    """Split a source URL into scheme and rest.
+
+def weights_form(pretrained: str) -> str:
+    """How `pretrained` names weights: `random`, `hf-hub`, `local-dir`, `file`, or else `tag`."""
+    scheme, colon, _ = pretrained.partition(":")
+    if colon and scheme in ("hf-hub", "local-dir"):
+        return scheme
+    if pretrained == "random":
+        return "random"
+    return "file" if "/" in pretrained or Path(pretrained).exists() else "tag"
+
+
+def local_folder(pretrained: str) -> Path | None:
+    """Folder of `local-dir:` weights; None for other forms."""
+    return Path(pretrained.partition(":")[2]) if weights_form(pretrained) == "local-dir" else None
+
+
+def backbone_files(backbone: dict) -> list[str]:
+    """Files that weights and architecture are read from; none where open_clip fetches or makes them."""
+    pretrained = backbone["pretrained"]
+    if weights_form(pretrained) == "file":
+        return [pretrained]
+    folder = local_folder(pretrained)
+    if folder is None:
+        return []
+    weights = sorted(path for path in folder.glob("*") if path.suffix in CHECKPOINTS)
+    return [f"{path}" for path in (folder / CONFIG_NAME, *(weights or [folder / "open_clip_model.safetensors"]))]
+
+
+def model_config(backbone: dict) -> dict:
+    """Read open_clip's model configuration of an entry.
+
+    Args:
+        backbone: Entry of the configuration, `model` and `pretrained`.
 
     Raises:
-        UserError: The scheme is neither `local-dir` nor `open_clip`.
+        UserError: There is no such architecture, folder or checkpoint, the entry names no architecture, or it names
+            another than the folder holds.
     """
-    scheme, _, rest = source.partition(":")
-    if scheme not in ("local-dir", "open_clip") or not rest:
-        raise UserError(
-            f"backbone source {source!r}: expected 'local-dir:FOLDER' or 'open_clip:ARCHITECTURE/PRETRAINED_TAG'"
-        )
-    return scheme, rest
-
-
-def split_open_clip(source: str) -> tuple[str, str | None]:
-    """Architecture and pretrained tag of an `open_clip:` source; `random` as tag means random weights."""
-    arch, _, tag = split_source(source)[1].partition("/")
-    if not tag:
-        raise UserError(f"backbone source {source!r}: expected a pretrained tag, as in 'open_clip:ViT-B-32/openai'")
-    return arch, None if tag == "random" else tag
-
-
-def model_config(source: str) -> dict:
-    """Read open_clip's model configuration of a source.
-
-    Raises:
-        UserError: There is no such folder or architecture.
-    """
-    scheme, rest = split_source(source)
-    if scheme == "local-dir":
-        path = Path(rest) / "open_clip_config.json"
-        if not path.is_file():
-            raise UserError(f"backbone source {source!r}: {path} does not exist")
-        return json.loads(path.read_text())["model_cfg"]
-    arch, _ = split_open_clip(source)
-    folder = Path(find_spec("open_clip").submodule_search_locations[0]) / "model_configs"
-    path = folder / f"{arch.removesuffix('-quickgelu')}.json"
-    exact = folder / f"{arch}.json"
-    path = exact if exact.is_file() else path
+    pretrained, name = backbone["pretrained"], backbone.get("model")
+    form = weights_form(pretrained)
+    if form == "file":
+        _check_file(pretrained)
+    if form != "local-dir":
+        if not name:
+            raise UserError(
+                f"backbone with pretrained {pretrained!r}: no model; name open_clip's architecture by 'model'"
+            )
+        return architecture(name)
+    path = local_folder(pretrained) / CONFIG_NAME
     if not path.is_file():
-        raise UserError(f"backbone source {source!r}: open_clip has no architecture {arch!r} (see {folder})")
-    return json.loads(path.read_text())
+        raise UserError(f"backbone {pretrained!r}: {path} does not exist")
+    held = json.loads(path.read_text()).get("model_cfg")
+    if held is None:
+        raise UserError(f"backbone {pretrained!r}: {path} holds no model_cfg")
+    if name:
+        check_same(name, held, pretrained)
+    return held
+
+
+def architecture(name: str) -> dict:
+    """open_clip's configuration of a built-in architecture.
+
+    Raises:
+        UserError: There is none of that name; tells the nearest.
+    """
+    folder = Path(find_spec("open_clip").submodule_search_locations[0]) / "model_configs"
+    known = {path.stem: path for path in folder.glob("*.json")}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"see {folder}"
+        raise UserError(f"backbone model {name!r}: open_clip has no such architecture; {hint}")
+    return json.loads(known[name].read_text())
+
+
+def vision_config(model_cfg: dict) -> dict:
+    """The image tower's part of a configuration, open_clip's defaults filled in."""
+    return VISION_DEFAULTS | model_cfg["vision_cfg"]
+
+
+def check_same(name: str, held: dict, pretrained: str) -> None:
+    """Refuse a configuration beside weights that describes another image tower than `name`.
+
+    Raises:
+        UserError: They differ; names the first key.
+    """
+    own = architecture(name)
+    sides = [vision_config(cfg) | {"quick_gelu": bool(cfg.get("quick_gelu")), "embed_dim": cfg["embed_dim"]}
+             for cfg in (own, held)]  # fmt: skip
+    for key in sorted({*sides[0], *sides[1]} - {"timm_model_pretrained"}):
+        ours, theirs = (side.get(key) for side in sides)
+        if ours != theirs:
+            raise UserError(
+                f"backbone model {name!r} has {key} {ours!r}, but the weights {pretrained!r} are of {key} {theirs!r}; "
+                "name their architecture"
+            )
+
+
+def family(model_cfg: dict) -> str:
+    """Family of a supported image tower: `vit`, `timm` or `resnet`."""
+    vision = vision_config(model_cfg)
+    if vision["timm_model_name"]:
+        return "timm"
+    return "vit" if isinstance(vision["layers"], int) else "resnet"
+
+
+def check_supported(model_cfg: dict, name: str) -> None:
+    """Refuse image towers that cannot be cut into blocks; `as_tower` says the same of the tower itself.
+
+    Args:
+        model_cfg: open_clip model configuration.
+        name: How the user calls it.
+
+    Raises:
+        UserError: One line that names the model and what is supported.
+    """
+    vision = vision_config(model_cfg)
+    timm = vision["timm_model_name"]
+    why = None
+    if timm and not TIMM_TRANSFORMERS.match(timm):
+        why = f"its image tower is timm's {timm}"
+    elif timm and not vision["timm_pool"] and vision["timm_proj"] in (None, "", "none"):
+        why = "its image tower does not pool"
+    elif family(model_cfg) == "vit" and (isinstance(vision["attentional_pool"], str) or vision["pool_type"] == "none"):
+        why = f"its image tower pools by {vision['attentional_pool'] or 'none'!r}"
+    if why:
+        raise UserError(f"backbone model {name!r} is not supported: {why}; supported are {SUPPORTED}")
+
+
+def _check_file(pretrained: str) -> None:
+    if not Path(pretrained).is_file():
+        hub = (
+            f"; weights of the Hugging Face hub are written 'hf-hub:{pretrained}'" if pretrained.count("/") == 1 else ""
+        )
+        raise UserError(f"backbone weights {pretrained!r}: there is no such file{hub}")
+    if not pretrained.endswith(CHECKPOINTS):
+        raise UserError(f"backbone weights {pretrained!r}: expected a file that ends in {', '.join(CHECKPOINTS)}")

@@ -36,7 +36,7 @@ def install(source: Path, target: Path, test_images: int = 2000) -> None:
         missing = [name for name in SHIPPED if not (folder / name).is_file()]
         if missing:
             raise UserError(f"{folder}: not whole, {missing[0]} is missing; run `make pretrain` again")
-        metrics = full_depth_metrics(load_backbone(f"local-dir:{folder}"), test_images)
+        metrics = full_depth_metrics(load_backbone({"pretrained": f"local-dir:{folder}"}), test_images)
         out = Path(target) / folder.name
         out.mkdir(parents=True, exist_ok=True)
         for name in SHIPPED:
@@ -73,7 +73,7 @@ def full_depth_metrics(backbone: Backbone, test_images: int, seed: int = 0) -> d
 def _embed(backbone: Backbone, drawn: list[Sample], batch_size: int = 256) -> torch.Tensor:
     batches = (drawn[i : i + batch_size] for i in range(0, len(drawn), batch_size))
     pixels = (torch.stack([backbone.preprocess(Image.open(io.BytesIO(s.image))) for s in batch]) for batch in batches)
-    return torch.cat([encode_images(backbone.model.visual, images).embeddings for images in pixels])
+    return torch.cat([encode_images(backbone.tower, images, backbone.blocks).embeddings for images in pixels])
 
 
 def model_card(name: str, folder: Path, test_images: int) -> str:

@@ -1,14 +1,21 @@
-"""Load a frozen CLIP backbone through open_clip. The only place, with pretraining, that imports open_clip."""
+"""Load a frozen CLIP backbone through open_clip; weights are read without executing pickles."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from tgems.backbones.config import model_config, split_open_clip, split_source
+from tgems.backbones.checkpoint import load_checkpoint
+from tgems.backbones.config import check_same, check_supported, model_config, weights_form
+from tgems.backbones.towers import Tower, as_tower
 from tgems.errors import UserError
+from tgems.exits.sizes import exit_blocks
 from tgems.provenance import digest_tensors
+
+logger = logging.getLogger(__name__)
+RESIZING = ("mean", "std", "interpolation", "resize_mode")
 
 
 @dataclass(frozen=True)
@@ -16,22 +23,24 @@ class Backbone:
     """A frozen CLIP model with its preprocessing and tokenizer.
 
     Attributes:
+        entry: What the configuration says of it.
         model: open_clip model in eval mode, gradients off.
+        tower: Its image tower.
+        blocks: Exits that features are kept for, 1-based, ascending; the last is L.
         preprocess: PIL image -> float32 `[3, h, w]`.
         tokenizer: Texts -> int64 `[m, context_length]`.
         weights_digest: SHA-256 of all parameters and buffers.
         preprocess_digest: Description of the preprocessing, as text.
     """
 
+    entry: dict
     model: nn.Module
+    tower: Tower
+    blocks: tuple[int, ...]
     preprocess: Callable
     tokenizer: Callable
     weights_digest: str
     preprocess_digest: str
-
-    @property
-    def tower(self) -> nn.Module:
-        return self.model.visual
 
     @property
     def logit_scale(self) -> float:
@@ -39,57 +48,110 @@ class Backbone:
         return self.model.logit_scale.exp().item()
 
 
-def load_backbone(source: str) -> Backbone:
-    """Load `local-dir:FOLDER` or `open_clip:ARCHITECTURE/TAG` (`random` as tag: random weights, seed 0).
+def load_backbone(backbone: dict) -> Backbone:
+    """Load what an entry of the configuration describes (docs/adding-a-backbone.md).
+
+    Args:
+        backbone: `pretrained`, and where needed `model` and `exits`.
 
     Raises:
-        UserError: Unknown source, weights that do not fit, or OpenAI weights without QuickGELU.
+        UserError: Unknown architecture or weights, weights that cannot be fetched or do not fit, or weights trained
+            with another activation than the architecture's.
     """
-    import open_clip
-
-    scheme, _ = split_source(source)
-    if scheme == "local-dir":
-        name, tag = source, None
-    else:
-        name, tag = split_open_clip(source)
-        _check_quickgelu(source, name, tag)
-        torch.manual_seed(0)
-    try:
-        model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=tag)
-    except (RuntimeError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"backbone source {source!r}: open_clip cannot load it: {first}") from error
+    name = backbone.get("model") or backbone["pretrained"]
+    check_supported(model_config(backbone), name)
+    model, preprocess, tokenizer = _create(backbone, weights_form(backbone["pretrained"]))
     model.eval().requires_grad_(False)
+    tower = as_tower(model.visual)
     return Backbone(
+        entry=backbone,
         model=model,
+        tower=tower,
+        blocks=tuple(exit_blocks(backbone.get("exits", "all"), range(1, tower.depth + 1))),
         preprocess=preprocess,
-        tokenizer=open_clip.get_tokenizer(name),
+        tokenizer=tokenizer,
         weights_digest=digest_tensors(model.state_dict().items()),
         preprocess_digest=str(preprocess),
     )
 
 
-def build_image_tower(source: str) -> nn.Module:
-    """Build a backbone's image tower from its architecture alone, with random weights: for counting."""
-    from open_clip.model import CLIP
+def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
+    """Build a backbone's image tower from its architecture alone: for counting.
 
-    return CLIP(**model_config(source)).visual.eval()
+    Args:
+        backbone: Entry of the configuration.
+        device: Parameters have no values on `meta`, and arbitrary ones elsewhere; untouched memory is never taken up.
+
+    Raises:
+        UserError: The architecture is unknown or not supported.
+    """
+    from open_clip.model import _build_vision_tower
+
+    cfg = model_config(backbone)
+    check_supported(cfg, backbone.get("model") or backbone["pretrained"])
+    vision = cfg["vision_cfg"] | ({"timm_model_pretrained": False} if "timm_model_name" in cfg["vision_cfg"] else {})
+    with torch.device("meta"):
+        visual = _build_vision_tower(cfg["embed_dim"], vision, cfg.get("quick_gelu", False))
+    return as_tower(visual.to_empty(device=device).eval().requires_grad_(False))
 
 
-def _check_quickgelu(source: str, arch: str, tag: str | None) -> None:
+def _create(backbone: dict, form: str) -> tuple[nn.Module, Callable, Callable]:
+    """Model, preprocessing of evaluation, and tokenizer."""
+    import open_clip
+
+    name, pretrained = backbone.get("model"), backbone["pretrained"]
+    known = pretrained if form in ("hf-hub", "local-dir") else name
+    if form == "tag":
+        _check_tag(name, pretrained)
+    try:
+        if form == "hf-hub":
+            check_same(name, open_clip.get_model_config(pretrained), pretrained)
+        if form in ("random", "file"):
+            torch.manual_seed(0)
+            options = {"pretrained_text": False, **_published_preprocessing(name)}
+            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=None, **options)
+            if form == "file":
+                load_checkpoint(model, name, pretrained)
+        else:
+            tag = pretrained if form == "tag" else None
+            model, preprocess = open_clip.create_model_from_pretrained(known, pretrained=tag)
+        return model, preprocess, open_clip.get_tokenizer(known)
+    except UserError:
+        raise
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"backbone weights {pretrained!r} of {name or 'the folder'!r} cannot be loaded: {first}; "
+            + ("check that they fit" if form in ("file", "local-dir", "random") else
+               "connect to the internet, or name a copy by 'pretrained: FILE' or 'pretrained: local-dir:FOLDER'")
+        ) from error  # fmt: skip
+
+
+def _check_tag(name: str, tag: str) -> None:
     """Weights trained with QuickGELU lose accuracy silently under GELU, and the reverse."""
     import open_clip
 
-    if tag is None:
-        return
-    pretrained = open_clip.get_pretrained_cfg(arch, tag)
-    if not pretrained:
-        raise UserError(f"backbone source {source!r}: open_clip knows no weights {tag!r} for {arch!r}")
-    trained_with = bool(pretrained.get("quick_gelu", False))
-    built_with = bool(open_clip.get_model_config(arch).get("quick_gelu", False))
-    if trained_with != built_with:
-        wanted = f"{arch}-quickgelu" if trained_with else arch.removesuffix("-quickgelu")
+    published = open_clip.get_pretrained_cfg(name, tag)
+    if not published:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        hint = f"known: {', '.join(tags)}" if tags else "it knows none for this architecture"
+        raise UserError(f"backbone weights {tag!r}: open_clip knows no weights {tag!r} for {name!r}; {hint}")
+    trained_with = bool(published.get("quick_gelu", False))
+    if trained_with != bool(open_clip.get_model_config(name).get("quick_gelu", False)):
+        wanted = f"{name}-quickgelu" if trained_with else name.removesuffix("-quickgelu")
         raise UserError(
-            f"backbone source {source!r}: the weights were trained with "
-            f"{'QuickGELU' if trained_with else 'GELU'}; write 'open_clip:{wanted}/{tag}'"
+            f"backbone weights {tag!r} of {name!r} were trained with {'QuickGELU' if trained_with else 'GELU'}; "
+            f"write 'model: {wanted}'"
         )
+
+
+def _published_preprocessing(name: str) -> dict:
+    """What all published weights of an architecture were trained with; where they differ, nothing but a word."""
+    import open_clip
+
+    published = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+    distinct = {tuple(cfg.get(key) for key in RESIZING) for cfg in published}
+    if len(distinct) == 1:
+        return {f"image_{key}": value for key, value in zip(RESIZING, distinct.pop(), strict=True)}
+    logger.info("%s: published weights do not agree on one preprocessing; open_clip's default is used", name)
+    return {}

@@ -76,10 +76,15 @@ class Split:
 
     @cached_property
     def embeddings(self) -> Tensor:
-        """Unit embeddings at every exit `[n, E, D]`: by the trained heads, or by the frozen projection."""
-        if self.modules is None:
-            return self.features.raw_at_all_exits()
-        return embed(self.modules.heads, self.features.summaries, self.features.embeddings)
+        """Unit embeddings at every exit `[n, E, D]`: by the trained heads, or by the frozen projection.
+
+        Where the frozen projection does not accept every exit, all are the last exit's; none but `full` looks at them.
+        """
+        if self.modules is not None:
+            return embed(self.modules.heads, self.features.summaries, self.features.embeddings)
+        if self.features.raw_embeddings is None:
+            return self.features.embeddings[:, None].expand(-1, len(self.costs.blocks), -1)
+        return self.features.raw_at_all_exits()
 
     @cached_property
     def ranks(self) -> Tensor:

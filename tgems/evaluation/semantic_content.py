@@ -20,14 +20,15 @@ def semantic_content(raw: Split, trained: list[Split], about: dict, n_resamples:
         n_resamples: Bootstrap resamples.
 
     Returns:
-        One row per head, metric, group and block; `earliest_share` is the share of images whose right text ranked
-        first at that block or before. Groups are the whole split, thirds of difficulty, and numbers of digits, where
-        the samples carry them.
+        One row per head (the frozen one where it accepts every exit), metric, group and block; `earliest_share` is the
+        share of images whose right text ranked first at that block or before. Groups are the whole split, thirds of
+        difficulty, and numbers of digits, where the samples carry them.
     """
     features = raw.features
     bootstrap = ClusterBootstrap(features.clusters, len(features.samples), n_resamples)
     frames = []
-    for head, splits in (("raw", [raw]), ("trained", trained)):
+    heads = {"trained": trained} if features.raw_embeddings is None else {"raw": [raw], "trained": trained}
+    for head, splits in heads.items():
         for metric, per_seed in _hits(splits).items():
             for attribute, group, inside in groups(features.samples):
                 frame = _curve(per_seed, inside, bootstrap).assign(exit_block=raw.costs.blocks)

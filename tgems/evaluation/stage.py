@@ -12,7 +12,7 @@ from tgems.evaluation.inputs import Split, load_modules
 from tgems.evaluation.precision import precision_change
 from tgems.evaluation.rows import endpoint_rows, exit_shares, mean_over_seeds, policy_rows
 from tgems.evaluation.semantic_content import semantic_content
-from tgems.evaluation.thresholds import as_json, fit_policies, from_json
+from tgems.evaluation.thresholds import as_json, fit_policies, from_json, usable
 from tgems.evaluation.wins import areas, as_frame, curves_of, from_frame, of_other_domain, wins
 from tgems.exits.names import module_folders
 from tgems.exits.policies import require_index_safe
@@ -38,7 +38,7 @@ def run_thresholds(
     """Fit every policy, seed and target on validation features: `thresholds.json`, and the curves they give there."""
     costs = read_costs(macs)
     features = load_features(validation).at_exits(costs.blocks, costs.summary_dim)
-    chosen = find_policies(policies)
+    chosen = usable(find_policies(policies), costs)
     if features.captions is not None and directions == ["text_to_image"]:
         for policy in chosen.values():
             require_index_safe(policy)

@@ -1,11 +1,15 @@
 """Fit everything that evaluation applies later, from validation features only, and keep it as plain JSON."""
 
+import logging
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from tgems.evaluation.inputs import Split
 from tgems.exits.policies import OperatingPoint, Policy
+from tgems.profiling.costs import ExitCosts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,15 @@ class Fitted:
     exit_shares: tuple[float, ...]
     bank_size: int | None
     n_clusters: int
+
+
+def usable(policies: dict[str, Policy], costs: ExitCosts) -> dict[str, Policy]:
+    """Policies that can be used at exits of such costs; says in a log line why others cannot."""
+    reasons = {name: policy.unusable(costs) for name, policy in policies.items()}
+    for name, reason in reasons.items():
+        if reason:
+            logger.info("policy %s gives no rows: %s", name, reason)
+    return {name: policy for name, policy in policies.items() if not reasons[name]}
 
 
 def fit_policies(split: Split, policies: dict[str, Policy], rate_targets: list[float]) -> list[Fitted]:

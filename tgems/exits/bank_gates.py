@@ -86,15 +86,16 @@ def train_bank_gates(
     torch.manual_seed(seed)
     examples = draw_bank_examples(pairs, z, options, torch.Generator().manual_seed(seed))
     _, exits, dim = pairs.summaries.shape
-    gates = BankGates(exits, dim, options["hidden"])
+    gates = BankGates(exits, dim, options["hidden"], pairs.widths)
     encoder = torch.tensor(costs.encoder, dtype=torch.float32) / costs.full
+    module = torch.tensor(costs.head) + torch.tensor(costs.bank_gate)
     low, high = PRICES
 
     def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
         price = low * torch.exp(math.log(high / low) * torch.rand(len(batch), generator=generator))
         hidden = gates.embed(pairs.summaries[examples.images[batch]], examples.features[batch])
         right, stay = gates.right(hidden), gates.worth(hidden, price)
-        look = costs.head + costs.bank_gate + bank_product_macs(examples.sizes[batch], costs.embed_dim)
+        look = module + bank_product_macs(examples.sizes[batch], costs.embed_dim)[:, None]
         visited = torch.rand(exits, generator=generator) >= options["pass_over"]
         worth = worth_of_going_on(
             right.detach().sigmoid(),
@@ -122,16 +123,16 @@ def worth_of_going_on(
         last: Probability of being right at the last exit `[B]`.
         price: Of the whole encoder's computation `[B]`.
         encoder: Relative cost of reaching every exit `[E]`.
-        look: Relative cost of a look at the bank `[B]`.
+        look: Relative cost of a look at the bank at each exit `[B, E-1]`.
         visited: `[E-1]` bool.
 
     Returns:
         `[B, E-1]`.
     """
     worth = torch.empty_like(stay)
-    value, reached, paid = last, encoder[-1], torch.zeros_like(look)
+    value, reached, paid = last, encoder[-1], torch.zeros_like(last)
     for k in range(stay.shape[1] - 1, -1, -1):
         worth[:, k] = value - price * (reached - encoder[k] + paid)
         if visited[k]:
-            value, reached, paid = torch.maximum(right[:, k], stay[:, k]), encoder[k], look
+            value, reached, paid = torch.maximum(right[:, k], stay[:, k]), encoder[k], look[:, k]
     return worth

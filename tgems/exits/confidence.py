@@ -82,22 +82,26 @@ class Patience(BankConfidence):
 
 
 class Saturation(ThresholdPolicy):
-    """Leaves where the CLS token has stopped turning since the previous exit. Sees no text: index-safe."""
+    """Leaves where the CLS token, or the mean token, has stopped turning since the previous exit: index-safe."""
 
     name = "saturation"
 
+    def unusable(self, costs: ExitCosts) -> str:
+        """Exits must be as wide as each other."""
+        return "" if len(set(costs.widths)) == 1 else f"it compares exits, which are {costs.widths} channels wide"
+
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Cosine of the CLS tokens of this and the previous exit; the first exit is never taken."""
+        """Cosine of the global parts of this and the previous exit; the first exit is never taken."""
         turn = by_rows(lambda rows: _turn(rows[..., : outputs.cls_dim].double()), outputs.summaries)
         return F.pad(turn, (1, 0), value=-torch.inf)
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """2d at every exit visited, and one head."""
-        return costs.at_exits(per_visit=2 * costs.width, at_exit=costs.head)
+        return costs.at_exits(per_visit=2 * np.array(costs.widths), at_exit=costs.head)
 
 
 def _turn(cls: Tensor) -> Tensor:
-    """Cosine of consecutive exits' CLS tokens `[n, E, d]` -> `[n, E-1]`."""
+    """Cosine of consecutive exits' global parts `[n, E, d]` -> `[n, E-1]`."""
     return F.cosine_similarity(cls[:, 1:], cls[:, :-1], dim=-1)
 
 

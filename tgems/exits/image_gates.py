@@ -58,7 +58,7 @@ def train_lookahead(
     """
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
-    gates = LookaheadGates(exits, dim, options["hidden"], rates.tolist(), options["temperature"])
+    gates = LookaheadGates(exits, dim, options["hidden"], rates.tolist(), options["temperature"], pairs.widths)
     later = torch.ones(exits, exits + 1, dtype=torch.bool).triu()
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:

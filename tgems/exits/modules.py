@@ -1,6 +1,7 @@
 """The two parts of a T-GEM, for all exits at once: heads give embeddings, gates decide (docs/method.md#the-module)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,23 +10,44 @@ from torch.nn import functional as F
 from tgems.exits.sizes import PRICE_INPUTS, bank_gate_inputs
 
 PRICES = (0.01, 6.0)
+EPSILON = 1e-5  # of F.layer_norm
 
 
 class ExitNorm(nn.Module):
-    """LayerNorm with its own scale and shift per exit: `[n, E, S] -> [n, E, S]`."""
+    """LayerNorm with its own scale and shift per exit: `[n, E, S] -> [n, E, S]`.
 
-    def __init__(self, n_exits: int, dim: int):
+    Args:
+        n_exits: Exits before the last.
+        dim: `S`.
+        widths: True width of either part of a summary, per exit: the rest is filled up, left out here and zero after.
+            None where all are equal.
+    """
+
+    def __init__(self, n_exits: int, dim: int, widths: Sequence[int] | None = None):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(n_exits, dim))
         self.bias = nn.Parameter(torch.zeros(n_exits, dim))
+        true = None if widths is None else torch.arange(dim) % max(widths) < torch.tensor(widths)[:, None]
+        self.register_buffer("true", true, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+        if self.true is None:
+            return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+        size = self.true.sum(-1, keepdim=True)
+        centred = (x - (x * self.true).sum(-1, keepdim=True) / size) * self.true
+        normalised = centred * (centred.square().sum(-1, keepdim=True) / size + EPSILON).rsqrt()
+        return (normalised * self.weight + self.bias) * self.true
 
     def at(self, exit_: int, x: Tensor) -> Tensor:
-        """The same for one exit alone: `[n, S] -> [n, S]`."""
-        return F.layer_norm(x, x.shape[-1:], self.weight[exit_], self.bias[exit_])
+        """The same for one exit alone, without what fills up: `[n, S] -> [n, true S]`."""
+        true = self.true_at(exit_)
+        x = x[:, true]
+        return F.layer_norm(x, x.shape[-1:], self.weight[exit_, true], self.bias[exit_, true])
+
+    def true_at(self, exit_: int) -> Tensor | slice:
+        """Which numbers of an exit's summary do not just fill up."""
+        return slice(None) if self.true is None else self.true[exit_]
 
 
 class ExitLinear(nn.Module):
@@ -42,9 +64,9 @@ class ExitLinear(nn.Module):
         y = torch.bmm(x.transpose(0, 1), self.weight).transpose(0, 1)
         return y if self.bias is None else y + self.bias
 
-    def at(self, exit_: int, x: Tensor) -> Tensor:
-        """The same for one exit alone: `[n, i] -> [n, o]`."""
-        return F.linear(x, self.weight[exit_].T, None if self.bias is None else self.bias[exit_])
+    def at(self, exit_: int, x: Tensor, true: Tensor | slice = slice(None)) -> Tensor:
+        """The same for one exit alone, where `x` has the `true` inputs: `[n, true i] -> [n, o]`."""
+        return F.linear(x, self.weight[exit_, true].T, None if self.bias is None else self.bias[exit_])
 
 
 class ExitHeads(nn.Module):
@@ -52,22 +74,26 @@ class ExitHeads(nn.Module):
 
     Args:
         n_exits: Exits before the last block.
-        summary_dim: `2d`.
+        summary_dim: `S`.
         hidden: Width of the MLP's hidden layer; 0 leaves the linear map alone.
         embed_dim: `D`.
+        widths: See `ExitNorm`.
     """
 
-    def __init__(self, n_exits: int, summary_dim: int, hidden: int, embed_dim: int):
+    def __init__(
+        self, n_exits: int, summary_dim: int, hidden: int, embed_dim: int, widths: Sequence[int] | None = None
+    ):
         super().__init__()
         self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "embed_dim": embed_dim}
-        self.norm = ExitNorm(n_exits, summary_dim)
+        self.architecture |= {"widths": widths}
+        self.norm = ExitNorm(n_exits, summary_dim, widths)
         self.linear = ExitLinear(n_exits, summary_dim, embed_dim, bias=False)
         if hidden:
             self.up = ExitLinear(n_exits, summary_dim, hidden)
             self.down = ExitLinear(n_exits, hidden, embed_dim, zero=True)
 
     def forward(self, summaries: Tensor) -> Tensor:
-        """Summaries `[n, E, 2d]` -> unit embeddings `[n, E, D]`."""
+        """Summaries `[n, E, S]` -> unit embeddings `[n, E, D]`."""
         u = self.norm(summaries)
         z = self.linear(u)
         if self.architecture["hidden"]:
@@ -76,20 +102,22 @@ class ExitHeads(nn.Module):
 
     def at(self, exit_: int, summaries: Tensor) -> Tensor:
         """One exit alone: summaries `[n, S]` -> unit embeddings `[n, D]`."""
-        u = self.norm.at(exit_, summaries)
-        z = self.linear.at(exit_, u)
+        u, true = self.norm.at(exit_, summaries), self.norm.true_at(exit_)
+        z = self.linear.at(exit_, u, true)
         if self.architecture["hidden"]:
-            z = z + self.down.at(exit_, F.gelu(self.up.at(exit_, u)))
+            z = z + self.down.at(exit_, F.gelu(self.up.at(exit_, u, true)))
         return F.normalize(z.float(), dim=-1)
 
 
 class ImageGates(nn.Module):
     """One number per exit from the image alone: `w . gelu(V u + v) + b`; what policy learned_confidence trains."""
 
-    def __init__(self, n_exits: int, summary_dim: int, hidden: int, outputs: int = 1):
+    def __init__(
+        self, n_exits: int, summary_dim: int, hidden: int, outputs: int = 1, widths: Sequence[int] | None = None
+    ):
         super().__init__()
-        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden}
-        self.norm = ExitNorm(n_exits, summary_dim)
+        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "widths": widths}
+        self.norm = ExitNorm(n_exits, summary_dim, widths)
         self.up = ExitLinear(n_exits, summary_dim, hidden)
         self.down = ExitLinear(n_exits, hidden, outputs)
 
@@ -102,8 +130,8 @@ class ImageGates(nn.Module):
         return self._outputs_at(exit_, summaries).squeeze(-1)
 
     def _outputs_at(self, exit_: int, summaries: Tensor) -> Tensor:
-        u = self.norm.at(exit_, summaries)
-        return self.down.at(exit_, F.gelu(self.up.at(exit_, u))).float()
+        u, true = self.norm.at(exit_, summaries), self.norm.true_at(exit_)
+        return self.down.at(exit_, F.gelu(self.up.at(exit_, u, true))).float()
 
 
 class LookaheadGates(ImageGates):
@@ -118,10 +146,19 @@ class LookaheadGates(ImageGates):
         hidden: Hidden width.
         rates: Relative cost of every exit `[n_exits + 1]`, the last included.
         temperature: Of the logits.
+        widths: See `ExitNorm`.
     """
 
-    def __init__(self, n_exits: int, summary_dim: int, hidden: int, rates: list[float], temperature: float = 0.05):
-        super().__init__(n_exits, summary_dim, hidden, n_exits + 1)
+    def __init__(
+        self,
+        n_exits: int,
+        summary_dim: int,
+        hidden: int,
+        rates: list[float],
+        temperature: float = 0.05,
+        widths: Sequence[int] | None = None,
+    ):
+        super().__init__(n_exits, summary_dim, hidden, n_exits + 1, widths)
         self.architecture |= {"rates": list(rates), "temperature": temperature}
         r = torch.tensor(rates, dtype=torch.float32)
         self.register_buffer("ahead", r[None, :] - r[:-1, None], persistent=False)
@@ -153,10 +190,10 @@ class BankGates(nn.Module):
     for all images (docs/method.md#bank-guidance).
     """
 
-    def __init__(self, n_exits: int, summary_dim: int, hidden: int):
+    def __init__(self, n_exits: int, summary_dim: int, hidden: int, widths: Sequence[int] | None = None):
         super().__init__()
-        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden}
-        self.norm = ExitNorm(n_exits, summary_dim)
+        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "widths": widths}
+        self.norm = ExitNorm(n_exits, summary_dim, widths)
         self.up = ExitLinear(n_exits, bank_gate_inputs(summary_dim), hidden)
         self.shift = nn.Parameter(torch.zeros(n_exits, PRICE_INPUTS, hidden))
         self.leave = ExitLinear(n_exits, hidden, 1)
@@ -182,7 +219,10 @@ class BankGates(nn.Module):
 
     def gains_at(self, exit_: int, summaries: Tensor, bank: Tensor, prices: Tensor) -> Tensor:
         """What going on gains over leaving at one exit, for every image and price: `[n, S]`, `[g]` -> `[n, g]`."""
-        hidden = self.up.at(exit_, torch.cat((self.norm.at(exit_, summaries), bank), dim=-1))
+        true = self.norm.true_at(exit_)
+        if isinstance(true, Tensor):
+            true = F.pad(true, (0, bank.shape[-1]), value=True)
+        hidden = self.up.at(exit_, torch.cat((self.norm.at(exit_, summaries), bank), dim=-1), true)
         right = self.leave.at(exit_, F.gelu(hidden)).sigmoid()
         shifted = hidden[:, None] + _price_inputs(prices) @ self.shift[exit_]
         return self.stay.at(exit_, F.gelu(shifted)).squeeze(-1) - right

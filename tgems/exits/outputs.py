@@ -52,8 +52,8 @@ class ExitOutputs:
 
     Attributes:
         keys: Sample keys.
-        summaries: Before the last exit `[n, E-1, S]`, CLS first, by rows.
-        cls_dim: How much of a summary is the CLS token.
+        summaries: Before the last exit `[n, E-1, S]`, by rows; the global part first (the CLS token, if any).
+        cls_dim: How much of a summary is the global part.
         embeddings: Unit embeddings at every exit `[n, E, D]`.
         bank: Text embeddings known beforehand `[M, D]`: class names or captions.
         right: Whether the best text is right `[n, E]` bool; for oracles, and for fits on labelled validation images.

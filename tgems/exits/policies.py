@@ -56,6 +56,10 @@ class Policy:
     oracle: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
 
+    def unusable(self, costs: ExitCosts) -> str:
+        """Why it cannot be used at exits of such costs; empty where it can."""
+        return ""
+
     @property
     def index_safe(self) -> bool:
         """Whether an image index can be built by it: it looks neither at the texts nor at the answer."""

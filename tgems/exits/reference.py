@@ -11,6 +11,8 @@ from tgems.exits.outputs import ExitOutputs
 from tgems.exits.policies import OperatingPoint, Policy
 from tgems.profiling.costs import ExitCosts
 
+NO_PROJECTION = "the frozen projection accepts the tokens of the last block alone"
+
 
 class Full(Policy):
     """Nobody leaves early: the backbone itself."""
@@ -20,7 +22,7 @@ class Full(Policy):
 
     def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
         """The last exit."""
-        return [OperatingPoint(exit=validation.embeddings.shape[1] - 1)]
+        return [OperatingPoint(exit=len(validation.costs.blocks) - 1)]
 
     def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
         """The same exit for every image."""
@@ -28,7 +30,7 @@ class Full(Policy):
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """The encoder, with its own projection."""
-        return costs.fixed_raw()
+        return costs.at_exits()
 
 
 class FixedRaw(Full):
@@ -36,9 +38,17 @@ class FixedRaw(Full):
 
     name = "fixed_raw"
 
+    def unusable(self, costs: ExitCosts) -> str:
+        """There must be a projection for every exit."""
+        return NO_PROJECTION if self.frozen_head and costs.projection is None else ""
+
     def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
         """Every exit before the last."""
         return [OperatingPoint(exit=k) for k in range(validation.embeddings.shape[1] - 1)]
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """Encoder and the frozen projection."""
+        return costs.fixed_raw()
 
 
 class Fixed(FixedRaw):

@@ -1,5 +1,7 @@
 """Sizes of exit modules that costs depend on. Imports nothing heavy, so that a dry run can ask."""
 
+from collections.abc import Sequence
+
 from tgems.errors import UserError
 
 BANK_FEATURES = 11
@@ -17,24 +19,32 @@ def summary_dim(summary: str, width: int) -> int:
     return SUMMARIES[summary] * width
 
 
-def exit_blocks(placement: str | list[int], depth: int) -> list[int]:
-    """Blocks after which an image may leave, 1-based and ascending; the last block is always one.
+def exit_blocks(placement: str | list[int], available: Sequence[int]) -> list[int]:
+    """Blocks after which an image may leave, 1-based and ascending; the last available one always is.
 
     Args:
         placement: `all`, `every_other` (counted from the last), `last_half`, or block numbers.
-        depth: L.
+        available: Blocks to choose from, ascending; the last is L.
 
     Raises:
-        UserError: A block is not in 1..L, or no block before the last is named.
+        UserError: A block is not available, or no block before the last is named.
     """
+    n = len(available)
     named = {
-        "all": range(1, depth + 1),
-        "every_other": range(depth % 2 or 2, depth + 1, 2),
-        "last_half": range(depth // 2, depth + 1),
+        "all": available,
+        "every_other": available[(n - 1) % 2 :: 2],
+        "last_half": available[max(n // 2 - 1, 0) :],
     }
-    blocks = sorted({*named[placement]} if isinstance(placement, str) else {*placement, depth})
-    if blocks[0] < 1 or blocks[-1] > depth or len(blocks) < 2:
+    blocks = sorted({*named[placement]} if isinstance(placement, str) else {*placement, available[-1]})
+    if not set(blocks) <= set(available) or len(blocks) < 2:
+        *before, last = available
         raise UserError(
-            f"config: exits {placement!r}: expected blocks from 1 to {depth - 1}, before the last of {depth}"
+            f"config: exits {placement!r}: expected some of blocks {_listed(before)}, before the last, {last}"
         )
     return blocks
+
+
+def _listed(blocks: Sequence[int]) -> str:
+    """Numbers in words: a range where there are no gaps."""
+    whole = len(blocks) > 1 and list(blocks) == list(range(blocks[0], blocks[-1] + 1))
+    return f"{blocks[0]} to {blocks[-1]}" if whole else ", ".join(map(str, blocks))

@@ -27,6 +27,7 @@ class Pairs:
         text_of_caption: `[captions]` index into texts.
         longest: The longest caption of each image, most likely to be true of it alone `[n]` index into texts.
         scale: Logit scale.
+        widths: True width of either part of a summary, per exit; None where all are equal.
     """
 
     summaries: Rows
@@ -36,6 +37,7 @@ class Pairs:
     text_of_caption: Tensor
     longest: Tensor
     scale: float
+    widths: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, features: FeatureSet) -> "Pairs":
@@ -53,6 +55,7 @@ class Pairs:
             text_of_caption=torch.from_numpy(features.captions["text"].to_numpy().copy()),
             longest=torch.from_numpy(longest["text"].to_numpy().copy()),
             scale=features.manifest["logit_scale"],
+            widths=features.widths,
         )
 
     def __len__(self) -> int:
@@ -92,7 +95,7 @@ def train_heads(pairs: Pairs, rates: Tensor, options: dict, seed: int) -> tuple[
     """
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
-    heads = ExitHeads(exits, dim, options["hidden"], pairs.last.shape[1])
+    heads = ExitHeads(exits, dim, options["hidden"], pairs.last.shape[1], pairs.widths)
     shares = losses.exit_weights(rates, options["rate_target"])
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -179,7 +182,7 @@ def train_confidence_gates(
     """
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
-    gates = ImageGates(exits, dim, options["hidden"])
+    gates = ImageGates(exits, dim, options["hidden"], widths=pairs.widths)
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
         ids = pairs.draw_captions(images, generator)

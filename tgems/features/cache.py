@@ -75,22 +75,29 @@ class FeatureSet:
 
         Args:
             blocks: Exits to keep, 1-based; the last is the encoder's depth.
-            summary_dim: Numbers of a summary to keep: all, or its first half (the CLS token) alone.
+            summary_dim: Numbers of a summary to keep: both parts of the widest exit's `d`, or the global part alone.
 
         Raises:
             UserError: An exit was not extracted.
         """
         have = self.manifest["blocks"]
-        absent = sorted(set(blocks) - set(have))
-        if absent:
+        if absent := sorted(set(blocks) - set(have)):
             raise UserError(f"features were extracted at blocks {have}, but block {absent[0]} is wanted as an exit")
         keep = [have.index(block) for block in blocks[:-1]]
+        widths = [self.manifest["widths"][k] for k in keep]
         raw = self.raw_embeddings
         return replace(
             self,
-            summaries=self.summaries.columns(keep, summary_dim),
-            raw_embeddings=None if raw is None else raw.columns(keep, raw.shape[2]),
+            summaries=self.summaries.columns(keep, 2, summary_dim // max(widths), max(widths)),
+            raw_embeddings=None if raw is None else raw.columns(keep, 1, 1, raw.shape[2]),
+            manifest=self.manifest | {"blocks": list(blocks), "widths": widths},
         )
+
+    @property
+    def widths(self) -> tuple[int, ...] | None:
+        """True width of either part of a summary, per exit before the last; None where all are equal."""
+        widths = tuple(self.manifest["widths"])
+        return None if len(set(widths)) == 1 else widths
 
     def raw_at_all_exits(self) -> Tensor | None:
         """Embeddings by the frozen pooling and projection at every exit `[n, E, D]`; None where it takes none."""

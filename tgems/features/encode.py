@@ -1,58 +1,55 @@
-"""Pure tensor functions of the feature pass: what an encoder yields at every block."""
+"""Pure tensor functions of the feature pass: what an encoder yields at every exit."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tgems.backbones.towers import Tower
+
 
 class EncodedImages(NamedTuple):
-    """A batch at every block.
+    """A batch at every exit.
 
     Attributes:
-        summaries: `[n, L, 2d]` CLS token beside the mean of the patch tokens (docs/method.md#notation).
+        summaries: `[n, E-1, 2W]` at exits before the last: global and local part (docs/method.md#notation), each filled
+            up with zeros to the widest exit's W.
         embeddings: `[n, D]` unit embeddings, equal to open_clip's `encode_image(..., normalize=True)` bit for bit.
-        raw_embeddings: `[n, L, D]` unit embeddings by the frozen pooling and projection at every block.
+        raw_embeddings: `[n, E, D]` unit embeddings by the frozen pooling and projection; None where these accept the
+            last block's tokens alone.
     """
 
     summaries: Tensor
     embeddings: Tensor
-    raw_embeddings: Tensor
+    raw_embeddings: Tensor | None
 
 
-def block_tokens(visual: nn.Module, images: Tensor) -> list[Tensor]:
-    """Tokens `[n, 1 + patches, d]` after every block of an open_clip `VisionTransformer`; token 0 is CLS."""
-    tokens = visual._embeds(images)
-    outputs = []
-    for block in visual.transformer.resblocks:
-        tokens = block(tokens)
-        outputs.append(tokens)
-    return outputs
-
-
-def project(visual: nn.Module, tokens: Tensor) -> Tensor:
-    """Frozen pooling and projection: `[n, 1 + patches, d]` -> `[n, D]`, not normalised."""
-    pooled, _ = visual._pool(tokens)
-    return pooled if visual.proj is None else pooled @ visual.proj
-
-
-def summarise(tokens: Tensor) -> Tensor:
-    """CLS and mean patch token: `[n, 1 + patches, d]` -> `[n, 2d]`."""
-    return torch.cat((tokens[:, 0], tokens[:, 1:].mean(1)), dim=-1)
+def summary_rows(tower: Tower, state: Tensor, width: int) -> Tensor:
+    """Global and local part of a state, each filled up with zeros to `width`: `[n, 2 width]`."""
+    summary = tower.summarise(state)
+    return F.pad(summary, (0, width - summary.shape[-1])).flatten(1)
 
 
 @torch.no_grad()
-def encode_images(visual: nn.Module, images: Tensor, blocks=None) -> EncodedImages:
-    """Run the encoder once and keep what every block says; `images` is `[n, 3, h, w]`."""
-    outputs = block_tokens(visual, images)
-    raw = [F.normalize(project(visual, tokens).float(), dim=-1) for tokens in outputs]
-    blocks = blocks or range(1, len(outputs) + 1)
-    return EncodedImages(
-        torch.stack([summarise(outputs[b - 1]) for b in blocks[:-1]], 1),
-        raw[-1],
-        torch.stack([raw[b - 1] for b in blocks], 1),
-    )
+def encode_images(tower: Tower, images: Tensor, blocks: Sequence[int]) -> EncodedImages:
+    """Run the encoder once and keep what the exits say.
+
+    Args:
+        tower: Of a frozen model.
+        images: `[n, 3, h, w]`.
+        blocks: Exits, 1-based, ascending; the last is L.
+    """
+    width = max(tower.widths[block - 1] for block in blocks[:-1])
+    state, summaries, raw = tower.stem(images), [], []
+    for block in range(1, tower.depth + 1):
+        state = tower.block(block - 1, state)
+        if block in blocks[:-1]:
+            summaries.append(summary_rows(tower, state, width))
+        if block == tower.depth or (tower.accepts_raw and block in blocks):
+            raw.append(F.normalize(tower.finish(state).float(), dim=-1))
+    return EncodedImages(torch.stack(summaries, 1), raw[-1], torch.stack(raw, 1) if tower.accepts_raw else None)
 
 
 @torch.no_grad()

@@ -117,7 +117,8 @@ def _manifest(backbone: Backbone, encoding: Encoding, found: dict[str, dict], pr
         "weights": backbone.weights_digest,
         "preprocess": backbone.preprocess_digest,
         "logit_scale": backbone.logit_scale,
-        "blocks": list(encoding.blocks),
+        "blocks": list(backbone.blocks),
+        "widths": [backbone.tower.widths[block - 1] for block in backbone.blocks[:-1]],
         "precision": encoding.precision,
         "in_memory_gb": encoding.in_memory_gb,
         "shards": {s["tar"]: s["fingerprint"]["shard"] for s in found.values()},
@@ -126,6 +127,7 @@ def _manifest(backbone: Backbone, encoding: Encoding, found: dict[str, dict], pr
         "n": sum(s["n"] for s in found.values()),
         "skipped": skipped,
         "recorded": {
+            "backbone": backbone.entry,
             "dtype": encoding.dtype,
             "device": encoding.device,
             "batch_size": encoding.batch_size,

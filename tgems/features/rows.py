@@ -9,51 +9,60 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """A tensor `[n, E, S]` in consecutive parts, read by rows as float32.
+    """A tensor `[n, E, S]` in consecutive files' parts, read by rows as float32.
 
     Attributes:
-        parts: Each `[n_i, E, S]`, of any float type; mapped files are read only where rows are asked for.
+        files: Each `[n_i, E, S]`, of any float type; mapped files are read only where rows are asked for.
         exits: Exits to give, None for all.
-        dim: Numbers to give of each, None for all.
+        have: Parts that the numbers of an exit consist of.
+        parts: How many of these to give, None for all.
+        width: Numbers of each part to give, None for all.
     """
 
-    parts: tuple[Tensor, ...]
+    files: tuple[Tensor, ...]
     exits: Tensor | None = None
-    dim: int | None = None
+    have: int = 1
+    parts: int | None = None
+    width: int | None = None
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
+        return sum(len(part) for part in self.files)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """`(n, E, S)` of what is given."""
-        _, exits, dim = self.parts[0].shape
-        return len(self), exits if self.exits is None else len(self.exits), self.dim or dim
+        _, exits, dim = self.files[0].shape
+        size = (self.parts or self.have) * (self.width or dim // self.have)
+        return len(self), exits if self.exits is None else len(self.exits), size
 
-    def columns(self, exits: Sequence[int], dim: int) -> "Rows":
-        """The same rows with fewer exits (0-based) and the first `dim` numbers of each."""
-        _, have, size = self.parts[0].shape
-        chosen = None if list(exits) == list(range(have)) else torch.tensor(exits)
-        return replace(self, exits=chosen, dim=None if dim == size else dim)
+    def columns(self, exits: Sequence[int], have: int, parts: int, width: int) -> "Rows":
+        """The same rows with fewer exits (0-based), and of each the first `parts` of `have` parts, `width` of each."""
+        _, every, dim = self.files[0].shape
+        chosen = None if list(exits) == list(range(every)) else torch.tensor(exits)
+        if (parts, width) == (have, dim // have):
+            return replace(self, exits=chosen)
+        return replace(self, exits=chosen, have=have, parts=parts, width=width)
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """Rows by index `[B]` int64, or a slice -> `[B, E, S]` float32."""
         if isinstance(rows, slice):
             rows = torch.arange(len(self))[rows]
-        if len(self.parts) == 1:
-            return self._given(self.parts[0][rows])
-        ends = torch.tensor([len(part) for part in self.parts]).cumsum(0)
+        if len(self.files) == 1:
+            return self._given(self.files[0][rows])
+        ends = torch.tensor([len(part) for part in self.files]).cumsum(0)
         owner = torch.searchsorted(ends, rows, right=True)
         out = torch.empty(len(rows), *self.shape[1:])
         for i in owner.unique().tolist():
             mine = owner == i
-            out[mine] = self._given(self.parts[i][rows[mine] - (ends[i - 1] if i else 0)])
+            out[mine] = self._given(self.files[i][rows[mine] - (ends[i - 1] if i else 0)])
         return out
 
     def _given(self, rows: Tensor) -> Tensor:
         if self.exits is not None:
             rows = rows[:, self.exits]
-        return rows[..., : self.dim].float()
+        if self.width is not None:
+            rows = rows.unflatten(-1, (self.have, -1))[..., : self.parts, : self.width].flatten(2)
+        return rows.float()
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Rows in order, `size` at a time."""

@@ -39,7 +39,6 @@ class Encoding:
     """How images are encoded.
 
     Attributes:
-        blocks: Exits, 1-based, ascending; the last is L.
         batch_size: Images a forward pass.
         dtype: Storage type of summaries and raw embeddings, `float32` or `float16`.
         precision: `float32`, or the type of autocast: `bfloat16` or `float16`.
@@ -50,7 +49,6 @@ class Encoding:
         code: Digest of the code that encodes; a change encodes anew.
     """
 
-    blocks: tuple[int, ...]
     batch_size: int = 256
     dtype: str = "float32"
     precision: str = "float32"
@@ -64,7 +62,7 @@ class Encoding:
         """All that a shard's features depend on; `shard` is the digest of the tar."""
         own = {k: v for k, v in asdict(self).items() if k in ("dtype", "precision", "on_bad_sample", "code")}
         images = {"weights": backbone.weights_digest, "preprocess": backbone.preprocess_digest, "shard": shard}
-        return own | images | {"blocks": list(self.blocks), "schema_version": SCHEMA_VERSION}
+        return own | images | {"blocks": list(backbone.blocks), "schema_version": SCHEMA_VERSION}
 
     def autocast(self):
         """Context of the forward passes."""
@@ -139,7 +137,7 @@ def _encode_shard(
             if batch.images is not None:
                 images = batch.images.to(encoding.device, non_blocking=True)
                 with encoding.autocast():
-                    writer.add(encode_images(backbone.tower, images, encoding.blocks))
+                    writer.add(encode_images(backbone.tower, images, backbone.blocks))
                 if len(used) < wanted:
                     exact.append(_full_depth(backbone, images[: wanted - len(used)]))
                 used += [entries[place] for place in batch.places.tolist()]

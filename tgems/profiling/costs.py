@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tgems.backbones.config import family
+from tgems.errors import UserError
 from tgems.exits.sizes import PRICE_INPUTS, bank_gate_inputs, exit_blocks, summary_dim
-from tgems.profiling.closed_form import bank_product_macs, encoder_cost, gate_macs, head_macs
+from tgems.profiling.closed_form import EncoderCost, bank_product_macs, encoder_cost, gate_macs, head_macs
 from tgems.provenance import read_json, write_json
 
 
@@ -15,49 +17,61 @@ from tgems.provenance import read_json, write_json
 class ExitCosts:
     """MACs of the encoder and of the modules; all counts are of one image.
 
+    What stands per exit is of the exits before the last.
+
     Attributes:
         blocks: Exits, 1-based, ascending; the last is L.
         encoder: Stem and blocks up to each exit; the last with pooling and projection.
-        head: One head.
-        image_gate: One gate that sees the image alone and foresees every exit.
-        confidence_gate: One gate that sees the image alone and says one number.
-        bank_gate: One gate that also sees bank features, without the bank product.
-        projection: The frozen projection.
+        head: One head, per exit.
+        image_gate: One gate that sees the image alone and foresees every exit, per exit.
+        confidence_gate: One gate that sees the image alone and says one number, per exit.
+        bank_gate: One gate that also sees bank features, without the bank product, per exit.
+        projection: The frozen pooling and projection; None where these accept the last block's tokens alone.
         embed_dim: `D`.
-        width: `d`, of a token.
-        summary_dim: `S`, of a summary.
+        widths: `d`, of a token or position, per exit.
+        summary_dim: `S`, of a summary; narrower exits are filled up to it.
     """
 
     blocks: tuple[int, ...]
     encoder: tuple[int, ...]
-    head: int
-    image_gate: int
-    confidence_gate: int
-    bank_gate: int
-    projection: int
+    head: tuple[int, ...]
+    image_gate: tuple[int, ...]
+    confidence_gate: tuple[int, ...]
+    bank_gate: tuple[int, ...]
+    projection: int | None
     embed_dim: int
-    width: int
+    widths: tuple[int, ...]
     summary_dim: int
+
+    @property
+    def width(self) -> int:
+        """Numbers of one part of a summary: the widest exit's `d`."""
+        return max(self.widths)
 
     @property
     def full(self) -> int:
         """MACs of the untouched encoder: what rates are relative to."""
         return self.encoder[-1]
 
-    def at_exits(self, per_visit: int = 0, at_exit: int = 0, visited: Sequence[int] | None = None) -> np.ndarray:
+    def at_exits(
+        self,
+        per_visit: int | Sequence[int] = 0,
+        at_exit: int | Sequence[int] = 0,
+        visited: Sequence[int] | None = None,
+    ) -> np.ndarray:
         """Relative cost `[E]` float64 of leaving at each exit.
 
         Args:
-            per_visit: MACs at every exit before the last that is visited, the one taken included.
-            at_exit: MACs once, where an exit before the last is taken.
+            per_visit: MACs at every exit before the last that is visited, the one taken included; one for all, or each.
+            at_exit: MACs once, where an exit before the last is taken; one for all, or each.
             visited: Exits (0-based) that are looked at on the way; None for all of them. At others nobody leaves.
         """
         exits = len(self.encoder)
-        looked = np.zeros(exits)
-        looked[list(range(exits - 1)) if visited is None else list(visited)] = 1
-        visits = np.cumsum(looked)
-        taken = np.arange(exits) < exits - 1
-        return (np.array(self.encoder) + per_visit * visits + at_exit * taken) / self.full
+        looks, taken = np.zeros(exits), np.zeros(exits)
+        where = list(range(exits - 1)) if visited is None else list(visited)
+        looks[where] = np.broadcast_to(per_visit, exits - 1)[where]
+        taken[:-1] = at_exit
+        return (np.array(self.encoder) + np.cumsum(looks) + taken) / self.full
 
     def fixed(self) -> np.ndarray:
         """Encoder and one head."""
@@ -77,38 +91,71 @@ class ExitCosts:
 
     def confidence(self, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
         """Encoder, and at every visited exit a head and its bank product."""
-        return self.at_exits(self.head + bank_product_macs(bank_size, self.embed_dim), visited=visited)
+        return self.at_exits(np.add(self.head, bank_product_macs(bank_size, self.embed_dim)), visited=visited)
 
     def bank_guided(self, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
         """Encoder, and at every visited exit a head, its bank product and the gate."""
-        per_visit = self.head + bank_product_macs(bank_size, self.embed_dim) + self.bank_gate
+        per_visit = np.add(self.head, self.bank_gate) + bank_product_macs(bank_size, self.embed_dim)
         return self.at_exits(per_visit, visited=visited)
 
 
-def module_costs(model_cfg: dict, modules: dict) -> ExitCosts:
-    """Costs by the closed form, from configuration alone.
+def exit_costs(encoder: EncoderCost, modules: dict, accepts_raw: bool) -> ExitCosts:
+    """Costs of a variant's exits on an encoder, those of modules by the closed form.
+
+    Args:
+        encoder: Traced or by the closed form.
+        modules: A variant of the configuration: `exits`, `summary`, and `hidden` of `heads`, `image_gates` and
+            `bank_gates`; and `kept`, the backbone's own `exits`, if any.
+        accepts_raw: Whether the frozen projection accepts the tokens of every block.
+    """
+    kept = exit_blocks(modules.get("kept", "all"), range(1, len(encoder.blocks) + 1))
+    blocks = exit_blocks(modules["exits"], kept)
+    widths = tuple(encoder.widths[k - 1] for k in blocks[:-1])
+    sizes = [summary_dim(modules["summary"], width) for width in widths]
+    hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
+    return ExitCosts(
+        blocks=tuple(blocks),
+        encoder=(*(encoder.blocks[k - 1] for k in blocks[:-1]), encoder.full),
+        head=tuple(head_macs(s, hidden["heads"], encoder.embed_dim) for s in sizes),
+        image_gate=tuple(gate_macs(s, hidden["image_gates"], len(blocks)) for s in sizes),
+        confidence_gate=tuple(gate_macs(s, hidden["image_gates"]) for s in sizes),
+        bank_gate=tuple(gate_macs(bank_gate_inputs(s), hidden["bank_gates"], 2 + PRICE_INPUTS) for s in sizes),
+        projection=encoder.finish if accepts_raw else None,
+        embed_dim=encoder.embed_dim,
+        widths=widths,
+        summary_dim=max(sizes),
+    )
+
+
+def module_costs(model_cfg: dict, modules: dict) -> ExitCosts | None:
+    """Costs by the closed form, from configuration alone; None where there is no closed form.
 
     Args:
         model_cfg: open_clip model configuration.
-        modules: A variant of the configuration: `exits`, `summary`, and `hidden` of `heads`, `image_gates` and
-            `bank_gates`.
+        modules: See `exit_costs`.
     """
-    cost = encoder_cost(model_cfg)
-    width, dim = model_cfg["vision_cfg"]["width"], model_cfg["embed_dim"]
-    blocks = exit_blocks(modules["exits"], model_cfg["vision_cfg"]["layers"])
-    summary = summary_dim(modules["summary"], width)
-    return ExitCosts(
-        blocks=tuple(blocks),
-        encoder=(*(cost.blocks[k - 1] for k in blocks[:-1]), cost.full),
-        head=head_macs(summary, modules["heads"]["hidden"], dim),
-        image_gate=gate_macs(summary, modules["image_gates"]["hidden"], len(blocks)),
-        confidence_gate=gate_macs(summary, modules["image_gates"]["hidden"]),
-        bank_gate=gate_macs(bank_gate_inputs(summary), modules["bank_gates"]["hidden"], 2 + PRICE_INPUTS),
-        projection=cost.projection,
-        embed_dim=dim,
-        width=width,
-        summary_dim=summary,
-    )
+    encoder = encoder_cost(model_cfg)
+    return None if encoder is None else exit_costs(encoder, modules, family(model_cfg) != "resnet")
+
+
+def check_targets(costs: ExitCosts, rate_targets: Sequence[float], owner: str) -> None:
+    """Refuse rate targets below the cheapest exit: they cannot be met.
+
+    Args:
+        costs: Of the exits.
+        rate_targets: Mean relative costs.
+        owner: Whose exits these are, for the message.
+
+    Raises:
+        UserError: Names the first target that is too low.
+    """
+    cheapest = costs.image_guided()[0]
+    for target in rate_targets:
+        if target < cheapest:
+            raise UserError(
+                f"config: rate target {target} is below the cheapest exit of {owner}: with its gate and head it costs "
+                f"{cheapest:.3f} of the encoder; raise the target"
+            )
 
 
 def write_costs(path: Path, costs: ExitCosts, rest: dict) -> None:
@@ -118,5 +165,9 @@ def write_costs(path: Path, costs: ExitCosts, rest: dict) -> None:
 
 def read_costs(path: Path) -> ExitCosts:
     """Read what `write_costs` wrote."""
-    costs = read_json(path)["costs"]
-    return ExitCosts(**{k: tuple(v) if isinstance(v, list) else v for k, v in costs.items()})
+    return costs_from(read_json(path))
+
+
+def costs_from(profile: dict) -> ExitCosts:
+    """Costs within what `write_costs` wrote."""
+    return ExitCosts(**{k: tuple(v) if isinstance(v, list) else v for k, v in profile["costs"].items()})

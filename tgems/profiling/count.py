@@ -1,67 +1,79 @@
 """The profiling stage: trace a backbone and its exit modules, check the closed form, write costs and parameters."""
 
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from tgems.backbones.config import model_config
+from tgems.backbones.towers import Tower
 from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
-from tgems.exits.sizes import BANK_FEATURES
+from tgems.exits.sizes import BANK_FEATURES, summary_dim
 from tgems.profiling.closed_form import encoder_cost
-from tgems.profiling.costs import ExitCosts, module_costs, write_costs
+from tgems.profiling.costs import ExitCosts, check_targets, exit_costs, write_costs
 from tgems.profiling.macs import count_encoder, count_macs
 from tgems.provenance import commit, versions
 
 
-def count_backbone(source: str, visual: nn.Module, modules: dict, out: Path) -> None:
-    """Count encoder, heads and gates by fvcore and write them with the closed form beside.
+def count_backbone(backbone: dict, tower: Tower, modules: dict, rate_targets: Sequence[float], out: Path) -> None:
+    """Count encoder, heads and gates by fvcore and write them with the closed form, where there is one, beside.
 
     Args:
-        source: Backbone source; its configuration is read for the closed form.
-        visual: The image tower; weights do not matter.
-        modules: A variant of the configuration, see `module_costs`.
+        backbone: Entry of the configuration.
+        tower: Its image tower; weights do not matter.
+        modules: See `exit_costs`.
+        rate_targets: Targets of the variant.
         out: JSON file.
 
     Raises:
+        UserError: A rate target is below the cheapest exit.
         RuntimeError: Trace and closed form disagree, by as little as one MAC.
     """
-    cfg = model_config(source)
-    closed, expected = encoder_cost(cfg), module_costs(cfg, modules)
-    blocks, summary, dim = expected.blocks, expected.summary_dim, expected.embed_dim
-    hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
-    exits, full = count_encoder(visual, cfg["vision_cfg"]["image_size"])
-    s, bank, price = torch.zeros(1, 1, summary), torch.zeros(1, 1, BANK_FEATURES), torch.ones(1)
-    early = len(blocks) - 1
-    lookahead = LookaheadGates(early, summary, hidden["image_gates"], expected.fixed().tolist())
-    traced = ExitCosts(
-        blocks=blocks,
-        encoder=(*(exits[k - 1].macs for k in blocks[:-1]), full.macs),
-        head=count_macs(ExitHeads(1, summary, hidden["heads"], dim), (s,)).macs,
-        image_gate=count_macs(lookahead, (s.expand(1, early, summary),)).macs // early,
-        confidence_gate=count_macs(ImageGates(1, summary, hidden["image_gates"]), (s,)).macs,
-        bank_gate=count_macs(BankGates(1, summary, hidden["bank_gates"]), (s, bank, price)).macs,
-        projection=closed.projection,
-        embed_dim=dim,
-        width=cfg["vision_cfg"]["width"],
-        summary_dim=summary,
-    )
-    if traced != expected or any(e.normalisation != n for e, n in zip(exits, closed.blocks_normalisation, strict=True)):
-        raise RuntimeError(f"{source}: traced {traced} differs from the closed form {expected}")
-    norms = [exits[k - 1].normalisation for k in blocks[:-1]] + [full.normalisation]
+    traced, closed = count_encoder(tower), encoder_cost(model_config(backbone))
+    name = backbone.get("model") or backbone["pretrained"]
+    if closed not in (None, traced):
+        raise RuntimeError(f"{name}: traced {asdict(traced)} differs from the closed form {asdict(closed)}")
+    expected = exit_costs(traced, modules | {"kept": backbone.get("exits", "all")}, tower.accepts_raw)
+    check_targets(expected, rate_targets, f"backbone {name!r}")
+    costs = trace_modules(expected, modules)
+    if costs != expected:
+        raise RuntimeError(f"{name}: traced {asdict(costs)} differs from the closed form {asdict(expected)}")
+    norms = [*(traced.blocks_normalisation[k - 1] for k in costs.blocks[:-1]), traced.full_normalisation]
     rest = {
         "normalisation": norms,
-        "closed_form": list(expected.encoder),
-        "parameters": _parameters(visual, blocks),
-        "recorded": {"versions": versions(), "commit": commit()},
+        "closed_form": None if closed is None else [*(closed.blocks[k - 1] for k in costs.blocks[:-1]), closed.full],
+        "parameters": parameters(tower, costs.blocks),
+        "recorded": {"backbone": backbone, "versions": versions(), "commit": commit()},
     }
-    write_costs(out, traced, rest)
+    write_costs(out, costs, rest)
 
 
-def _parameters(visual: nn.Module, blocks: tuple[int, ...]) -> list[int]:
+def trace_modules(costs: ExitCosts, modules: dict) -> ExitCosts:
+    """The same costs with heads and gates traced, each exit's in its true width."""
+    hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
+    early = len(costs.widths)
+    rates = costs.fixed().tolist()
+    by_width = {}
+    for width in set(costs.widths):
+        size = summary_dim(modules["summary"], width)
+        s, bank, price = torch.zeros(1, 1, size), torch.zeros(1, 1, BANK_FEATURES), torch.ones(1)
+        lookahead = LookaheadGates(early, size, hidden["image_gates"], rates)
+        by_width[width] = (
+            count_macs(ExitHeads(1, size, hidden["heads"], costs.embed_dim), (s,)).macs,
+            count_macs(lookahead, (s.expand(1, early, size),)).macs // early,
+            count_macs(ImageGates(1, size, hidden["image_gates"]), (s,)).macs,
+            count_macs(BankGates(1, size, hidden["bank_gates"]), (s, bank, price)).macs,
+        )
+    columns = zip(*(by_width[width] for width in costs.widths), strict=True)
+    return replace(costs, **dict(zip(("head", "image_gate", "confidence_gate", "bank_gate"), columns, strict=True)))
+
+
+def parameters(tower: Tower, blocks: Sequence[int]) -> list[int]:
     """Parameters of stem and blocks up to each exit; the last with everything."""
-    size = [sum(p.numel() for p in b.parameters()) for b in visual.transformer.resblocks]
-    whole = sum(p.numel() for p in visual.parameters())
-    after = sum(p.numel() for p in visual.ln_post.parameters()) + (0 if visual.proj is None else visual.proj.numel())
-    stem = whole - sum(size) - after
+    size = [sum(p.numel() for p in block.parameters()) for block in tower.blocks]
+    named = dict(tower.visual.named_parameters())
+    whole = sum(p.numel() for p in named.values())
+    end = sum(p.numel() for name, p in named.items() if name.startswith(tower.end))
+    stem = whole - sum(size) - end
     return [stem + sum(size[:k]) for k in blocks[:-1]] + [whole]

@@ -7,13 +7,18 @@ error.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from math import prod
 
 import torch
 from torch import nn
+
+from tgems.backbones.towers import Tower
+from tgems.profiling.closed_form import EncoderCost
 
 NORMALISATION = ("layer_norm", "batch_norm", "group_norm")
 ZERO_COST = frozenset(
@@ -21,7 +26,7 @@ ZERO_COST = frozenset(
     for name in (
         "add add_ sub mul mul_ div rsub neg pow sum mean clamp clamp_min gelu relu sigmoid tanh exp log softmax "
         "unflatten expand expand_as repeat linalg_vector_norm norm argmax amax diagonal le gather pad feature_dropout "
-        "dropout"
+        "dropout avg_pool2d silu"
     ).split()
 )
 
@@ -51,27 +56,6 @@ def count_macs(module: nn.Module, inputs: tuple) -> MacCount:
     Raises:
         UnsupportedOperationError: An operation is neither counted nor listed in `ZERO_COST`.
     """
-    return _counts(module, inputs)[""]
-
-
-def count_encoder(visual: nn.Module, image_size: int) -> tuple[list[MacCount], MacCount]:
-    """Count an open_clip `VisionTransformer` for one image.
-
-    Returns:
-        Stem and blocks 1..k for k = 1..L, and the whole encoder with pooling and projection.
-    """
-    images = torch.zeros(1, 3, image_size, image_size)
-    counts = _counts(visual, (images,))
-    stem = counts["conv1"] + counts["ln_pre"]
-    running, exits = stem, []
-    for k in range(len(visual.transformer.resblocks)):
-        running = running + counts[f"transformer.resblocks.{k}"]
-        exits.append(running)
-    return exits, counts[""]
-
-
-def _counts(module: nn.Module, inputs: tuple) -> dict[str, MacCount]:
-    """Counts by module name; the whole module is the empty name."""
     from fvcore.nn import FlopCountAnalysis
 
     was_training = module.training
@@ -79,7 +63,7 @@ def _counts(module: nn.Module, inputs: tuple) -> dict[str, MacCount]:
         analysis = FlopCountAnalysis(module.eval(), inputs)
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        by_module = analysis.by_module_and_operator()
+        operators = analysis.by_operator()
         unknown = {op: n for op, n in analysis.unsupported_ops().items() if op not in ZERO_COST}
     module.train(was_training)
     if unknown:
@@ -87,12 +71,40 @@ def _counts(module: nn.Module, inputs: tuple) -> dict[str, MacCount]:
         raise UnsupportedOperationError(
             f"{type(module).__name__}: fvcore cannot count {listed}; give a handle, or list what multiplies nothing"
         )
-    return {name: _split(ops) for name, ops in by_module.items()}
-
-
-def _split(operators: Counter) -> MacCount:
     normalisation = sum(operators[n] for n in NORMALISATION if n in operators)
     return MacCount(round(sum(operators.values()) - normalisation), round(normalisation))
+
+
+def count_encoder(tower: Tower) -> EncoderCost:
+    """Trace the steps of a tower for one image; values of its parameters do not matter."""
+    state = torch.zeros(1, 3, *tower.image_size)
+    counts = []
+    with torch.no_grad():
+        for step in (tower.stem, *(partial(tower.block, k) for k in range(tower.depth))):
+            counts.append(count_macs(Step(tower.visual, step), (state,)))
+            state = step(state)
+        finish, embedding = count_macs(Step(tower.visual, tower.finish), (state,)), tower.finish(state)
+    upto = list(accumulate(counts))[1:]
+    return EncoderCost(
+        blocks=tuple(c.macs for c in upto),
+        finish=finish.macs,
+        blocks_normalisation=tuple(c.normalisation for c in upto),
+        finish_normalisation=finish.normalisation,
+        widths=tower.widths,
+        embed_dim=embedding.shape[-1],
+    )
+
+
+class Step(nn.Module):
+    """One step of a tower as a module, for tracing."""
+
+    def __init__(self, visual: nn.Module, step: Callable):
+        super().__init__()
+        self.visual, self.step = visual, step
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        """Take the step."""
+        return self.step(state)
 
 
 def _attention_macs(inputs: list, outputs: list) -> Counter:

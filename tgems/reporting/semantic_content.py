@@ -48,6 +48,8 @@ def _telling(table: pd.DataFrame, most: int = 3) -> list[tuple[str, str, str]]:
 def _heads_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
     for head, (label, color, marker) in HEADS.items():
         line = part[part["head"] == head].sort_values("exit_block")
+        if line.empty:
+            continue
         axis.plot(
             line["exit_block"], line["value"], color=color, marker=marker, markersize=3, linewidth=1.2, label=label
         )

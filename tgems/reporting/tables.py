@@ -1,12 +1,13 @@
 """Write the tables (CSV, Markdown, LaTeX) from the evaluation's and the profiler's parts."""
 
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 
 import pandas as pd
 
 from tgems.evaluation.bootstrap import holm
-from tgems.profiling.costs import ExitCosts
+from tgems.profiling.costs import costs_from
 from tgems.provenance import read_json, write_json, write_text
 from tgems.reporting.calibration import shown_first, transferred
 
@@ -79,8 +80,7 @@ def precision(evaluations: Sequence[str]) -> pd.DataFrame:
 
 def flops(backbone: str, variant: str, profile: dict) -> pd.DataFrame:
     """Cost of every exit of one backbone, in GMACs (multiply-accumulates), modules of image guidance included."""
-    raw = profile["costs"]
-    costs = ExitCosts(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+    costs = costs_from(profile)
     total = costs.image_guided() * costs.full
     return pd.DataFrame(
         {
@@ -92,7 +92,7 @@ def flops(backbone: str, variant: str, profile: dict) -> pd.DataFrame:
             "gmacs_total": total / 1e9,
             "gmacs_normalisation": [m / 1e9 for m in profile["normalisation"]],
             "rate": total / costs.full,
-            "gmacs_closed_form": [m / 1e9 for m in profile["closed_form"]],
+            "gmacs_closed_form": [m / 1e9 for m in profile["closed_form"] or [nan] * len(costs.blocks)],
             "parameters_m": [p / 1e6 for p in profile["parameters"]],
         }
     )

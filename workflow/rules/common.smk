@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir)))
 
+from tgems.backbones.config import backbone_files
 from tgems.config import complete_config
 from tgems.errors import UserError
 from tgems.exits.names import module_folders, trained_gates
@@ -92,9 +93,19 @@ CODE = {
     ),
     "backbones": library("backbones/*.py", "data/webdataset.py"),
     "profiling": library(
-        "profiling/*.py", "backbones/config.py", "exits/modules.py", "exits/sizes.py"
+        "profiling/*.py",
+        "backbones/config.py",
+        "backbones/towers.py",
+        "exits/modules.py",
+        "exits/sizes.py",
     ),
-    "features": library("features/*.py", "backbones/load.py", "data/webdataset.py"),
+    "features": library(
+        "features/*.py",
+        "backbones/checkpoint.py",
+        "backbones/load.py",
+        "backbones/towers.py",
+        "data/webdataset.py",
+    ),
     "exits": library(
         "exits/bank_gates.py",
         "exits/image_gates.py",
@@ -164,18 +175,12 @@ def prompt_files(wildcards):
 
 def architecture_file(wildcards):
     """File that a backbone's architecture comes from; none where open_clip knows it."""
-    scheme, _, rest = config["backbones"][wildcards.backbone]["source"].partition(":")
-    return f"{rest}/open_clip_config.json" if scheme == "local-dir" else []
+    return weight_files(wildcards)[:1]
 
 
-def backbone_files(wildcards):
-    """Files that a backbone's weights come from; none where open_clip downloads them."""
-    scheme, _, rest = config["backbones"][wildcards.backbone]["source"].partition(":")
-    return (
-        multiext(f"{rest}/open_clip_", "config.json", "model.safetensors")
-        if scheme == "local-dir"
-        else []
-    )
+def weight_files(wildcards):
+    """Files that a backbone comes from; none where open_clip downloads them."""
+    return backbone_files(config["backbones"][wildcards.backbone])
 
 
 def encoding(wildcards):

@@ -1,7 +1,7 @@
 rule encode_part:
     input:
         split=split_files,
-        backbone=backbone_files,
+        backbone=weight_files,
         code=CODE["features"],
     output:
         "results/features/{backbone}/{dataset}/{split}.shards/part-{part}-of-{of}.json",
@@ -27,7 +27,7 @@ rule extract_features:
     input:
         split=split_files,
         prompts=prompt_files,
-        backbone=backbone_files,
+        backbone=weight_files,
         parts=encoded_parts,
         code=CODE["features"],
     output:

@@ -12,7 +12,8 @@ rule count_macs:
         "../../environment.yml"
     threads: 1
     params:
-        source=lookup(within=config, dpath="backbones/{backbone}/source"),
+        backbone=lookup(within=config, dpath="backbones/{backbone}"),
+        rate_targets=lookup(within=config, dpath="variants/{variant}/rate_targets"),
         modules=module_sizes,
     message:
         "Count multiply-accumulates of {wildcards.backbone}, {wildcards.variant}"

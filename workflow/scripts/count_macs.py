@@ -5,5 +5,6 @@ with job(snakemake.log[0], snakemake.threads):
     from tgems.profiling.count import count_backbone
 
     use_threads(snakemake.threads)
-    source = snakemake.params.source
-    count_backbone(source, build_image_tower(source), snakemake.params.modules, snakemake.output[0])
+    params = snakemake.params
+    tower = build_image_tower(params.backbone)
+    count_backbone(params.backbone, tower, params.modules, params.rate_targets, snakemake.output[0])

@@ -5,14 +5,12 @@ with job(snakemake.log[0], snakemake.threads):
 
     from tgems.backbones.load import load_backbone
     from tgems.data.webdataset import SplitFiles
-    from tgems.exits.sizes import exit_blocks
     from tgems.features.extract import encode_part
     from tgems.features.shards import Encoding, code_digest
 
     use_threads(1)
     params, wildcards = snakemake.params, snakemake.wildcards
     backbone = load_backbone(params.backbone)
-    blocks = tuple(exit_blocks(params.backbone["exits"], range(1, backbone.tower.depth + 1)))
-    encoding = Encoding(blocks, **params.encoding, code=code_digest(snakemake.input.code))
+    encoding = Encoding(**params.encoding, code=code_digest(snakemake.input.code))
     split, out = SplitFiles.of(snakemake.input.split), Path(snakemake.output[0])
     encode_part(backbone, split, out, encoding, int(wildcards.part), int(wildcards.of))

@@ -1,0 +1,185 @@
+"""Image towers as stem, blocks and end, so that images may be dropped in between (docs/adding-a-backbone.md)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tgems.backbones.config import SUPPORTED
+from tgems.errors import UserError
+
+
+class Tower(ABC):
+    """An open_clip image tower cut between its blocks.
+
+    The state between two steps is one tensor, images first: `state[keep]` drops images.
+
+    Attributes:
+        visual: The tower itself.
+        blocks: Its blocks.
+        end: How names of parameters of the frozen pooling and projection begin.
+        depth: Number of blocks L.
+        widths: Channels of a token or position after each block `[L]`.
+        has_class_token: Whether token 0 stands for the whole image.
+        image_size: Height and width in pixels.
+        accepts_raw: Whether the frozen pooling and projection accept any block's tokens.
+        raw_reason: Why not; empty where they do.
+    """
+
+    end: ClassVar[tuple[str, ...]]
+    has_class_token = False
+    raw_reason = ""
+
+    def __init__(self, visual: nn.Module, blocks: Sequence[nn.Module], widths: Sequence[int]):
+        size = visual.image_size
+        self.visual, self.blocks, self.widths, self.depth = visual, blocks, tuple(widths), len(blocks)
+        self.image_size = (size, size) if isinstance(size, int) else tuple(size)
+
+    @property
+    def accepts_raw(self) -> bool:
+        """Whether `finish` accepts the state after any block."""
+        return not self.raw_reason
+
+    @abstractmethod
+    def stem(self, images: Tensor) -> Tensor:
+        """Images `[n, 3, h, w]` -> the state before the first block."""
+
+    def block(self, k: int, state: Tensor) -> Tensor:
+        """One block, counted from 0."""
+        return self.blocks[k](state)
+
+    @abstractmethod
+    def finish(self, state: Tensor) -> Tensor:
+        """Frozen pooling and projection: state -> embeddings `[n, D]`, not normalised.
+
+        After the last block equal to `visual(images)` bit for bit.
+        """
+
+    @abstractmethod
+    def summarise(self, state: Tensor) -> Tensor:
+        """Global and local part of a state `[n, 2, w]`.
+
+        The class token and the mean of the patches; without class token the mean and the maximum over all places.
+        """
+
+
+class TokenTower(Tower):
+    """A tower whose state is tokens `[n, N, w]`, class and register tokens first."""
+
+    prefix = 1
+
+    def summarise(self, state: Tensor) -> Tensor:
+        """See `Tower.summarise`; register tokens are left out."""
+        patches = state[:, self.prefix :]
+        if self.has_class_token:
+            return torch.stack((state[:, 0], patches.mean(1)), 1)
+        return torch.stack((patches.mean(1), patches.amax(1)), 1)
+
+
+class VisionTransformerTower(TokenTower):
+    """open_clip's own `VisionTransformer`."""
+
+    end = ("ln_post", "attn_pool", "proj")
+    has_class_token = True
+
+    def __init__(self, visual: nn.Module):
+        blocks = visual.transformer.resblocks
+        super().__init__(visual, blocks, [visual.transformer.width] * len(blocks))
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Patches, positions, class token and what normalises them."""
+        return self.visual._embeds(images)
+
+    def finish(self, state: Tensor) -> Tensor:
+        """Pooling, norm and projection."""
+        pooled, _ = self.visual._pool(state)
+        return pooled if self.visual.proj is None else pooled @ self.visual.proj
+
+
+class TimmTower(TokenTower):
+    """timm's `VisionTransformer` or `Eva` within open_clip's `TimmModel`."""
+
+    end = ("trunk.norm.", "trunk.attn_pool.", "trunk.fc_norm.", "trunk.head", "head")
+
+    def __init__(self, visual: nn.Module):
+        self.trunk = visual.trunk
+        self.has_class_token, self.prefix = self.trunk.cls_token is not None, self.trunk.num_prefix_tokens
+        super().__init__(visual, self.trunk.blocks, [self.trunk.embed_dim] * len(self.trunk.blocks))
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Patches, positions, prefix tokens and what normalises them."""
+        tokens = self.trunk._pos_embed(self.trunk.patch_embed(images))
+        return self.trunk.norm_pre(self.trunk.patch_drop(tokens))
+
+    def finish(self, state: Tensor) -> Tensor:
+        """Norm, pooling and projection, timm's and open_clip's."""
+        return self.visual.head(self.trunk.forward_head(self.trunk.norm(state)))
+
+
+class EvaTower(TimmTower):
+    """A `TimmTower` whose blocks turn queries and keys by position; the angles are the tower's, not the state's."""
+
+    def stem(self, images: Tensor) -> Tensor:
+        """See `TimmTower.stem`."""
+        tokens, _ = self.trunk._pos_embed(self.trunk.patch_embed(images))
+        return self.trunk.norm_pre(tokens)
+
+    def block(self, k: int, state: Tensor) -> Tensor:
+        """One residual attention block."""
+        return self.blocks[k](state, rope=self._angles())
+
+    def _angles(self) -> Tensor | None:
+        rope = self.trunk.rope
+        if rope is None:
+            return None
+        return (
+            rope.get_embed() if hasattr(rope, "feat_shape") else rope.get_embed(shape=self.trunk.patch_embed.grid_size)
+        )
+
+
+class ResNetTower(Tower):
+    """open_clip's `ModifiedResNet`: its four stages are the blocks, the state is `[n, w, h, w']`."""
+
+    end = ("attnpool.",)
+    raw_reason = "the attention pooling of a ResNet fits the last stage's channels alone"
+
+    def __init__(self, visual: nn.Module):
+        stages = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
+        super().__init__(visual, stages, [stage[-1].conv3.out_channels for stage in stages])
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Three convolutions and a pooling."""
+        return self.visual.stem(images)
+
+    def finish(self, state: Tensor) -> Tensor:
+        """Attention pooling; it holds the projection."""
+        return self.visual.attnpool(state)
+
+    def summarise(self, state: Tensor) -> Tensor:
+        """See `Tower.summarise`."""
+        return torch.stack((state.mean((2, 3)), state.amax((2, 3))), 1)
+
+
+def as_tower(visual: nn.Module) -> Tower:
+    """Cut an open_clip image tower.
+
+    Raises:
+        UserError: Its family is not supported; `check_supported` says the same from its configuration.
+    """
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
+    from timm.models import eva, vision_transformer
+
+    if isinstance(visual, VisionTransformer) and visual.pool_type != "none":
+        return VisionTransformerTower(visual)
+    if isinstance(visual, ModifiedResNet):
+        return ResNetTower(visual)
+    trunk = visual.trunk if isinstance(visual, TimmModel) else visual
+    if type(trunk) is vision_transformer.VisionTransformer and trunk.global_pool:
+        return TimmTower(visual)
+    if type(trunk) is eva.Eva and trunk.global_pool and not trunk.rope_mixed:
+        return EvaTower(visual)
+    raise UserError(f"image tower {type(trunk).__name__} is not supported; supported are {SUPPORTED}")
