@@ -38,7 +38,7 @@ def model_card(model: EarlyExitCLIP) -> str:
         "",
         "## Costs",
         "",
-        f"The full encoder spends {costs.full / 1e9:.4g} GMACs (multiply-accumulates) on an image; one that leaves after",
+        f"The full encoder spends {costs.full / 1e9:.4g} GMACs (multiply-accumulates) an image; one that leaves after",
         "",
         *_table(("block", "spends, of the encoder"), zip(costs.blocks, (f"{r:.3f}" for r in model.rates), strict=True)),
         "",

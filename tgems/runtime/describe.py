@@ -16,7 +16,7 @@ def describe(folder: Path) -> tuple[Rows, Rows, Rows]:
         UserError: See `read_config`.
     """
     config = read_config(folder)
-    costs = costs_from(config["costs"])
+    costs = costs_from(config)
     entry, target = config["backbone"], config["rate_target"]
     about = [
         ("backbone", " ".join(filter(None, (entry.get("model"), entry["pretrained"])))),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tgems.backbones.towers import Tower
+from tgems.features.encode import summary_rows
 from tgems.runtime.rules import ExitRule
 
 CACHE_BYTES = 5e6
@@ -29,6 +30,20 @@ class Encoded(NamedTuple):
     exits: Tensor
 
 
+class Sizes(NamedTuple):
+    """Of what heads and gates see and give.
+
+    Attributes:
+        width: Of one part of a summary, the widest exit's.
+        summary: Numbers of a summary that are seen: both parts, or the global one.
+        embed: `D`.
+    """
+
+    width: int
+    summary: int
+    embed: int
+
+
 class Chunk(NamedTuple):
     """Images under way: their state, and their places in the batch."""
 
@@ -42,8 +57,7 @@ def encode_early(
     images: Tensor,
     blocks: Sequence[int],
     looked: Sequence[int],
-    summary_dim: int,
-    embed_dim: int,
+    sizes: Sizes,
     last_resort: int | None = None,
     chunk: int | None = None,
 ) -> Encoded:
@@ -55,13 +69,12 @@ def encode_early(
         images: `[n, 3, h, w]`.
         blocks: Exits, 1-based, ascending; the last is L.
         looked: Exits (0-based) at which the rule is asked, ascending.
-        summary_dim: Numbers of a summary that heads and gates see.
-        embed_dim: `D`.
+        sizes: Of summaries and embeddings.
         last_resort: Exit (0-based) at which whoever is left must leave; None for the last, by the encoder's own end.
         chunk: Images of a forward pass; None for `default_chunk`.
     """
     n = len(images)
-    out = torch.empty(n, embed_dim, device=images.device)
+    out = torch.empty(n, sizes.embed, device=images.device)
     exits = torch.full((n,), len(blocks) - 1, device=images.device)
     places = torch.arange(n, device=images.device)
     state = tower.stem(images)
@@ -75,7 +88,7 @@ def encode_early(
         if (exit_ := asked.get(k)) is None:
             continue
         must = exit_ == last_resort
-        chunks = [_leave(tower, rule, c, exit_, must, summary_dim, out, exits) for c in chunks]
+        chunks = [_leave(tower, rule, c, exit_, must, sizes, out, exits) for c in chunks]
         chunks = repacked([c for c in chunks if len(c.places)], size)
         if not chunks:
             return Encoded(out, exits)
@@ -85,10 +98,10 @@ def encode_early(
 
 
 def _leave(
-    tower: Tower, rule: ExitRule, chunk: Chunk, exit_: int, must: bool, summary_dim: int, out: Tensor, exits: Tensor
+    tower: Tower, rule: ExitRule, chunk: Chunk, exit_: int, must: bool, sizes: Sizes, out: Tensor, exits: Tensor
 ) -> Chunk:
     """Write what leaves at an exit; the rest of the chunk."""
-    summaries = tower.summarise(chunk.state).flatten(1)[:, :summary_dim]
+    summaries = summary_rows(tower, chunk.state, sizes.width)[:, : sizes.summary]
     mask, embed = rule.leaving(exit_, summaries)
     if must:
         mask = torch.ones_like(mask)

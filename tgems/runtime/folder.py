@@ -10,10 +10,11 @@ from pathlib import Path
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from tgems.backbones.load import Backbone, load_backbone
 from tgems.errors import UserError
-from tgems.exits.folders import build_module
+from tgems.exits.folders import BUILDERS
 from tgems.profiling.costs import costs_from
 from tgems.provenance import commit, digest_file, read_json, versions, write_json, write_text
 from tgems.runtime.card import model_card
@@ -87,7 +88,7 @@ def save(model: EarlyExitCLIP, folder: Path) -> None:
         "policy": early.policy,
         "rate_target": early.rate_target,
         "costs": asdict(early.costs),
-        "modules": {name: {"kind": type(m).__name__} | m.architecture for name, m in modules.items()},
+        "modules": {name: {"kind": _kind(m)} | m.architecture for name, m in modules.items()},
         "calibrations": {name: asdict(point) for name, point in early.calibrations.items()},
         "about": early.about,
         "model_digest": digest_file(folder / "model.safetensors"),
@@ -122,13 +123,13 @@ def load(folder: Path, cls: type = SharedEarlyExitCLIP, backbone: dict | Backbon
             )
     modules, tensors = {}, load_file(folder / "model.safetensors")
     for name, architecture in config["modules"].items():
-        module = build_module(architecture.pop("kind"), architecture)
+        module = BUILDERS[architecture.pop("kind")](**architecture)
         module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
         modules[name] = module.eval().requires_grad_(False)
     early = EarlyExit(
         policy=config["policy"],
         rate_target=config["rate_target"],
-        costs=costs_from(config["costs"]),
+        costs=costs_from(config),
         heads=modules["heads"],
         gates=modules.get("gates"),
         calibrations={name: _calibration(point) for name, point in config["calibrations"].items()},
@@ -159,6 +160,10 @@ def read_config(folder: Path) -> dict:
     if missing := sorted(FIELDS - set(config)):
         raise UserError(f"{path}: field {missing[0]!r} is missing; save or download the folder again")
     return config
+
+
+def _kind(module: nn.Module) -> str:
+    return next(kind for kind, builder in BUILDERS.items() if type(module) is builder and kind != "lookahead")
 
 
 def _calibration(point: dict) -> Calibration:

@@ -16,7 +16,7 @@ from tgems.errors import UserError
 from tgems.exits.modules import BankGates, ExitHeads, ImageGates
 from tgems.exits.registry import find_policies
 from tgems.profiling.costs import ExitCosts
-from tgems.runtime.engine import Encoded, encode_early
+from tgems.runtime.engine import Encoded, Sizes, encode_early
 from tgems.runtime.rules import BANK_RULES, IMAGE_RULES, POLICIES, BankRule, Everyone, ExitRule, ImageRule
 
 
@@ -180,8 +180,7 @@ class EarlyExitCLIP(nn.Module):
             image,
             costs.blocks,
             self.looked,
-            costs.summary_dim,
-            costs.embed_dim,
+            Sizes(costs.width, costs.summary_dim, costs.embed_dim),
             self.last_resort,
             self.chunk,
         )
