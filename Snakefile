@@ -24,6 +24,7 @@ include: "workflow/rules/reporting.smk"
 
 localrules:
     all,
+    fetch,
     figures,
     pretrain,
 
@@ -33,6 +34,11 @@ rule all:
     input:
         TABLE_FILES,
         FIGURE_FILES,
+
+
+rule fetch:
+    input:
+        RECEIPTS,
 
 
 rule figures:

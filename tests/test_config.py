@@ -1,12 +1,14 @@
 import copy
+import re
 
 import pytest
 import yaml
 from conftest import ROOT
-from hypothesis import given
+from hypothesis import given as every
 from hypothesis import strategies as st
 
 from tgems.config import complete_config
+from tgems.data.entries import given
 from tgems.errors import UserError
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
@@ -69,6 +71,113 @@ def test_bad_values_get_one_line_that_names_them(changes, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+OWN = {"source": "wds:x", "task": "zeroshot_classification"}
+PAIRS = {"source": "hub:a/b", "task": "zeroshot_retrieval"}
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "message"),
+    [
+        ("flickr30", {}, "datasets.flickr30 has no source, and 'flickr30' is no given name; did you mean 'flickr30k'?"),
+        ("own", {"source": "wds:x"}, "datasets.own has no task"),
+        ("own", OWN | {"source": "hub:flickr30k"}, "datasets.own.source: 'hub:flickr30k' does not match"),
+        (
+            "own",
+            OWN | {"splits": {"validaton": "x"}},
+            "key 'validaton' at datasets.own.splits; did you mean 'validation'?",
+        ),
+        (
+            "own",
+            OWN | {"splits": {"test": "test[-2:]"}},
+            "datasets.own.splits.test is 'test[-2:]', expected a split folder",
+        ),
+        (
+            "own",
+            OWN | {"splits": {"test": "test[2:2]"}},
+            "datasets.own.splits.test is 'test[2:2]', which holds no shard",
+        ),
+        (
+            "own",
+            OWN | {"splits": {"train": "t", "validation": "t[:2]"}},
+            "train 't' and validation 't[:2]' share shards",
+        ),
+        (
+            "own",
+            OWN | {"splits": {"test": "t[1:3]", "validation": "t[2:]"}},
+            "validation 't[2:]' and test 't[1:3]' share",
+        ),
+        (
+            "own",
+            OWN | {"splits": {"validation": "none"}},
+            "has no validation images (splits.validation is 'none'); say",
+        ),
+        (
+            "own",
+            OWN | {"splits": {"test": "none"}},
+            "splits.test is 'none', but only the training data set can do without",
+        ),
+        ("own", OWN | {"root": "/data"}, "datasets.own.root is for source 'hub:ORG/REPO' only"),
+        ("own", OWN | {"revision": "v1"}, "datasets.own.revision is for source 'hub:ORG/REPO' only"),
+        ("own", OWN | {"source": "tars:x"}, "source 'tars:FOLDER' holds captioned images"),
+        ("own", OWN | {"jobs": 0}, "datasets.own.jobs: 0 is less than the minimum of 1"),
+        ("own", OWN | {"on_bad_sample": "skp"}, "did you mean 'skip'?"),
+        ("digits", {"source": "demo", "task": OWN["task"], "splits": {"test": "test[:1]"}}, "a demo set has 'test'"),
+        ("scenes", PAIRS | {"splits": {"validation": "none"}}, "the training data set needs validation images"),
+        ("scenes", PAIRS | {"calibration": ["transfer"]}, "add 'in_domain'"),
+    ],
+)
+def test_bad_entries_get_one_line_that_names_them(name, entry, message):
+    config = smoke()
+    config["datasets"] = config["datasets"] | {name: entry}
+    with pytest.raises(UserError) as error:
+        complete_config(config, SCHEMA)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_split_of_training_is_train():
+    with pytest.raises(UserError, match="training.split 'trian' is no role of splits; did you mean 'train'"):
+        complete_config(smoke(training={"dataset": "scenes", "split": "trian"}), SCHEMA)
+    assert complete_config(smoke(training={"dataset": "scenes"}), SCHEMA)["training"]["split"] == "train"
+
+
+def test_a_name_gives_what_is_left_out_and_nothing_else():
+    config = smoke()
+    config["datasets"] |= {"flickr30k": {"root": "/big"}, "pets": {"splits": {"validation": "train[:1]"}}}
+    config["datasets"] |= {"imagenet1k": {"source": "wds:/i", "task": "zeroshot_classification"}}
+    found = complete_config(config, SCHEMA)["datasets"]
+    assert found["flickr30k"]["source"] == "hub:clip-benchmark/wds_flickr30k" and found["flickr30k"]["root"] == "/big"
+    assert found["flickr30k"]["splits"] == {"train": "train[:4]", "validation": "train[4:]", "test": "test"}
+    assert (
+        found["pets"]["splits"] == {"validation": "train[:1]", "test": "test"} and found["pets"]["root"] == "data/pets"
+    )
+    assert found["imagenet1k"]["splits"] == {"validation": "validation", "test": "test"}, "a folder of one's own"
+    assert found["scenes"]["splits"] == {"train": "train", "validation": "validation", "test": "test"}
+    assert found["pets"]["calibration"] == ["in_domain", "transfer"]
+
+
+def test_a_training_set_may_go_unreported():
+    pairs = {"source": "tars:cc3m", "task": "zeroshot_retrieval"}
+    pairs["splits"] = {"train": "[4:]", "validation": "[:4]", "test": "none"}
+    config = smoke(training={"dataset": "cc3m"})
+    config["datasets"] |= {"cc3m": pairs}
+    assert complete_config(config, SCHEMA)["datasets"]["cc3m"]["splits"] == pairs["splits"]
+
+
+def test_given_names_are_whole_and_on_their_page():
+    page = (ROOT / "docs/adding-a-dataset.md").read_text()
+    for name, entry in given().items():
+        assert set(entry) == {"source", "revision", "task", "splits", "licence"}, name
+        assert re.fullmatch(r"[0-9a-f]{40}|main", entry["revision"]), name
+        row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` ")), "")
+        assert entry["source"].removeprefix("hub:") in row and entry["licence"] in row, name
+        assert entry["revision"][:7] in row, name
+        config = smoke()
+        config["datasets"] |= {name: {}}
+        if entry["task"] == "zeroshot_retrieval":
+            config["training"] = {"dataset": name}
+        assert complete_config(config, SCHEMA)["datasets"][name]["revision"] == entry["revision"]
+
+
 def test_equal_validation_and_test_are_refused():
     config = smoke()
     config["datasets"]["other"] = {"source": "wds:x", "task": "zeroshot_retrieval", "splits": {"validation": "test"}}
@@ -81,7 +190,7 @@ def test_numbers_from_the_command_line_arrive_as_text():
     assert (config["rate_targets"], config["seeds"], config["heads"]["passes"]) == ([0.6], [3], 2)
 
 
-@given(st.text(min_size=1).filter(lambda s: s not in yaml.safe_load(SCHEMA.read_text())["properties"]))
+@every(st.text(min_size=1).filter(lambda s: s not in yaml.safe_load(SCHEMA.read_text())["properties"]))
 def test_no_unknown_key_passes(key):
     with pytest.raises(UserError, match="unknown key"):
         complete_config(smoke(**{key: 1}), SCHEMA)

@@ -50,6 +50,7 @@ def test_sections_that_docstrings_cite_exist():
     [
         ("open_clip", {"backbones"}),
         ("fvcore", {"profiling"}),
+        ("huggingface_hub", {"backbones", "data"}),
         ("seaborn", {"reporting"}),
         ("snakemake", set()),
         ("pickle", set()),

@@ -98,6 +98,27 @@ def test_one_more_seed_trains_its_own_modules_and_keeps_features(smoke):
     assert jobs["train_heads"] == jobs["train_bank_gates"] == 1 and "extract_features" not in jobs
 
 
+def test_a_set_without_validation_images_has_transferred_thresholds_alone(smoke, tmp_path):
+    folder = _copy(smoke, tmp_path)
+    own = ["--config", "datasets={digits: {splits: {validation: none}, calibration: [transfer]}}"]
+    jobs = planned(snakemake(folder, "-n", *SMOKE, *own).stdout)
+    jobs.pop("total"), jobs.pop("all")
+    assert jobs == {"evaluate": 1, "make_tables": 1, "plot_figure": 5}
+    snakemake(folder, "--cores", "2", *SMOKE, *own)
+    both = [pd.read_csv(f / "results/tables/tradeoff.csv").query("dataset == 'digits'") for f in (smoke, folder)]
+    before, after = both
+    assert set(after["policy"]) == set(POLICY_NAMES) and set(after["calibration"].dropna()) == {"transfer"}
+    keys = ["policy", "twin_of", "rate_target", "exit_block", "seed", "metric", "value", "rate"]
+    same = before[before["calibration"].ne("in_domain")][keys].sort_values(keys).reset_index(drop=True)
+    pd.testing.assert_frame_equal(after[keys].sort_values(keys).reset_index(drop=True), same)
+    wins = pd.read_csv(folder / "results/tables/wins.csv").query("dataset == 'digits'")
+    assert len(wins) and set(wins["calibration"]) == {"transfer"} and wins["competitor"].notna().all()
+    summary = pd.read_csv(folder / "results/tables/summary.csv")
+    assert summary.query("policy == 'tgem'")["digits (transfer) acc1"].notna().all()
+    areas = pd.read_csv(folder / "results/tables/areas.csv").query("dataset == 'digits'")
+    assert areas["area"].notna().any() and areas["area_validation"].isna().all()
+
+
 def test_killed_run_goes_on_to_the_same_bytes_on_one_core(smoke, project):
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *SMOKE]
     child = subprocess.Popen(

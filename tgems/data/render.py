@@ -29,7 +29,7 @@ def render(scene: Scene) -> np.ndarray:
         `[32, 32, 3]` uint8.
     """
     if scene.layout == "plain":
-        alpha = _alpha(scene.digits[0])[..., None]
+        alpha = coverage(scene.digits[0])[..., None]
         return np.round(255 * np.repeat(alpha, 3, axis=-1)).astype(np.uint8)
     rng = np.random.default_rng(scene.render_seed)
     background = rng.uniform(0.0, 0.12, 3)
@@ -40,7 +40,7 @@ def render(scene: Scene) -> np.ndarray:
     for digit in scene.digits:
         color = np.array(RGB[digit.color]) * rng.uniform(0.85, 1.0)
         color = color + (background - color) * CONTRAST_LOSS_AT_FULL_DIFFICULTY * scene.difficulty * rng.random()
-        alpha = _alpha(digit)[..., None]
+        alpha = coverage(digit)[..., None]
         image = image * (1 - alpha) + color * alpha
     image = image + rng.normal(0.0, NOISE_AT_FULL_DIFFICULTY * scene.difficulty + 1e-3, image.shape)
     return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
@@ -53,14 +53,22 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _alpha(digit: PlacedDigit) -> np.ndarray:
-    """Coverage of one digit, `[32, 32]` float32 in [0, 1]: its 8 x 8 source under rotation, shear and scale."""
+def coverage(digit: PlacedDigit, size: tuple[int, int] = (CANVAS, CANVAS)) -> np.ndarray:
+    """Coverage of one digit in [0, 1]: its 8 x 8 source under rotation, shear and scale.
+
+    Args:
+        digit: With lengths in pixels of this canvas.
+        size: Width and height of the canvas.
+
+    Returns:
+        `[height, width]` float32.
+    """
     glyph = Image.fromarray(np.pad(load_handwriting()[0][digit.source], 2))
     cos, sin = np.cos(digit.angle), np.sin(digit.angle)
     to_glyph = np.array([[1, digit.shear], [0, 1]]) @ np.array([[cos, sin], [-sin, cos]]) * (8 / digit.extent)
     offset = 6 - to_glyph @ np.array([digit.x, digit.y])
     matrix = (*to_glyph[0], offset[0], *to_glyph[1], offset[1])
-    drawn = glyph.transform((CANVAS, CANVAS), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    drawn = glyph.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
     return np.clip(np.asarray(drawn) * 1.2, 0, 1)
 
 

@@ -39,6 +39,14 @@ REPORTED = [
 VARIANTS = list(config["variants"])
 GATES = trained_gates(config["policies"], config["guidance"])
 DEMO = [name for name in DATASETS if config["datasets"][name]["source"] == "demo"]
+RECEIPTS = [
+    f"results/data/{name}/{role}.json"
+    for name, entry in config["datasets"].items()
+    for role, where in entry["splits"].items()
+    if entry["source"] != "demo"
+    and where != "none"
+    and (role != "train" or name == TRAINED)
+]
 PRETRAINED = ["demo-vit-8", "demo-vit-12"]
 TABLES = ["tradeoff", "flops", "semantic_content", "summary", "wins", "areas"]
 TABLES += ["ablations"] if len(VARIANTS) > 1 else []

@@ -1,0 +1,93 @@
+import io
+import json
+import tarfile
+
+import pytest
+
+from tgems.data.fetch import fetch_split
+from tgems.data.webdataset import ShardError, SplitFiles, read_shard
+from tgems.errors import UserError
+from tgems.provenance import digest_file, read_json
+
+
+def write_tar(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def pair(key, text=b"a dog\non a sofa\n", **more):
+    return {f"{key}.jpg": b"jpeg", f"{key}.txt": text, f"{key}.json": json.dumps({"url": "x"} | more).encode()}
+
+
+def fetch(tmp_path, where, source="tars", task="zeroshot_retrieval"):
+    fetch_split("own", "train", f"{source}:{tmp_path / 'in'}", where, task, tmp_path / "r.json")
+    return SplitFiles.of(tmp_path / "r.json")
+
+
+def test_tars_of_pairs_are_read_in_the_order_of_their_names(tmp_path):
+    for number in (10, 2, 0):
+        write_tar(tmp_path / f"in/{number:05d}.tar", pair(f"{number:05d}0001") | pair(f"./{number:05d}0002"))
+    (tmp_path / "in/00000.parquet").write_bytes(b"")
+    split = fetch(tmp_path, "[1:]")
+    assert [path.name for path in split.shards] == ["00002.tar", "00010.tar"]
+    samples = [s for shard in split.shards for s in split.read(shard)]
+    assert [s.key for s in samples] == ["000020001", "000020002", "000100001", "000100002"]
+    assert samples[0].captions == ("a dog on a sofa",) and samples[0].suffix == "jpg"
+    receipt = read_json(tmp_path / "r.json")
+    assert receipt["shards"][0] == {
+        "path": "00002.tar",
+        "sha256": digest_file(tmp_path / "in/00002.tar"),
+        "size": (tmp_path / "in/00002.tar").stat().st_size,
+    }
+    assert len(fetch(tmp_path, "").shards) == 3
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.jpg": b"x", "a.txt": b" \n"}, "0.tar: sample 'a' has neither a class (.cls) nor captions (.txt)"),
+        ({"a.jpg": b"x", "a.txt": b"t", "a.json": b"{"}, "0.tar: .json of sample 'a' cannot be read"),
+        ({"a.jpg": b"x", "a.txt": b"t", "a.json": b"[1]"}, "0.tar: .json of sample 'a' is no mapping: [1]"),
+        ({"a.jpg": b"x", "a.txt": b"\xff"}, "0.tar: .txt of sample 'a' cannot be read"),
+        ({"a.jpg": b"x", "a.cls": b"cat"}, "0.tar: .cls of sample 'a' cannot be read"),
+        ({"d/a.txt": b"t"}, "0.tar: sample 'd/a' has no image"),
+    ],
+)
+def test_bad_samples_name_tar_and_key(tmp_path, members, message):
+    write_tar(tmp_path / "0.tar", members)
+    with pytest.raises(ShardError) as error:
+        list(read_shard(tmp_path / "0.tar", one_caption=True))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "source", "task", "message"),
+    [
+        (
+            "none-such",
+            "tars",
+            "zeroshot_retrieval",
+            "in/none-such: no such folder, but datasets.own.splits.train names it",
+        ),
+        ("empty", "tars", "zeroshot_retrieval", "in/empty: no .tar in this folder"),
+        ("[1:]", "tars", "zeroshot_retrieval", "in holds 1 shards, but splits names shard 1"),
+        ("", "wds", "zeroshot_retrieval", "nshards.txt: missing; a split needs"),
+        ("test", "wds", "zeroshot_classification", "in/classnames.txt: missing"),
+        ("cut", "wds", "zeroshot_retrieval", "cut/0.tar: damaged archive"),
+    ],
+)
+def test_what_a_folder_has_not_is_named(tmp_path, where, source, task, message):
+    (tmp_path / "in/empty").mkdir(parents=True)
+    for path in ("in/00000.tar", "in/test/0.tar", "in/cut/0.tar"):
+        write_tar(tmp_path / path, pair("a"))
+        (tmp_path / path).with_name("nshards.txt").write_text("1")
+    (tmp_path / "in/nshards.txt").unlink()
+    (tmp_path / "in/cut/0.tar").write_bytes((tmp_path / "in/cut/0.tar").read_bytes()[:700])
+    with pytest.raises((UserError, ShardError)) as error:
+        fetch(tmp_path, where, source, task)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "r.json").exists()

@@ -1,0 +1,186 @@
+"""Turn a folder of images with a CSV into a data set in clip_benchmark's webdataset layout.
+
+python -m tgems.data.pack IMAGES CSV OUT --split test --label-column class (or --caption-column caption)
+"""
+
+import argparse
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from tgems.data.webdataset import IMAGE_SUFFIXES, Prompts, Sample, read_prompts, write_prompts, write_split
+from tgems.errors import UserError, nearest, one_line_errors
+
+TEMPLATES = ("a photo of a {c}.",)
+
+
+def pack(
+    images: Path,
+    table: Path,
+    out: Path,
+    split: str,
+    image_column: str = "path",
+    label_column: str | None = None,
+    caption_column: str | None = None,
+    classnames: Path | None = None,
+    templates: Path | None = None,
+    shard_size: int = 1000,
+) -> int:
+    """Write one split; class names and templates are written with the first.
+
+    Args:
+        images: Folder that the table's paths start from.
+        table: CSV with a row per image, or per caption: rows of one image give its captions.
+        out: Folder of the data set; another split may be there.
+        split: Name of the split.
+        image_column: Column of image paths.
+        label_column: Column of class names, for classification.
+        caption_column: Column of captions, for retrieval.
+        classnames: File with one class a line, in the order of their numbers; else those of the data set that is there,
+            else the table's in alphabetical order.
+        templates: File with one template a line, `{c}` being the class.
+        shard_size: Images a shard.
+
+    Returns:
+        Number of images.
+
+    Raises:
+        UserError: A column, image or class is missing, an image cannot be read, or the data set holds something else.
+    """
+    images, table, out = Path(images), Path(table), Path(out)
+    if (label_column is None) == (caption_column is None):
+        raise UserError("name either --label-column (classification) or --caption-column (retrieval)")
+    content = label_column or caption_column
+    rows = _read(table, image_column, content)
+    prompts = None
+    if label_column is not None:
+        prompts = _prompts(out, rows[content], table, classnames, templates)
+        unknown = rows[~rows[content].isin(prompts.classnames)]
+        if len(unknown):
+            name = unknown[content].iloc[0]
+            raise UserError(
+                f"{_row(table, unknown.index[0])}: class {name!r} is none of {len(prompts.classnames)} class names; "
+                f"{nearest(name, prompts.classnames)}"
+            )
+    _check_type(out, prompts)
+    count = write_split(_samples(images, table, rows, image_column, content, prompts), out / split, shard_size)
+    write_prompts(out, prompts)
+    return count
+
+
+def _read(table: Path, *columns: str) -> pd.DataFrame:
+    if not table.is_file():
+        raise UserError(f"{table}: there is no such file")
+    try:
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{table}: empty; expected a line of column names and a row per image") from None
+    for column in columns:
+        if column not in rows:
+            raise UserError(f"{table}: there is no column {column!r}; {nearest(column, rows.columns)}")
+        blank = rows.index[rows[column].str.strip() == ""]
+        if len(blank):
+            raise UserError(f"{_row(table, blank[0])}: column {column!r} is empty")
+    if rows.empty:
+        raise UserError(f"{table}: empty; expected a row per image below the column names")
+    return rows
+
+
+def _row(table: Path, index: int) -> str:
+    """A row of the table, the line of column names being the first."""
+    return f"{table}: row {index + 2}"
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: there is no such file")
+    lines = tuple(line.strip() for line in Path(path).read_text().splitlines() if line.strip())
+    if not lines:
+        raise UserError(f"{path}: empty; expected one entry a line")
+    return lines
+
+
+def _prompts(out: Path, labels: pd.Series, table: Path, classnames: Path | None, templates: Path | None) -> Prompts:
+    """Class names and templates of the data set, which must be those that it has already."""
+    there = read_prompts(out) if (out / "classnames.txt").is_file() else None
+    names = there.classnames if there else tuple(sorted(labels.unique()))
+    names = _lines(classnames) if classnames else names
+    chosen = _lines(templates) if templates else there.templates if there else TEMPLATES
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{classnames or table}: class {twice!r} is there twice")
+    without = [template for template in chosen if "{c}" not in template]
+    if without:
+        raise UserError(f"{templates}: template {without[0]!r} has no {{c}} for the class")
+    if there and (names, chosen) != (there.classnames, there.templates):
+        what = "classnames.txt" if names != there.classnames else "zeroshot_classification_templates.txt"
+        given = classnames if names != there.classnames else templates
+        raise UserError(
+            f"{out / what}: another split was packed with other entries than {given}; use the same for both"
+        )
+    return Prompts(names, chosen)
+
+
+def _check_type(out: Path, prompts: Prompts | None) -> None:
+    file = out / "dataset_type.txt"
+    kind = "retrieval" if prompts is None else "classification"
+    if file.is_file() and file.read_text().strip() != kind:
+        raise UserError(f"{file}: the data set there is for {file.read_text().strip()}, this split is for {kind}")
+
+
+def _samples(
+    images: Path, table: Path, rows: pd.DataFrame, image_column: str, content: str, prompts: Prompts | None
+) -> Iterator[Sample]:
+    """A sample per image, in the order of the table; keys count them."""
+    numbers = {} if prompts is None else {name: i for i, name in enumerate(prompts.classnames)}
+    for count, (name, group) in enumerate(rows.groupby(image_column, sort=False)):
+        place, path = _row(table, group.index[0]), images / name
+        suffix = path.suffix.lower().removeprefix(".")
+        if suffix not in IMAGE_SUFFIXES:
+            raise UserError(f"{place}: {name!r} is no image file ({', '.join(IMAGE_SUFFIXES)})")
+        if not path.is_file():
+            raise UserError(f"{place}: there is no image {path}")
+        data = path.read_bytes()
+        try:
+            Image.open(io.BytesIO(data)).load()
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"{place}: image {path} cannot be read ({error})") from None
+        values = tuple(" ".join(value.split()) for value in group[content])
+        key = f"s{count:07d}"
+        if prompts is None:
+            yield Sample(key, data, suffix, captions=values)
+        elif len(values) > 1:
+            raise UserError(
+                f"{_row(table, group.index[1])}: image {name!r} has a class already, in row {group.index[0] + 2}"
+            )
+        else:
+            yield Sample(key, data, suffix, label=numbers[group[content].iloc[0]])
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m tgems.data.pack", description=pack.__doc__.splitlines()[0])
+    parser.add_argument("images", type=Path, help="folder that the paths in the CSV start from")
+    parser.add_argument("table", type=Path, help="CSV with a line of column names")
+    parser.add_argument("out", type=Path, help="folder of the data set")
+    parser.add_argument("--split", required=True, help="name of the split, as test")
+    parser.add_argument("--image-column", default="path", help="column of image paths (default: path)")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--label-column", help="column of class names, for classification")
+    kind.add_argument("--caption-column", help="column of captions, for retrieval")
+    parser.add_argument("--classnames", type=Path, help="file with one class a line")
+    parser.add_argument("--templates", type=Path, help="file with one template a line, {c} being the class")
+    parser.add_argument("--shard-size", type=int, default=1000, help="images a shard (default: 1000)")
+    options = vars(parser.parse_args())
+    with one_line_errors():
+        if options["shard_size"] < 1:
+            raise UserError(f"--shard-size is {options['shard_size']}, expected at least 1")
+        count = pack(**options)
+        print(f"{options['out'] / options['split']}: {count} images")
+
+
+if __name__ == "__main__":
+    main()
