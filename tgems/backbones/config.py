@@ -42,7 +42,7 @@ def weights_form(pretrained: str) -> str:
         return scheme
     if pretrained == "random":
         return "random"
-    return "file" if "/" in pretrained or Path(pretrained).exists() else "tag"
+    return "file" if "/" in pretrained or Path(pretrained).is_file() else "tag"
 
 
 def local_folder(pretrained: str) -> Path | None:

@@ -138,12 +138,18 @@ def prompt_files(wildcards):
 
 def architecture_file(wildcards):
     """File that a backbone's architecture comes from; none where open_clip knows it."""
-    return weight_files(wildcards)[:1]
+    return [f for f in weight_files(wildcards) if f.endswith("open_clip_config.json")]
 
 
 def weight_files(wildcards):
     """Files that a backbone comes from; none where open_clip downloads them."""
     return backbone_files(config["backbones"][wildcards.backbone])
+
+
+def backbone_entry(wildcards):
+    """What a backbone's results depend on: its entry, but for words on where its weights come from."""
+    entry = config["backbones"][wildcards.backbone]
+    return {key: value for key, value in entry.items() if key != "source"}
 
 
 def named_split(role):

@@ -14,7 +14,7 @@ rule extract_features:
         "../../environment.yml"
     threads: 1
     params:
-        backbone=lookup(within=config, dpath="backbones/{backbone}"),
+        backbone=backbone_entry,
         task=lookup(within=config, dpath="datasets/{dataset}/task"),
         options=lookup(within=config, dpath="features"),
     message:
