@@ -119,7 +119,7 @@ PAIRS = {"source": "hub:a/b", "task": "zeroshot_retrieval"}
         ("own", OWN | {"root": "/data"}, "datasets.own.root is for source 'hub:ORG/REPO' only"),
         ("own", OWN | {"revision": "v1"}, "datasets.own.revision is for source 'hub:ORG/REPO' only"),
         ("own", OWN | {"source": "tars:x"}, "source 'tars:FOLDER' holds captioned images"),
-        ("own", OWN | {"jobs": 0}, "datasets.own.jobs: 0 is less than the minimum of 1"),
+        ("own", OWN | {"jobs": {"test": 0}}, "datasets.own.jobs.test: 0 is less than the minimum of 1"),
         ("own", OWN | {"on_bad_sample": "skp"}, "did you mean 'skip'?"),
         ("digits", {"source": "demo", "task": OWN["task"], "splits": {"test": "test[:1]"}}, "a demo set has 'test'"),
         ("scenes", PAIRS | {"splits": {"validation": "none"}}, "the training data set needs validation images"),

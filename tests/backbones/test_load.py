@@ -1,8 +1,8 @@
 import pytest
 from conftest import DEMO, ROOT
 
-from tgems.backbones.config import model_config
-from tgems.backbones.load import load_backbone
+from tgems.backbones.config import backbone_files, model_config, weights_form
+from tgems.backbones.load import _published_preprocessing, load_backbone
 from tgems.errors import UserError
 
 
@@ -42,6 +42,33 @@ def test_bad_entries_are_named(model, pretrained, message):
 def test_activation_mismatch_is_an_error_before_any_download(model, tag, wanted):
     with pytest.raises(UserError, match=wanted):
         load_backbone({"model": model, "pretrained": tag})
+
+
+def test_a_checkpoint_file_gets_the_preprocessing_of_published_weights():
+    siglip = _published_preprocessing("ViT-B-16-SigLIP")
+    assert siglip["image_mean"] == (0.5, 0.5, 0.5) and siglip["image_resize_mode"] == "squash"
+    assert _published_preprocessing("ViT-B-32")["image_mean"][0] == pytest.approx(0.4815, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "form"),
+    [
+        ("random", "random"),
+        ("laion2b_s34b_b79k", "tag"),
+        ("hf-hub:laion/x", "hf-hub"),
+        ("local-dir:x", "local-dir"),
+        ("models/x.pt", "file"),
+    ],
+)
+def test_forms_of_weights(pretrained, form):
+    assert weights_form(pretrained) == form
+
+
+def test_files_of_a_backbone_are_named():
+    folder = DEMO["pretrained"].removeprefix("local-dir:")
+    assert backbone_files(DEMO) == [f"{folder}/open_clip_config.json", f"{folder}/open_clip_model.safetensors"]
+    assert backbone_files({"pretrained": "local-dir:none"})[1] == "none/open_clip_model.safetensors"
+    assert backbone_files({"pretrained": "a/b.pt"}) == ["a/b.pt"] and backbone_files({"pretrained": "openai"}) == []
 
 
 def test_random_weights_are_the_same_each_time():

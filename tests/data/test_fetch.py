@@ -50,10 +50,10 @@ def test_tars_of_pairs_are_read_in_the_order_of_their_names(tmp_path):
     ("members", "message"),
     [
         ({"a.jpg": b"x", "a.txt": b" \n"}, "0.tar: sample 'a' has neither a class (.cls) nor captions (.txt)"),
-        ({"a.jpg": b"x", "a.txt": b"t", "a.json": b"{"}, "0.tar: .json of sample 'a' cannot be read"),
-        ({"a.jpg": b"x", "a.txt": b"t", "a.json": b"[1]"}, "0.tar: .json of sample 'a' is no mapping: [1]"),
-        ({"a.jpg": b"x", "a.txt": b"\xff"}, "0.tar: .txt of sample 'a' cannot be read"),
-        ({"a.jpg": b"x", "a.cls": b"cat"}, "0.tar: .cls of sample 'a' cannot be read"),
+        ({"a.jpg": b"x", "a.txt": b"t", "a.json": b"{"}, "0.tar: sample 'a' has a .json that cannot be read"),
+        ({"a.jpg": b"x", "a.txt": b"t", "a.json": b"[1]"}, "0.tar: sample 'a' has a .json that is no mapping: [1]"),
+        ({"a.jpg": b"x", "a.txt": b"\xff"}, "0.tar: sample 'a' has a .txt that cannot be read"),
+        ({"a.jpg": b"x", "a.cls": b"cat"}, "0.tar: sample 'a' has a .cls that cannot be read"),
         ({"d/a.txt": b"t"}, "0.tar: sample 'd/a' has no image"),
     ],
 )

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import yaml
 from conftest import DEMO, ROOT, variant
 from torch import nn
 
@@ -12,6 +13,8 @@ from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import module_costs, read_costs
 from tgems.profiling.count import count_backbone
 from tgems.profiling.macs import ZERO_COST, UnsupportedOperationError, count_encoder, count_macs
+from tgems.profiling.table import MODULES, main
+from tgems.provenance import read_json
 
 RANDOM = ["ViT-B-32-quickgelu", "ViT-B-16", "coca_ViT-B-32", "ViT-L-14-CLIPA", "RN50", "RN50x4"]
 BACKBONES = [
@@ -95,3 +98,45 @@ def test_counting_leaves_the_module_and_the_fast_path_as_they_were():
     tower.visual.train()
     count_encoder(tower)
     assert tower.visual.training and torch.backends.mha.get_fastpath_enabled() == before
+
+
+def test_a_target_out_of_reach_is_refused_where_costs_are_traced_alone(tmp_path):
+    backbone = {"model": "PE-Core-T-16-384", "pretrained": "random"}
+    tower = build_image_tower(backbone)
+    assert module_costs(model_config(backbone), variant()) is None
+    with pytest.raises(UserError, match="rate target 0.05 is below the cheapest exit of backbone 'PE-Core-T-16-384'"):
+        count_backbone(backbone, tower, variant(), [0.05], tmp_path / "macs.json")
+    count_backbone(backbone, tower, variant(exits=[3, 6]), [0.9], tmp_path / "macs.json")
+    costs = read_costs(tmp_path / "macs.json")
+    assert costs.blocks == (3, 6, 12) and read_json(tmp_path / "macs.json")["closed_form"] is None
+
+
+def test_variants_choose_among_the_exits_that_are_kept():
+    costs = module_costs(model_config(DEMO), variant(exits="every_other") | {"kept": [1, 2, 5, 7]})
+    assert costs.blocks == (1, 5, 8)
+    with pytest.raises(UserError, match="exits .4.: expected some of blocks 1 to 2, before the last, 8"):
+        module_costs(model_config(DEMO), variant(exits=[4]) | {"kept": [1, 2]})
+
+
+def test_table_of_a_model(capsys):
+    assert main(["RN50", DEMO["pretrained"]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 4 + 2 + 8 and lines[0] == "RN50: 6.111 GMACs"
+    assert lines[5].split() == ["4", "6.111", "1.000", "6.112", "38.32"]
+    assert lines[-1].split()[2] == "1.000"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"), [("ViT-L-144", "did you mean 'ViT-L-14'?"), ("convnext_base", "is not supported")]
+)
+def test_table_of_no_model_is_one_line(capsys, model, message):
+    assert main([model]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err and shown.err.count("\n") == 1 and not shown.out
+
+
+def test_table_uses_the_configurations_defaults():
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["properties"]
+    assert MODULES["exits"] == schema["exits"]["default"] and MODULES["summary"] == schema["summary"]["default"]
+    for name in ("heads", "image_gates", "bank_gates"):
+        assert MODULES[name]["hidden"] == schema[name]["properties"]["hidden"]["default"]

@@ -85,7 +85,16 @@ def test_bad_configuration_stops_before_anything_runs(project, arguments, messag
 def test_paper_configuration_plans_without_network_and_data(project):
     jobs = planned(snakemake(project, "-n", "--configfile", "configs/paper.yaml").stdout)
     assert jobs["fetch_split"] == 5 * 2 + 1
-    assert jobs["extract_features"] == 3 * jobs["fetch_split"] and "generate_demo" not in jobs
+    assert jobs["extract_features"] == 6 * jobs["fetch_split"] and "generate_demo" not in jobs
+    assert jobs["encode_part"] == 6 * (13 + 16) and jobs["check_references"] == 1
+
+
+def test_rehearsal_takes_the_same_path_as_the_paper(project):
+    rules = {
+        name: set(planned(snakemake(project, "-n", "--configfile", f"configs/{name}.yaml").stdout))
+        for name in ("paper", "rehearsal")
+    }
+    assert rules["rehearsal"] == rules["paper"] - {"check_references"}
 
 
 def test_a_set_without_validation_images_is_calibrated_elsewhere(project):

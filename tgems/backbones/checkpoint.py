@@ -36,7 +36,7 @@ def load_checkpoint(model: nn.Module, name: str, path: str) -> None:
                 f"write 'model: {name}-quickgelu'"
             )
         model.load_state_dict(released)
-    except RuntimeError as error:
+    except (RuntimeError, LookupError, AttributeError) as error:
         first = " ".join(str(error).split())[:200]
         raise UserError(f"backbone weights {path!r} do not fit {name!r}: {first}") from error
 
@@ -59,11 +59,13 @@ def openai_state(path: str) -> dict | None:
                 f"backbone weights {path!r} are a TorchScript program that is none of OpenAI's releases; "
                 "convert its tensors to .safetensors"
             )
-        state = torch.jit.load(path, map_location="cpu").state_dict()
+        return _without_keys(torch.jit.load(path, map_location="cpu").state_dict())
     else:
         state = _tensors(path)
-    if not set(OPENAI_KEYS) <= set(state):
-        return None
+    return _without_keys(state) if set(OPENAI_KEYS) <= set(state) else None
+
+
+def _without_keys(state: dict) -> dict:
     return {k: v for k, v in state.items() if k not in OPENAI_KEYS}
 
 

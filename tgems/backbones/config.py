@@ -11,9 +11,7 @@ from pathlib import Path
 
 from tgems.errors import UserError
 
-SUPPORTED = (
-    "open_clip's Vision Transformers and ResNets, and timm's Vision Transformers (SigLIP, EVA, PE, MobileCLIP-B)"
-)
+SUPPORTED = "open_clip's Vision Transformers and ResNets, and timm's Vision Transformers, plain and EVA"
 CONFIG_NAME = "open_clip_config.json"
 CHECKPOINTS = (".safetensors", ".pt", ".pth", ".bin")
 VISION_DEFAULTS = {
@@ -44,7 +42,7 @@ def weights_form(pretrained: str) -> str:
         return scheme
     if pretrained == "random":
         return "random"
-    return "file" if "/" in pretrained or Path(pretrained).exists() else "tag"
+    return "file" if "/" in pretrained or Path(pretrained).is_file() else "tag"
 
 
 def local_folder(pretrained: str) -> Path | None:

@@ -77,13 +77,15 @@ def count_macs(module: nn.Module, inputs: tuple) -> MacCount:
 
 def count_encoder(tower: Tower) -> EncoderCost:
     """Trace the steps of a tower for one image; values of its parameters do not matter."""
-    state = torch.zeros(1, 3, *tower.image_size)
-    counts = []
+    state, counts = torch.zeros(1, 3, *tower.image_size), []
+    was_training = tower.visual.training
+    tower.visual.eval()
     with torch.no_grad():
         for step in (tower.stem, *(partial(tower.block, k) for k in range(tower.depth))):
             counts.append(count_macs(Step(tower.visual, step), (state,)))
             state = step(state)
         finish, embedding = count_macs(Step(tower.visual, tower.finish), (state,)), tower.finish(state)
+    tower.visual.train(was_training)
     upto = list(accumulate(counts))[1:]
     return EncoderCost(
         blocks=tuple(c.macs for c in upto),
@@ -101,6 +103,7 @@ class Step(nn.Module):
     def __init__(self, visual: nn.Module, step: Callable):
         super().__init__()
         self.visual, self.step = visual, step
+        self.training = visual.training
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         """Take the step."""
@@ -122,3 +125,11 @@ def _fast_path_off() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from tgems.profiling.table import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -183,7 +183,7 @@ def prompt_files(wildcards):
 
 def architecture_file(wildcards):
     """File that a backbone's architecture comes from; none where open_clip knows it."""
-    return weight_files(wildcards)[:1]
+    return [f for f in weight_files(wildcards) if f.endswith("open_clip_config.json")]
 
 
 def weight_files(wildcards):
@@ -193,13 +193,19 @@ def weight_files(wildcards):
 
 def encoding(wildcards):
     """How images are encoded."""
-    dataset = config["datasets"].get(wildcards.dataset, {})
-    return config["features"] | {"on_bad_sample": dataset.get("on_bad_sample", "fail")}
+    bad = config["datasets"][wildcards.dataset]["on_bad_sample"]
+    return config["features"] | {"on_bad_sample": bad}
+
+
+def backbone_entry(wildcards):
+    """What a backbone's results depend on: its entry, but for words on where its weights come from."""
+    entry = config["backbones"][wildcards.backbone]
+    return {key: value for key, value in entry.items() if key != "source"}
 
 
 def encoded_parts(wildcards):
     """Receipts of the jobs that a split's shards are dealt to; none where one job does all."""
-    of = config["datasets"].get(wildcards.dataset, {}).get("jobs", 1)
+    of = config["datasets"][wildcards.dataset]["jobs"][wildcards.split]
     folder = f"results/features/{wildcards.backbone}/{wildcards.dataset}/{wildcards.split}.shards"
     return [f"{folder}/part-{i}-of-{of}.json" for i in range(of)] if of > 1 else []
 

@@ -15,7 +15,7 @@ rule encode_part:
     resources:
         gpu=GPU,
     params:
-        backbone=lookup(within=config, dpath="backbones/{backbone}"),
+        backbone=backbone_entry,
         encoding=encoding,
     message:
         "Encode shards of {wildcards.dataset}/{wildcards.split} with {wildcards.backbone}, part {wildcards.part} of {wildcards.of}"
@@ -42,7 +42,7 @@ rule extract_features:
     resources:
         gpu=GPU,
     params:
-        backbone=lookup(within=config, dpath="backbones/{backbone}"),
+        backbone=backbone_entry,
         task=lookup(within=config, dpath="datasets/{dataset}/task"),
         encoding=encoding,
     message:

@@ -12,7 +12,7 @@ rule count_macs:
         "../../environment.yml"
     threads: 1
     params:
-        backbone=lookup(within=config, dpath="backbones/{backbone}"),
+        backbone=backbone_entry,
         rate_targets=lookup(within=config, dpath="variants/{variant}/rate_targets"),
         modules=module_sizes,
     message:
