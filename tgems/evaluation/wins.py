@@ -110,7 +110,7 @@ def of_other_domain(validation: Curves, test: Curves) -> Curves:
 
 
 def areas(test: Curves, validation: Curves, about: dict) -> pd.DataFrame:
-    """Area under every curve: on test with its interval over resamples, and on the set's own validation if it has one."""
+    """Area under every curve: on test with its interval over resamples, and on validation where that is given."""
     records = []
     for metric, by_key in test.items():
         for key, curve in by_key.items():
