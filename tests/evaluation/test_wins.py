@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tgems.evaluation.bootstrap import holm
 from tgems.evaluation.curves import area, interpolate
-from tgems.evaluation.wins import Curve, areas, as_frame, from_frame, wins
+from tgems.evaluation.wins import Curve, areas, as_frame, from_frame, of_other_domain, wins
 
 increasing = st.lists(st.floats(0.01, 1.2), min_size=2, max_size=9, unique=True)
 
@@ -99,3 +99,17 @@ def test_wins_and_areas_of_a_split(evaluated):
     under = areas(evaluated.curves, evaluated.curves, {"dataset": "x"})
     assert under["area"].to_numpy() == pytest.approx(under["area_validation"].to_numpy(), nan_ok=True)
     assert under["area"].notna().any() and under["area"].dropna().between(0, 1).all()
+
+
+def test_without_validation_images_competitors_are_picked_on_another_set():
+    own = {("tgem", None, "transfer"): curve([0.1, 0.5, 1.0], [0.1, 0.7, 0.9], 0.01, [None, 0.5, None])}
+    for seed, name in enumerate(("margin", "entropy")):
+        own[(name, None, "transfer")] = curve([0.1, 0.5, 1.0], [0.1, 0.6, 0.9], 0.01, [None, 0.5, None], seed + 1)
+    recall = {
+        (name, None, "in_domain"): curve([0.1, 0.5, 1.0], [0.0, value, 0.8], 0.0, [None, 0.5, None])
+        for name, value in (("tgem", 0.4), ("margin", 0.3), ("entropy", 0.5))
+    }
+    elsewhere = {"text_retrieval_recall@1": recall}
+    row = wins({"acc1": own}, of_other_domain(elsewhere, {"acc1": own}), {}).iloc[0]
+    assert (row["competitor"], row["calibration"], row["metric"]) == ("entropy", "transfer", "acc1")
+    assert areas({"acc1": own}, {}, {})["area_validation"].isna().all()

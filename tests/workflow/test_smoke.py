@@ -167,7 +167,7 @@ def test_an_empty_shard_is_named_and_leaves_no_features(project):
     target = "results/features/demo-vit-8/own/test"
     output = _failed(project, target, *SMOKE, "--config", own)
     assert "data/own/test/0.tar: the shard holds no sample" in output
-    assert not list((project / "results").rglob("own/*"))
+    assert not list((project / "results/features").rglob("own/*"))
 
 
 def _copy(smoke, tmp_path):

@@ -106,14 +106,13 @@ def run_evaluation(
     estimates = Estimates([*rows, *mean_over_seeds(rows)], features, bootstrap_resamples)
     own = curves_of(estimates, chosen, costs, len(features.texts))
     validation = from_frame(pd.read_parquet(curves))
-    if first != "in_domain":
-        validation = of_other_domain(validation, own)
+    picked_on, before = (validation, validation) if first == "in_domain" else (of_other_domain(validation, own), {})
     names = {k: about[k] for k in ("backbone", "variant", "dataset")}
     shown = gallery(pick_row(rows, first), features.samples, costs.blocks, SplitFiles.of(images))
     parts = {
         "tradeoff": _reported(tradeoff(estimates, costs, about), directions),
-        "wins": _reported(wins(own, validation, names), directions),
-        "areas": _reported(areas(own, validation, names), directions),
+        "wins": _reported(wins(own, picked_on, names), directions),
+        "areas": _reported(areas(own, before, names), directions),
         "exits": exit_shares(rows, costs, names),
         "semantic_content": semantic_content(seen[0], seen[1:], names, bootstrap_resamples),
         "gallery": shown.assign(**names),

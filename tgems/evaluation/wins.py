@@ -110,13 +110,13 @@ def of_other_domain(validation: Curves, test: Curves) -> Curves:
 
 
 def areas(test: Curves, validation: Curves, about: dict) -> pd.DataFrame:
-    """Area under every curve: on validation, and on test with its interval over resamples."""
+    """Area under every curve: on test with its interval over resamples, and on validation where that is given."""
     records = []
     for metric, by_key in test.items():
         for key, curve in by_key.items():
             value, *samples = area(curve.rates, curve.values)
             low, high = interval(np.array(samples))
-            seen = validation[metric].get(key)
+            seen = validation.get(metric, {}).get(key)
             before = np.nan if seen is None else area(seen.rates, seen.values)[0]
             names = dict(zip(("policy", "twin_of", "calibration"), key, strict=True))
             values = {"area_validation": before, "area": value, "ci_low": low, "ci_high": high}
