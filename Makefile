@@ -6,7 +6,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint format figures pretrain install-backbones clean
+.PHONY: help reproduce rehearsal test lint format figures pretrain install-backbones clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -34,6 +34,10 @@ format: .venv/.ready ## Rewrite files in the project's style
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile workflow
+
+rehearsal: .venv/.ready ## Run a full-size encoder with random weights on generated photographs, as paper.yaml would
+	python -m tgems.data.rehearsal results/rehearsal
+	snakemake --cores $(CORES) --configfile configs/rehearsal.yaml $(ARGS)
 
 figures: .venv/.ready ## Redraw the figures
 	snakemake --cores $(CORES) figures $(ARGS)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from tgems.data.webdataset import IMAGE_SUFFIXES, Prompts, Sample, read_prompts, write_prompts, write_split
+from tgems.data.tarindex import IMAGE_SUFFIXES
+from tgems.data.webdataset import Prompts, Sample, read_prompts, write_prompts, write_split
 from tgems.errors import UserError, nearest, one_line_errors
 
 TEMPLATES = ("a photo of a {c}.",)
