@@ -60,6 +60,7 @@ def encode_early(
     sizes: Sizes,
     last_resort: int | None = None,
     chunk: int | None = None,
+    planned: Tensor | None = None,
 ) -> Encoded:
     """Encode a batch.
 
@@ -72,6 +73,7 @@ def encode_early(
         sizes: Of summaries and embeddings.
         last_resort: Exit (0-based) at which whoever is left must leave; None for the last, by the encoder's own end.
         chunk: Images of a forward pass; None for `default_chunk`.
+        planned: Exits `[n]` to take in place of those that the rule says, which is asked all the same: for measuring.
     """
     n = len(images)
     out = torch.empty(n, sizes.embed, device=images.device)
@@ -88,7 +90,7 @@ def encode_early(
         if (exit_ := asked.get(k)) is None:
             continue
         must = exit_ == last_resort
-        chunks = [_leave(tower, rule, c, exit_, must, sizes, out, exits) for c in chunks]
+        chunks = [_leave(tower, rule, c, exit_, must, sizes, out, exits, planned) for c in chunks]
         chunks = repacked([c for c in chunks if len(c.places)], size)
         if not chunks:
             return Encoded(out, exits)
@@ -98,11 +100,21 @@ def encode_early(
 
 
 def _leave(
-    tower: Tower, rule: ExitRule, chunk: Chunk, exit_: int, must: bool, sizes: Sizes, out: Tensor, exits: Tensor
+    tower: Tower,
+    rule: ExitRule,
+    chunk: Chunk,
+    exit_: int,
+    must: bool,
+    sizes: Sizes,
+    out: Tensor,
+    exits: Tensor,
+    planned: Tensor | None,
 ) -> Chunk:
     """Write what leaves at an exit; the rest of the chunk."""
     summaries = summary_rows(tower, chunk.state, sizes.width)[:, : sizes.summary]
     mask, embed = rule.leaving(exit_, summaries)
+    if planned is not None:
+        mask = planned[chunk.places] == exit_
     if must:
         mask = torch.ones_like(mask)
     leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit

@@ -1,0 +1,172 @@
+"""Measure what early exit saves in time, not on paper: full encoder and early exit in turn, in one process.
+
+Which image leaves where is drawn beforehand from an exit histogram, so that both sides encode the same images at a known
+rate; gates are evaluated as they would be. Weights do not matter for speed, and heads and gates are random.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from tgems.backbones.towers import Tower
+from tgems.exits.modules import ExitHeads, LookaheadGates
+from tgems.profiling.costs import ExitCosts
+from tgems.runtime.engine import Sizes, default_chunk, encode_early
+from tgems.runtime.rules import ImageRule
+
+FULL, CHUNKED, EARLY = "full", "full, in chunks", "early exit"
+IMAGES = 32
+LEAST = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        batch_sizes: Images a call.
+        seconds: Time for one batch size; at least three rounds are measured.
+        threads: Of torch.
+        dtype: `float32`, or the type of autocast: `bfloat16`.
+        device: torch device.
+    """
+
+    batch_sizes: Sequence[int]
+    seconds: float
+    threads: int
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def autocast(self):
+        """Context of the encoder."""
+        if self.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self.device, getattr(torch, self.dtype))
+
+
+def measure_latency(
+    tower: Tower, costs: ExitCosts, hidden: Mapping[str, int], shares: Mapping[float, np.ndarray], settings: Settings
+) -> pd.DataFrame:
+    """Measure one backbone.
+
+    Args:
+        tower: In eval mode.
+        costs: Of its exits.
+        hidden: Hidden widths of `heads` and `image_gates`.
+        shares: Rate target -> share of images by exit `[E]`.
+        settings: How.
+
+    Returns:
+        One row per batch size and encoder: `full`, `full, in chunks` (only where it differs) and `early exit` at every
+        rate target. `speedup` is relative to the faster of the two full ones; `efficiency` is it times the rate.
+    """
+    torch.manual_seed(0)
+    tower.visual.to(settings.device)
+    n = len(costs.blocks) - 1
+    widths = None if len(set(costs.widths)) == 1 else costs.widths
+    heads = ExitHeads(n, costs.summary_dim, hidden["heads"], costs.embed_dim, widths)
+    rates = costs.image_guided()
+    gates = LookaheadGates(n, costs.summary_dim, hidden["image_gates"], costs.fixed().tolist(), widths=widths)
+    rule = ImageRule(heads, 0.0, gates).to(settings.device).eval().requires_grad_(False)
+    frames = []
+    for batch_size in tqdm(settings.batch_sizes, desc="latency", unit="batch size"):
+        calls = max(1, IMAGES // batch_size)
+        drawn = {target: draw_exits(p, calls * batch_size) for target, p in shares.items()}
+        images = torch.randn(batch_size, 3, *tower.image_size, device=settings.device)
+        encoders = _encoders(tower, rule, costs, images, drawn, batch_size)
+        times = _in_turn(encoders, calls, settings)
+        realised = {(EARLY, target): float(rates[exits].mean()) for target, exits in drawn.items()}
+        frames.append(_table(times, realised, batch_size, calls))
+    about = {"device": _device_name(settings.device), "threads": settings.threads, "dtype": settings.dtype}
+    return pd.concat(frames, ignore_index=True).assign(**about)
+
+
+def draw_exits(shares: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+    """Exits `[n]` with nearly these shares `[E]`, in random order: what is rounded away is spread evenly."""
+    at = (np.arange(n) + 0.5) / n
+    exits = np.searchsorted(np.cumsum(shares) / np.sum(shares), at)
+    return np.random.default_rng(seed).permutation(exits)
+
+
+def _encoders(
+    tower: Tower, rule: ImageRule, costs: ExitCosts, images: Tensor, drawn: dict[float, np.ndarray], batch_size: int
+) -> dict[tuple, Callable[[int], Tensor]]:
+    """Functions of the number of the call, by encoder and rate target."""
+    sizes = Sizes(costs.width, costs.summary_dim, costs.embed_dim)
+    chunk = default_chunk(tower.stem(images[:1]))
+    encoders = {(FULL, None): lambda call: F.normalize(tower.visual(images), dim=-1)}
+    if chunk < batch_size:
+        encoders[CHUNKED, None] = lambda call: torch.cat([F.normalize(tower.visual(x), dim=-1) for x in images.split(chunk)])
+    looked = range(len(costs.blocks) - 1)
+    for target, exits in drawn.items():
+        planned = torch.from_numpy(exits).to(images.device).split(batch_size)
+        encoders[EARLY, target] = lambda call, planned=planned: encode_early(
+            tower, rule, images, costs.blocks, looked, sizes, chunk=chunk if images.device.type == "cpu" else None,
+            planned=planned[call],
+        ).embeddings  # fmt: skip
+    return encoders
+
+
+@torch.inference_mode()
+def _in_turn(encoders: dict, calls: int, settings: Settings) -> dict[tuple, list[list[float]]]:
+    """Seconds of every call, by encoder and round; each round runs every encoder once over all calls."""
+    times: dict[tuple, list[list[float]]] = {key: [] for key in encoders}
+    start, rounds = time.perf_counter(), 0
+    with settings.autocast():
+        for encode in encoders.values():
+            encode(0)
+        while rounds < LEAST or time.perf_counter() - start < settings.seconds:
+            for key, encode in encoders.items():
+                times[key].append([_timed(encode, call, settings.device) for call in range(calls)])
+            rounds += 1
+    return times
+
+
+def _timed(encode: Callable, call: int, device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    encode(call)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.DataFrame:
+    totals = {key: [sum(one) for one in rounds] for key, rounds in times.items()}
+    full = min((key for key in totals if key[0] != EARLY), key=lambda key: statistics.median(totals[key]))
+    rows = []
+    for key, rounds in times.items():
+        encoder, target = key
+        rate = realised.get(key, 1.0)
+        speedup = statistics.median(f / t for f, t in zip(totals[full], totals[key], strict=True))
+        single = [t * 1000 for one in rounds for t in one]
+        rows.append(
+            {
+                "encoder": encoder,
+                "batch_size": batch_size,
+                "rate_target": target,
+                "rate": rate,
+                "latency_ms_p50": float(np.percentile(single, 50)),
+                "latency_ms_p95": float(np.percentile(single, 95)),
+                "images_per_second": batch_size * calls / statistics.median(totals[key]),
+                "speedup": speedup,
+                "flops_speedup": 1 / rate,
+                "efficiency": speedup * rate,
+                "rounds": len(rounds),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
