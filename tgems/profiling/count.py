@@ -23,7 +23,7 @@ def count_backbone(backbone: dict, tower: Tower, modules: dict, rate_targets: Se
         backbone: Entry of the configuration.
         tower: Its image tower; weights do not matter.
         modules: See `exit_costs`.
-        rate_targets: Targets of the variant.
+        rate_targets: Targets of the variant that nobody has checked yet.
         out: JSON file.
 
     Raises:

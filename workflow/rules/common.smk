@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir)))
 
 from tgems.backbones.config import backbone_files
-from tgems.config import complete_config
+from tgems.config import complete_config, costs_of
 from tgems.errors import UserError
 from tgems.exits.names import module_folders, trained_gates
 from tgems.reporting.published import has_published
@@ -229,6 +229,13 @@ def module_sizes(wildcards):
         for name in ("heads", "image_gates", "bank_gates")
     }
     return {"exits": variant["exits"], "summary": variant["summary"]} | hidden
+
+
+def unchecked_targets(wildcards):
+    """The lowest rate target, for the count to check, where no closed form has; none else, so that more count nothing."""
+    if costs_of(config, wildcards.backbone, wildcards.variant) is not None:
+        return []
+    return [min(config["variants"][wildcards.variant]["rate_targets"])]
 
 
 def confidence_options(wildcards):

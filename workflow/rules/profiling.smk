@@ -13,7 +13,7 @@ rule count_macs:
     threads: 1
     params:
         backbone=backbone_entry,
-        rate_targets=lookup(within=config, dpath="variants/{variant}/rate_targets"),
+        rate_targets=unchecked_targets,
         modules=module_sizes,
     message:
         "Count multiply-accumulates of {wildcards.backbone}, {wildcards.variant}"
