@@ -26,6 +26,7 @@ localrules:
     all,
     fetch,
     figures,
+    latency,
     pretrain,
 
 
@@ -34,6 +35,7 @@ rule all:
     input:
         TABLE_FILES,
         FIGURE_FILES,
+        LATENCY_FILES if config["latency"]["batch_sizes"] else [],
 
 
 rule fetch:
@@ -44,6 +46,11 @@ rule fetch:
 rule figures:
     input:
         FIGURE_FILES,
+
+
+rule latency:
+    input:
+        LATENCY_FILES,
 
 
 rule pretrain:

@@ -1,7 +1,7 @@
 """Measure what early exit saves in time, not on paper: full encoder and early exit in turn, in one process.
 
-Which image leaves where is drawn beforehand from an exit histogram, so that both sides encode the same images at a known
-rate; gates are evaluated as they would be. Weights do not matter for speed, and heads and gates are random.
+Which image leaves where is drawn beforehand from an exit histogram, so that both sides encode the same images at a
+known rate; gates are evaluated as they would be. Weights do not matter for speed, and heads and gates are random.
 """
 
 import statistics
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from tgems.backbones.load import load_backbone
 from tgems.backbones.towers import Tower
+from tgems.errors import UserError
+from tgems.exits.losses import exit_weights
 from tgems.exits.modules import ExitHeads, LookaheadGates
-from tgems.profiling.costs import ExitCosts
+from tgems.profiling.costs import ExitCosts, read_costs
+from tgems.provenance import whole_file
 from tgems.runtime.engine import Sizes, default_chunk, encode_early
 from tgems.runtime.rules import ImageRule
 
@@ -90,6 +95,62 @@ def measure_latency(
     return pd.concat(frames, ignore_index=True).assign(**about)
 
 
+def run_latency(
+    backbone: dict,
+    modules: dict,
+    macs: str,
+    exits: Sequence[str],
+    options: dict,
+    threads: int,
+    about: dict,
+    out: Path,
+) -> None:
+    """Measure one backbone and write a CSV file.
+
+    Args:
+        backbone: Entry of the configuration.
+        modules: Variant: `rate_targets`, and `hidden` of `heads` and `image_gates`.
+        macs: `macs.json` of the variant.
+        exits: Shares of exits on one data set (Parquet); none to draw exits as random as each rate allows.
+        options: `batch_sizes`, `seconds`, `dtype`, `device`.
+        threads: Of torch.
+        about: Columns common to everything.
+        out: CSV file.
+
+    Raises:
+        UserError: There is no such device, or no batch size, or policy tgem has no exits on this data set.
+    """
+    if not options["batch_sizes"]:
+        raise UserError("config: latency.batch_sizes is empty: nothing to measure; name some, as [1, 8, 64]")
+    if options["device"] == "cuda" and not torch.cuda.is_available():
+        raise UserError("config: latency.device is 'cuda', but torch sees no CUDA device; set it to 'cpu'")
+    costs = read_costs(macs)
+    if exits:
+        shares = trained_shares(pd.concat([pd.read_parquet(path) for path in exits]))
+    else:
+        rates = torch.from_numpy(costs.image_guided()).float()
+        shares = {target: exit_weights(rates, target).numpy() for target in modules["rate_targets"]}
+    hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates")}
+    settings = Settings(options["batch_sizes"], options["seconds"], threads, options["dtype"], options["device"])
+    frame = measure_latency(load_backbone(backbone).tower, costs, hidden, shares, settings)
+    with whole_file(out) as partial:
+        frame.assign(**about).to_csv(partial, index=False, float_format="%.6g")
+
+
+def trained_shares(exits: pd.DataFrame) -> dict[float, np.ndarray]:
+    """Share of images by exit for each rate target, of policy tgem, mean over seeds.
+
+    Raises:
+        UserError: There are none.
+    """
+    own = exits.query("policy == 'tgem'")
+    if own.empty:
+        raise UserError("config: latency.exits is 'trained', which needs policy 'tgem'; add it, or set 'drawn'")
+    own = own[own["calibration"] == own["calibration"].iloc[0]]
+    means = own.groupby(["rate_target", "exit_block"])["share"].mean().unstack()
+    return {float(target): row.to_numpy() for target, row in means.iterrows()}
+
+
 def draw_exits(shares: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
     """Exits `[n]` with nearly these shares `[E]`, in random order: what is rounded away is spread evenly."""
     at = (np.arange(n) + 0.5) / n
@@ -105,7 +166,9 @@ def _encoders(
     chunk = default_chunk(tower.stem(images[:1]))
     encoders = {(FULL, None): lambda call: F.normalize(tower.visual(images), dim=-1)}
     if chunk < batch_size:
-        encoders[CHUNKED, None] = lambda call: torch.cat([F.normalize(tower.visual(x), dim=-1) for x in images.split(chunk)])
+        encoders[CHUNKED, None] = lambda call: torch.cat(
+            [F.normalize(tower.visual(x), dim=-1) for x in images.split(chunk)]
+        )
     looked = range(len(costs.blocks) - 1)
     for target, exits in drawn.items():
         planned = torch.from_numpy(exits).to(images.device).split(batch_size)

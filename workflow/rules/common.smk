@@ -65,6 +65,9 @@ if has_published(config["backbones"], DATASETS):
 FIGURE_FILES = expand(
     "results/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
 )
+LATENCY_FILES = multiext("results/tables/latency", ".csv", ".md", ".tex") + multiext(
+    "results/figures/latency", ".pdf", ".png"
+)
 
 
 wildcard_constraints:
@@ -136,6 +139,14 @@ CODE = {
         "exits/modules.py",
         "profiling/costs.py",
     ),
+    "latency": library(
+        "backbones/towers.py",
+        "exits/modules.py",
+        "runtime/engine.py",
+        "runtime/latency.py",
+        "runtime/rules.py",
+    ),
+    "latency_figure": library("reporting/latency.py", "reporting/style.py"),
     "references": library("reporting/references.py", "reporting/published.*"),
     "tables": library("reporting/calibration.py", "reporting/tables.py"),
     "figures": library(
@@ -213,6 +224,15 @@ def encoded_parts(wildcards):
 def training_features():
     """Pattern of the training features."""
     return f"results/features/{{backbone}}/{TRAINED}/{config['training']['split']}"
+
+
+def trained_exits(wildcards):
+    """Where images of the training data set left: the histogram that speed is measured at; none where it is drawn."""
+    if config["latency"]["exits"] == "drawn":
+        return []
+    dataset = TRAINED if TRAINED in REPORTED else REPORTED[0]
+    folder = f"results/evaluation/{wildcards.backbone}/{VARIANTS[0]}/{dataset}"
+    return [f"{folder}/exits.parquet"]
 
 
 def each_seed(folder, mark=str):

@@ -19,3 +19,29 @@ rule count_macs:
         "Count multiply-accumulates of {wildcards.backbone}, {wildcards.variant}"
     script:
         "../scripts/count_macs.py"
+
+
+rule measure_latency:
+    input:
+        macs=f"results/profiling/{{backbone}}/{VARIANTS[0]}/macs.json",
+        exits=trained_exits,
+        code=CODE["latency"],
+    output:
+        "results/profiling/{backbone}/latency.csv",
+    log:
+        "logs/measure_latency/{backbone}.log",
+    benchmark:
+        "benchmarks/measure_latency/{backbone}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: workflow.cores
+    resources:
+        gpu=1 if config["latency"]["device"] == "cuda" else 0,
+    params:
+        backbone=backbone_entry,
+        modules=lookup(within=config, dpath=f"variants/{VARIANTS[0]}"),
+        options=lookup(within=config, dpath="latency"),
+    message:
+        "Measure the speed of {wildcards.backbone}, alone on {threads} cores"
+    script:
+        "../scripts/measure_latency.py"

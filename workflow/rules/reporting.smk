@@ -80,3 +80,33 @@ rule plot_figure:
         "Plot {wildcards.figure}"
     script:
         "../scripts/plot_figure.py"
+
+
+rule report_latency:
+    input:
+        parts=expand("results/profiling/{backbone}/latency.csv", backbone=BACKBONES),
+        code=CODE["latency_figure"],
+    output:
+        csv=report(
+            "results/tables/latency.csv",
+            caption="../report/latency.rst",
+            category="Tables",
+        ),
+        other=multiext("results/tables/latency", ".md", ".tex"),
+        pdf="results/figures/latency.pdf",
+        png=report(
+            "results/figures/latency.png",
+            caption="../report/latency.rst",
+            category="Figures",
+        ),
+    log:
+        "logs/report_latency.log",
+    benchmark:
+        "benchmarks/report_latency.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    message:
+        "Write the table and the figure of speed"
+    script:
+        "../scripts/report_latency.py"

@@ -1,0 +1,19 @@
+from tgems.jobs import job, use_threads
+
+with job(snakemake.log[0], snakemake.threads):
+    from pathlib import Path
+
+    from tgems.runtime.latency import run_latency
+
+    use_threads(snakemake.threads)
+    params, files = snakemake.params, snakemake.input
+    run_latency(
+        params.backbone,
+        params.modules,
+        files.macs,
+        list(files.exits),
+        params.options,
+        snakemake.threads,
+        {"backbone": snakemake.wildcards.backbone},
+        Path(snakemake.output[0]),
+    )
