@@ -36,7 +36,7 @@ def from_results(
         policy: One of `tgems.runtime.rules.POLICIES`.
         rate_target: One of the run's; ignored for `fixed`.
         exit_block: For `fixed`: the block after which all leave.
-        variant: None for the configuration's first.
+        variant: None where there is one alone.
         seed: None for the first.
         options: Of `EarlyExitCLIP`.
 
@@ -45,7 +45,8 @@ def from_results(
     """
     results = Path(results)
     config = read_json(_existing(results / "tables/provenance.json"))["config"]
-    variant = variant or next(iter(config["variants"]))
+    if variant is None and len(config["variants"]) == 1:
+        variant = next(iter(config["variants"]))
     seed = config["seeds"][0] if seed is None else seed
     _known("backbone", backbone, config["backbones"])
     _known("variant", variant, config["variants"])
