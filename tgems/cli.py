@@ -152,7 +152,7 @@ def export(
     ] = "tgem",
     rate: Annotated[float, typer.Option(help="One of the run's rate targets; not for `fixed`.")] = 0.6,
     exit_block: Annotated[int | None, typer.Option(help="For `fixed`: the block after which all leave.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Of the exit modules; may be left out where there is one.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of the exit modules, where there are several.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the training; left out: the first.")] = None,
 ) -> None:
     """Save a trained T-GEM of a finished run as a folder that can be used, shared and evaluated.

@@ -60,7 +60,15 @@ def _evaluate(root, data, features) -> list[str]:
         about = {"backbone": "demo", "variant": "default", "dataset": name, "task": task}
         curves = folder / "curves.parquet"
         run_evaluation(
-            features / name, data / name / "test", thresholds, curves, macs, out, about, bootstrap_resamples=20, **common
+            features / name,
+            data / name / "test",
+            thresholds,
+            curves,
+            macs,
+            out,
+            about,
+            bootstrap_resamples=20,
+            **common,
         )
     return list(folders.values())
 

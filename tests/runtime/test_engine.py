@@ -14,8 +14,8 @@ from tgems.exits.registry import POLICIES
 from tgems.features.extract import extract_features
 from tgems.features.shards import Encoding
 from tgems.runtime.engine import Sizes, encode_early
-from tgems.runtime.rules import ExitRule
 from tgems.runtime.rules import POLICIES as RUNNABLE
+from tgems.runtime.rules import ExitRule
 
 TOO_CLOSE = 1e-4
 

@@ -149,4 +149,4 @@ def _calibration(point: dict) -> Calibration:
 
 
 def _short(digest: str) -> str:
-    return digest if len(digest) != 64 else digest[:12]
+    return " ".join(digest.split()) if len(digest) != 64 else digest[:12]
