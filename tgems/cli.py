@@ -187,7 +187,10 @@ def compare(
         raise typer.Exit(ATTENTION)
 
 
-@app.command("clip-benchmark", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    "clip-benchmark",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 def clip_benchmark(context: typer.Context) -> None:
     """Evaluate a T-GEM with clip_benchmark's own command line.
 

@@ -13,35 +13,8 @@ from tgems.runtime.rules import BANK_RULES
 def model_card(early: EarlyExit, backbone: Backbone) -> str:
     """Write the card: what it is, what it costs, what it reached, what it is not for."""
     costs = early.costs
-    name = early.about.get("name", "backbone")
-    metadata = {
-        "library_name": "tgems",
-        "tags": ["clip", "early-exit", "open_clip", "zero-shot-image-classification"],
-        "pipeline_tag": "zero-shot-image-classification",
-    }
-    scheme, _, base = backbone.entry["pretrained"].partition(":")
-    metadata |= {"base_model": base} if scheme == "hf-hub" else {}
-    target = "" if early.rate_target is None else f", calibrated for a mean rate of {early.rate_target:g}"
     lines = [
-        "---",
-        yaml.safe_dump(metadata, sort_keys=False).strip(),
-        "---",
-        "",
-        f"# {name}, {early.policy}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
-        "",
-        f"Exit modules for the image encoder of `{reference(backbone.entry)}`: an image leaves the encoder as soon as",
-        f"its gate is sure enough (policy `{early.policy}`{target}). The folder holds the exit modules alone; the",
-        f"backbone is named by reference and checked by digest (`{backbone.weights_digest[:12]}`).",
-        "",
-        "```python",
-        "import tgems",
-        "",
-        "model, _, preprocess = tgems.create_model_and_transforms(FOLDER_OR_HUB_ID)",
-        "embeddings = model.encode_image(preprocess(image)[None])",
-        "```",
-        "",
-        "Method: Presta et al., T-GEMs, arXiv 2605.17499, reconstructed from its abstract; see tgems' documentation.",
-        "",
+        *_introduction(early, backbone),
         "## Costs",
         "",
         f"The full encoder spends {costs.full / 1e9:.4g} GMACs (multiply-accumulates) an image; one that leaves after",
@@ -69,6 +42,40 @@ def model_card(early: EarlyExit, backbone: Backbone) -> str:
         "- It inherits the backbone's biases and licence; nothing here was tested for fairness or safety.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _introduction(early: EarlyExit, backbone: Backbone) -> list[str]:
+    """The hub's metadata, and what it is."""
+    name = early.about.get("name", "backbone")
+    metadata = {
+        "library_name": "tgems",
+        "tags": ["clip", "early-exit", "open_clip", "zero-shot-image-classification"],
+        "pipeline_tag": "zero-shot-image-classification",
+    }
+    scheme, _, base = backbone.entry["pretrained"].partition(":")
+    metadata |= {"base_model": base} if scheme == "hf-hub" else {}
+    target = "" if early.rate_target is None else f", calibrated for a mean rate of {early.rate_target:g}"
+    return [
+        "---",
+        yaml.safe_dump(metadata, sort_keys=False).strip(),
+        "---",
+        "",
+        f"# {name}, {early.policy}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
+        "",
+        f"Exit modules for the image encoder of `{reference(backbone.entry)}`: an image leaves the encoder as soon as",
+        f"its gate is sure enough (policy `{early.policy}`{target}). The folder holds the exit modules alone; the",
+        f"backbone is named by reference and checked by digest (`{backbone.weights_digest[:12]}`).",
+        "",
+        "```python",
+        "import tgems",
+        "",
+        "model, _, preprocess = tgems.create_model_and_transforms(FOLDER_OR_HUB_ID)",
+        "embeddings = model.encode_image(preprocess(image)[None])",
+        "```",
+        "",
+        "Method: Presta et al., T-GEMs, arXiv 2605.17499, reconstructed from its abstract; see tgems' documentation.",
+        "",
+    ]
 
 
 def _guidance(early: EarlyExit) -> str:

@@ -10,7 +10,7 @@ from tgems.errors import UserError
 from tgems.evaluation.estimates import HEADLINE
 from tgems.exits.folders import load_module
 from tgems.exits.names import image_gates_folder
-from tgems.profiling.costs import read_costs
+from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import read_json
 from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
 from tgems.runtime.rules import POLICIES
@@ -45,6 +45,37 @@ def from_results(
     """
     results = Path(results)
     config = read_json(_existing(results / "tables/provenance.json"))["config"]
+    if policy == "fixed":
+        rate_target = None
+    variant, seed = _chosen(config, backbone, policy, rate_target, variant, seed)
+    loaded = load_backbone(config["backbones"][backbone])
+    costs = read_costs(results / f"profiling/{backbone}/{variant}/macs.json")
+    exits = results / "exits" / backbone / variant
+    folder = CALIBRATED_GATES.get(policy)
+    gates = f"{folder}/seed-{seed}" if folder else image_gates_folder(seed, rate_target) if policy == "tgem" else None
+    if policy == "fixed":
+        calibrations = {"all": _fixed(costs, exit_block)}
+    else:
+        calibrations = _calibrations(results / "evaluation" / backbone / variant, config, policy, rate_target, seed)
+    keys = {"backbone": backbone, "variant": variant, "policy": policy, "seed": str(seed)}
+    training = config["training"]["dataset"]
+    early = EarlyExit(
+        policy=policy,
+        rate_target=rate_target,
+        costs=costs,
+        heads=load_module(exits / f"heads/seed-{seed}", loaded.weights_digest),
+        gates=load_module(exits / gates, loaded.weights_digest) if gates else None,
+        calibrations=calibrations,
+        about={"name": backbone, "variant": variant, "seed": seed, "trained_on": training}
+        | {"results": _results(results, keys, training, rate_target, exit_block)},
+    )
+    return EarlyExitCLIP(loaded, early, **options)
+
+
+def _chosen(
+    config: dict, backbone: str, policy: str, rate_target: float | None, variant: str | None, seed: int | None
+) -> tuple[str, int]:
+    """Variant and seed, where nothing else was said; all must be the run's."""
     if variant is None and len(config["variants"]) == 1:
         variant = next(iter(config["variants"]))
     seed = config["seeds"][0] if seed is None else seed
@@ -54,30 +85,14 @@ def from_results(
     _known("seed", seed, config["seeds"])
     if policy != "fixed":
         _known("rate target", rate_target, config["variants"][variant]["rate_targets"])
-    keys = {"backbone": backbone, "variant": variant, "policy": policy, "seed": str(seed)}
-    training = config["training"]["dataset"]
-    loaded = load_backbone(config["backbones"][backbone])
-    costs = read_costs(results / f"profiling/{backbone}/{variant}/macs.json")
-    exits = results / "exits" / backbone / variant
-    folder = CALIBRATED_GATES.get(policy)
-    gates = f"{folder}/seed-{seed}" if folder else image_gates_folder(seed, rate_target) if policy == "tgem" else None
-    if policy == "fixed":
-        _known("exit block", exit_block, costs.blocks[:-1])
-        rate = float(costs.fixed()[costs.blocks.index(exit_block)])
-        calibrations = {"all": Calibration(None, (costs.blocks.index(exit_block),), rate)}
-    else:
-        calibrations = _calibrations(results / "evaluation" / backbone / variant, config, policy, rate_target, seed)
-    early = EarlyExit(
-        policy=policy,
-        rate_target=None if policy == "fixed" else rate_target,
-        costs=costs,
-        heads=load_module(exits / f"heads/seed-{seed}", loaded.weights_digest),
-        gates=load_module(exits / gates, loaded.weights_digest) if gates else None,
-        calibrations=calibrations,
-        about={"name": backbone, "variant": variant, "seed": seed, "trained_on": training}
-        | {"results": _results(results, keys, training, None if policy == "fixed" else rate_target, exit_block)},
-    )
-    return EarlyExitCLIP(loaded, early, **options)
+    return variant, seed
+
+
+def _fixed(costs: ExitCosts, exit_block: int | None) -> Calibration:
+    """Everybody leaves after one block."""
+    _known("exit block", exit_block, costs.blocks[:-1])
+    exit_ = costs.blocks.index(exit_block)
+    return Calibration(None, (exit_,), float(costs.fixed()[exit_]))
 
 
 def _calibrations(folder: Path, config: dict, policy: str, rate_target: float, seed: int) -> dict[str, Calibration]:
