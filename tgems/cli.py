@@ -1,62 +1,93 @@
-"""The command line `tgems`. Parses, calls one function of the library, prints; every import of weight is inside.
-
-Exit codes: 0 done; 1 bad input, one line says what; 2 wrong usage; 3 done, but something needs attention (images left
-out, an index of mixed origin, runs that differ).
-"""
+"""The command line `tgems`. Parses, calls one function of the library, prints; every import of weight is inside."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=__doc__.split("\n")[0])
-out, err = Console(), Console(stderr=True)
+ABOUT = """Run, share and compare T-GEMs: exit modules that let an image leave a frozen CLIP encoder early.
+
+A T-GEM is a folder that `tgems export` writes. A backbone that it names by a relative path is looked for from the
+current folder; `--backbone local-dir:FOLDER` reads it from elsewhere.
+
+Exit codes: 0 done; 1 bad input, one line says what; 2 wrong usage; 3 done, but something needs attention (images left
+out, an index of mixed origin, runs that differ).
+"""
 ATTENTION = 3
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="Folder of a saved T-GEM, or its id on the Hugging Face hub.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help=ABOUT,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out, err = (Console(width=None if s.isatty() else 10_000, stderr=s is sys.stderr) for s in (sys.stdout, sys.stderr))
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Folder of a T-GEM, or its id on the Hugging Face hub.")]
+BackboneFrom = Annotated[
+    str | None, typer.Option("--backbone", help="Where to read its backbone: local-dir:FOLDER, hf-hub:ID, a file.")
 ]
-Device = Annotated[str, typer.Option(help="Where to encode: cpu or cuda.")]
-Thresholds = Annotated[str | None, typer.Option("--calibration", help="Data set whose thresholds to use.")]
-MaxRate = Annotated[float | None, typer.Option(help="No image may cost more than this share of the encoder.")]
+Index = Annotated[list[Path], typer.Option("--index", "-i", help="Parquet file of `tgems encode`; may be repeated.")]
 
 
 @contextmanager
-def _one_line():
+def _one_line() -> Iterator[None]:
     """Bad input ends with one line and code 1."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
-        err.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+    except (ValueError, OSError) as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 
 @app.command()
 def encode(
-    images: Annotated[list[str], typer.Argument(help="Image files, folders, globs, or tar shards.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders, globs in quotes, or tar shards.")],
     model: Model,
-    to: Annotated[Path, typer.Option("--out", "-o", help="Parquet file of embeddings.")] = Path("embeddings.parquet"),
+    to: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")] = Path("embeddings.parquet"),
     batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 0,
-    device: Device = "cpu",
-    calibration: Thresholds = None,
-    max_rate: MaxRate = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
+    device: Annotated[str, typer.Option(help="Where to encode: cpu, cuda, cuda:1.")] = "cpu",
+    calibration: Annotated[
+        str | None, typer.Option(help="Data set whose thresholds to use (`tgems info`); left out: the first.")
+    ] = None,
+    max_rate: Annotated[
+        float | None, typer.Option(help="No image may cost more than this share of the encoder.")
+    ] = None,
+    backbone: BackboneFrom = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say so.")
+    ] = False,
 ) -> None:
-    """Encode images, each as far as it needs, into a Parquet file; a killed run goes on where it stopped."""
-    with _one_line():
-        from tgems.runtime.folder import SharedEarlyExitCLIP
-        from tgems.runtime.index import encode_images
+    """Encode images, each as far as it needs, into a Parquet file that `tgems search` reads.
 
-        loaded = SharedEarlyExitCLIP.from_pretrained(model, calibration=calibration, max_rate=max_rate).to(device)
-        done = encode_images(loaded, model, images, to, batch_size, workers, skip_bad)
-    out.print(f"{done.images:,} images in {to}; mean rate {done.rate:.3f} of the encoder")
+    Columns: image, exit_block, rate (of the full encoder), embedding (unit vector), and what made it. A killed run goes
+    on where it stopped if called again.
+    """
+    with _one_line():
+        from tgems.runtime.index import encode_images, find_images
+        from tgems.runtime.model import EarlyExitCLIP
+
+        found = find_images(images)
+        options = {"device": device, "calibration": calibration, "max_rate": max_rate, "backbone": backbone}
+        loaded = EarlyExitCLIP.from_pretrained(model, **options)
+        with Progress(console=err, transient=True) as progress:
+            task = progress.add_task("encoding", total=len(found))
+            done = encode_images(
+                loaded, model, found, to, batch_size, workers, skip_bad, lambda n: progress.advance(task, n)
+            )
+    _say(f"{done.images:,} images in {to}; mean rate {done.rate:.3f} of the encoder")
     for name, reason in done.left_out:
-        err.print(f"[yellow]left out:[/yellow] {name} {reason}", highlight=False, soft_wrap=True)
+        _warn(f"left out: {name} {reason}")
     if done.left_out:
         raise typer.Exit(ATTENTION)
 
@@ -64,20 +95,24 @@ def encode(
 @app.command()
 def search(
     text: Annotated[str, typer.Argument(help="What to look for.")],
-    index: Annotated[list[Path], typer.Option("--index", "-i", help="Parquet files of `tgems encode`.")],
+    index: Index,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="T-GEM; left out: the one that the index names.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Results.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 10,
+    backbone: BackboneFrom = None,
 ) -> None:
-    """Search an index for a text."""
+    """Search indices for a text: the images most alike, by cosine.
+
+    Ends with code 3 and a warning where embeddings come from different models or settings.
+    """
     with _one_line():
         from tgems.runtime.index import search_index
 
-        found, warnings = search_index(text, index, model, k)
+        found, warnings = search_index(text, index, model, k, backbone)
     for warning in warnings:
-        err.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
-    _print_table(("score", "image", "left after block"), ((f"{s:.4f}", n, str(b)) for s, n, b in found))
+        _warn(f"warning: {warning}")
+    _print_table(("score", "left after block", "image"), ((f"{s:.4f}", str(b), n) for s, n, b in found))
     if warnings:
         raise typer.Exit(ATTENTION)
 
@@ -86,86 +121,110 @@ def search(
 def macs(
     models: Annotated[list[str], typer.Argument(help="open_clip architectures, or `local-dir:FOLDER`.")],
 ) -> None:
-    """Print what each exit of an image encoder costs."""
-    from tgems.profiling.macs import main
+    """Print what each exit of an image encoder costs, in multiply-accumulates; reads no weights."""
+    with _one_line():
+        from tgems.profiling.macs import main as count
 
-    raise typer.Exit(main(models))
+        code = count(models)
+    raise typer.Exit(code)
 
 
 @app.command()
-def info(folder: Annotated[Path, typer.Argument(help="Folder of a saved T-GEM.")]) -> None:
-    """Say what a saved T-GEM is: backbone, policy, costs, thresholds. Loads no weights."""
+def info(folder: Annotated[Path, typer.Argument(help="Folder of a T-GEM.")]) -> None:
+    """Say what a T-GEM is: backbone, policy, costs of its exits, thresholds, results. Loads no weights."""
     with _one_line():
         from tgems.runtime.describe import describe
 
-        about, costs, thresholds = describe(folder)
+        about, costs, thresholds, results = describe(folder)
     _print_table(("", ""), about)
     _print_table(("after block", "spends, of the encoder", "GMACs"), costs)
-    _print_table(("data set", "threshold", "mean rate on validation"), thresholds)
+    _print_table(("thresholds of", "threshold", "mean rate on validation"), thresholds)
+    _print_table(("test images of", "thresholds of", "metric", "value", "full encoder", "mean rate"), results)
 
 
 @app.command()
 def export(
     backbone: Annotated[str, typer.Argument(help="Its name in the run's configuration.")],
-    to: Annotated[Path, typer.Argument(help="Folder to write.")],
+    to: Annotated[Path, typer.Argument(help="Folder to write; one that holds a T-GEM is written anew.")],
     results: Annotated[Path, typer.Option(help="Results folder of a finished run.")] = Path("results"),
-    policy: Annotated[str, typer.Option(help="tgem, tgem_bank, max_softmax, entropy, margin, ..., fixed.")] = "tgem",
-    rate: Annotated[float, typer.Option(help="One of the run's rate targets.")] = 0.6,
-    exit_block: Annotated[int | None, typer.Option(help="For `fixed`: block after which all leave.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Left out: the configuration's first.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Left out: the first.")] = None,
+    policy: Annotated[
+        str, typer.Option(help="tgem, learned_confidence, tgem_bank, max_softmax, entropy, margin, or fixed.")
+    ] = "tgem",
+    rate: Annotated[float, typer.Option(help="One of the run's rate targets; not for `fixed`.")] = 0.6,
+    exit_block: Annotated[int | None, typer.Option(help="For `fixed`: the block after which all leave.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of the exit modules, where there are several.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the training; left out: the first.")] = None,
 ) -> None:
-    """Save a trained T-GEM of a run as a folder that can be used, shared and evaluated."""
+    """Save a trained T-GEM of a finished run as a folder that can be used, shared and evaluated.
+
+    Call it in the folder that the run was made in, since backbones are named relative to it.
+    """
     with _one_line():
         from tgems.runtime.export import from_results
 
         from_results(results, backbone, policy, rate, exit_block, variant, seed).save_pretrained(to)
-    out.print(f"saved in {to}; `tgems info {to}` says more")
+    _say(f"saved in {to}; `tgems info {to}` says more")
 
 
 @app.command()
 def compare(
-    run_a: Annotated[Path, typer.Argument(help="Results folder.")],
+    run_a: Annotated[Path, typer.Argument(help="Results folder of a finished run.")],
     run_b: Annotated[Path, typer.Argument(help="Another.")],
 ) -> None:
-    """Compare two runs: configuration, digests, and which numbers moved beyond their intervals."""
+    """Compare two runs: configuration, digests, and which numbers moved beyond their intervals.
+
+    Ends with code 3 where a number moved, or is in one run alone.
+    """
     with _one_line():
         from tgems.reporting.compare import compare_runs
 
         report = compare_runs(run_a, run_b)
-    _print_table(("configuration", str(run_a), str(run_b)), report.config)
-    _print_table(("digest", str(run_a), str(run_b)), report.digests)
-    _print_table(("number", str(run_a), str(run_b), "moved"), report.moved)
-    out.print(report.summary)
+    for name, rows in (("configuration", report.config), ("digest", report.digests), ("in one run", report.alone)):
+        _print_table((name, str(run_a), str(run_b)), rows)
+    _print_table(("number", str(run_a), str(run_b), "moved by"), report.moved)
+    _say(report.summary)
     if report.differs:
         raise typer.Exit(ATTENTION)
 
 
-@app.command("clip-benchmark", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    "clip-benchmark",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 def clip_benchmark(context: typer.Context) -> None:
-    """Evaluate a saved T-GEM with clip_benchmark's own command line: `tgems clip-benchmark eval --model FOLDER ...`.
+    """Evaluate a T-GEM with clip_benchmark's own command line.
 
-    Model type `tgems` is registered and chosen; `--pretrained` names the calibration, `default` for the first. All
-    other arguments are clip_benchmark's (`tgems clip-benchmark eval --help`).
+    `tgems clip-benchmark eval --model FOLDER --dataset wds/NAME --dataset_root FOLDER ...`
+
+    Model type `tgems` is known to it and chosen; `--pretrained` names the data set whose thresholds to use, `default`
+    for the first. All else is clip_benchmark's: `tgems clip-benchmark eval --help` lists it.
     """
     from tgems.runtime.clip_benchmark import run
 
     run(context.args)
 
 
-def _print_table(header: tuple[str, ...], rows) -> None:
-    table = Table(*header, show_header=any(header), box=None, pad_edge=False)
-    count = 0
+def _say(line: str) -> None:
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _warn(line: str) -> None:
+    err.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    table = Table(show_header=any(header), box=None, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-        count += 1
-    if count:
+        table.add_row(*(Text(cell) for cell in row))
+    if table.row_count:
         out.print(table)
 
 
 def main() -> None:
     """Entry point."""
-    app(sys.argv[1:], prog_name="tgems")
+    app(prog_name="tgems")
 
 
 if __name__ == "__main__":

@@ -98,9 +98,9 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON, sorted and indented; NaN is an error since it is not JSON."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+def write_json(path: Path, value: object, sort_keys: bool = True) -> None:
+    """Write JSON, sorted unless order matters, and indented; NaN is an error since it is not JSON."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=sort_keys, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict:

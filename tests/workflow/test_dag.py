@@ -84,7 +84,8 @@ def test_bad_configuration_stops_before_anything_runs(project, arguments, messag
 
 def test_paper_configuration_plans_without_network_and_data(project):
     jobs = planned(snakemake(project, "-n", "--configfile", "configs/paper.yaml").stdout)
-    assert jobs["fetch_split"] == 5 * 2 + 1
+    assert jobs["fetch_split"] == 5 * 2 + 1 - 1, "train once, and no validation images of imagenet1k"
+    assert jobs["fit_thresholds"] == 6 * 4 and jobs["evaluate"] == 6 * 5
     assert jobs["extract_features"] == 6 * jobs["fetch_split"] and "generate_demo" not in jobs
     assert jobs["encode_part"] == 6 * (13 + 16) and jobs["check_references"] == 1
 

@@ -75,6 +75,37 @@ def load_backbone(backbone: dict) -> Backbone:
     )
 
 
+def train_transform(backbone: Backbone, aug_cfg: dict | None = None) -> Callable:
+    """Augmenting preprocessing of training, as open_clip builds it: PIL image -> float32 `[3, h, w]`.
+
+    Args:
+        backbone: Loaded.
+        aug_cfg: open_clip's `AugmentationCfg` as a mapping; None for its defaults.
+    """
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    return image_transform_v2(PreprocessCfg(**backbone.model.visual.preprocess_cfg), is_train=True, aug_cfg=aug_cfg)
+
+
+def load_tokenizer(backbone: dict) -> Callable:
+    """Tokenizer of an entry of the configuration: texts -> int64 `[m, context_length]`. Reads no weights.
+
+    Raises:
+        UserError: Unknown architecture, or a folder without configuration.
+    """
+    import open_clip
+
+    name = backbone.get("model") or backbone["pretrained"]
+    check_supported(model_config(backbone), name)
+    return open_clip.get_tokenizer(_source(backbone))
+
+
+def _source(backbone: dict) -> str:
+    """What open_clip calls the architecture: its name, or where a folder with its configuration is."""
+    pretrained = backbone["pretrained"]
+    return pretrained if weights_form(pretrained) in ("hf-hub", "local-dir") else backbone["model"]
+
+
 def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
     """Build a backbone's image tower from its architecture alone: for counting.
 
@@ -100,7 +131,7 @@ def _create(backbone: dict, form: str) -> tuple[nn.Module, Callable, Callable]:
     import open_clip
 
     name, pretrained = backbone.get("model"), backbone["pretrained"]
-    known = pretrained if form in ("hf-hub", "local-dir") else name
+    known = _source(backbone)
     if form == "tag":
         _check_tag(name, pretrained)
     try:

@@ -229,7 +229,7 @@ class BankGates(nn.Module):
 
     def break_even_at(self, exit_: int, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
         """`break_even_price` of one exit alone: `[n, S]`, `[n, 11]` -> `[n]` float64."""
-        prices = torch.tensor(_price_grid(grid), device=summaries.device)
+        prices = torch.tensor(_price_grid(grid), device=summaries.device, dtype=summaries.dtype)
         return _break_even(self.gains_at(exit_, summaries, bank, prices).double())
 
 
@@ -266,7 +266,7 @@ def _break_even(gain: Tensor) -> Tensor:
     """Log of the price where what going on gains `[..., grid]` falls through zero, interpolated."""
     low, high = PRICES
     span, grid = math.log(high / low), gain.shape[-1]
-    last = ((gain > 0) * torch.arange(1, grid + 1)).amax(-1)
+    last = ((gain > 0) * torch.arange(1, grid + 1, device=gain.device)).amax(-1)
     left = (last - 1).clamp(0, grid - 2)
     above, below = gain.gather(-1, left[..., None])[..., 0], gain.gather(-1, left[..., None] + 1)[..., 0]
     inside = (left + (above / (above - below)).clamp(0, 1)) / (grid - 1)

@@ -17,24 +17,33 @@ Rows = list[tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs: rows for printing, and one line that sums up."""
+    """What differs: rows for printing, and one line that sums up.
+
+    Attributes:
+        config: Values of the configuration that differ.
+        digests: Digests of weights, data and modules that differ.
+        alone: How many numbers, by backbone, data set and policy, one run has alone.
+        moved: Numbers that moved beyond their intervals.
+        summary: One line.
+    """
 
     config: Rows
     digests: Rows
+    alone: Rows
     moved: Rows
     summary: str
 
     @property
     def differs(self) -> bool:
         """Whether a number moved beyond its interval, or exists in one run alone."""
-        return bool(self.moved)
+        return bool(self.moved or self.alone)
 
 
 def compare_runs(a: Path, b: Path) -> Comparison:
     """Compare two results folders.
 
-    A number moved where the 95 percent intervals of the two runs do not overlap; one without an interval where it
-    differs at all.
+    Numbers are metrics and realised rates. One moved where the 95 percent intervals of the two runs do not overlap; one
+    without an interval where it differs at all.
 
     Raises:
         UserError: A folder holds no finished run.
@@ -43,21 +52,30 @@ def compare_runs(a: Path, b: Path) -> Comparison:
     config = _differences(_flat(first["config"]), _flat(second["config"]))
     digests = _differences(*(_digests(p["evaluations"]) for p in (first, second)))
     points = [_points(folder) for folder in (a, b)]
-    both = points[0].merge(points[1], on=KEYS, suffixes=("_a", "_b"))
+    every = points[0].merge(points[1], "outer", on=KEYS, suffixes=("_a", "_b"), indicator=True)
+    both, alone = every[every["_merge"] == "both"], _alone(every[every["_merge"] != "both"])
+    same = both["value_a"].eq(both["value_b"]) | (both["value_a"].isna() & both["value_b"].isna())
     apart = both["ci_low_a"].gt(both["ci_high_b"]) | both["ci_low_b"].gt(both["ci_high_a"])
-    bare = both["ci_low_a"].isna() | both["ci_low_b"].isna()
-    apart |= bare & both["value_a"].ne(both["value_b"]) & both["value_a"].notna()
+    apart |= both[["ci_low_a", "ci_low_b"]].isna().any(axis=1) & ~same
     moved = [
         (_name(row), f"{row['value_a']:.4f}", f"{row['value_b']:.4f}", f"{row['value_b'] - row['value_a']:+.4f}")
         for row in both[apart].to_dict("records")
     ]
-    only = len(points[0]) + len(points[1]) - 2 * len(both)
-    same = int((both["value_a"] == both["value_b"]).sum())
     summary = (
-        f"{len(both):,} numbers in both runs: {same:,} equal, {len(moved):,} moved beyond their intervals; "
-        f"{only:,} in one run alone; {len(config)} configuration values and {len(digests)} digests differ"
+        f"{len(both):,} numbers in both runs: {int(same.sum()):,} equal, {len(moved):,} moved beyond their intervals; "
+        f"{len(every) - len(both):,} in one run alone; {len(config)} configuration values and {len(digests)} digests "
+        "differ"
     )
-    return Comparison(config, digests, moved, summary)
+    return Comparison(config, digests, alone, moved, summary)
+
+
+def _alone(points: pd.DataFrame) -> Rows:
+    """How many numbers each run has alone."""
+    groups = points.groupby(["backbone", "dataset", "policy", "_merge"], observed=True).size().unstack(fill_value=0)
+    groups = groups.reindex(columns=["left_only", "right_only"], fill_value=0)
+    return [
+        (" ".join(map(str, name)), str(a), str(b)) for name, (a, b) in zip(groups.index, groups.values, strict=True)
+    ]
 
 
 def _provenance(folder: Path) -> dict:
@@ -73,7 +91,9 @@ def _points(folder: Path) -> pd.DataFrame:
         raise UserError(f"{path}: missing; give the results folder of a finished run")
     frame = pd.read_csv(path, low_memory=False)
     frame[KEYS] = frame[KEYS].astype("string").fillna("")
-    return frame[[*KEYS, "value", "ci_low", "ci_high"]]
+    rates = {"rate": "value", "rate_ci_low": "ci_low", "rate_ci_high": "ci_high"}
+    spent = frame.drop_duplicates(KEYS[:-1])[[*KEYS, *rates]].rename(columns=rates).assign(metric="rate")
+    return pd.concat([frame[[*KEYS, "value", "ci_low", "ci_high"]], spent], ignore_index=True)
 
 
 def _flat(value, prefix: str = "") -> dict[str, str]:

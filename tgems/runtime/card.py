@@ -1,31 +1,70 @@
-"""The model card of a saved T-GEM: Markdown with the hub's metadata block. Pure: a model in, text out."""
+"""The model card of a saved T-GEM: Markdown with the hub's metadata block. Pure: a T-GEM in, text out."""
+
+from dataclasses import asdict
 
 import yaml
 
-from tgems.runtime.model import EarlyExitCLIP
+from tgems.backbones.load import Backbone
+from tgems.runtime.describe import Rows, reference, result_rows, threshold_rows
+from tgems.runtime.model import EarlyExit
+from tgems.runtime.rules import BANK_RULES
 
 
-def model_card(model: EarlyExitCLIP) -> str:
+def model_card(early: EarlyExit, backbone: Backbone) -> str:
     """Write the card: what it is, what it costs, what it reached, what it is not for."""
-    early, entry = model.early_exit, model.backbone.entry
     costs = early.costs
+    lines = [
+        *_introduction(early, backbone),
+        "## Costs",
+        "",
+        f"The full encoder spends {costs.full / 1e9:.4g} GMACs (multiply-accumulates) an image; one that leaves after",
+        "",
+        *_table(
+            ("block", "spends, of the encoder"), zip(costs.blocks, (f"{r:.3f}" for r in early.rates()), strict=True)
+        ),
+        "",
+        *_results(result_rows(early.about.get("results", []))),
+        "## Thresholds",
+        "",
+        "Fitted on validation images; the first is the default, `calibration=` picks another.",
+        "",
+        *_table(
+            ("data set", "threshold", "mean rate on its validation images"),
+            threshold_rows({name: asdict(point) for name, point in early.calibrations.items()}),
+        ),
+        "",
+        "## Intended use and limits",
+        "",
+        "- Zero-shot classification and retrieval at less computation than the backbone, on images like those it was",
+        f"  trained and calibrated on (trained on `{early.about.get('trained_on', 'unknown')}`).",
+        "- On other images the mean rate is an outcome, not a promise: calibrate anew, or cap it with `max_rate`.",
+        f"- {_guidance(early)}",
+        "- It inherits the backbone's biases and licence; nothing here was tested for fairness or safety.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _introduction(early: EarlyExit, backbone: Backbone) -> list[str]:
+    """The hub's metadata, and what it is."""
     name = early.about.get("name", "backbone")
     metadata = {
         "library_name": "tgems",
         "tags": ["clip", "early-exit", "open_clip", "zero-shot-image-classification"],
         "pipeline_tag": "zero-shot-image-classification",
     }
+    scheme, _, base = backbone.entry["pretrained"].partition(":")
+    metadata |= {"base_model": base} if scheme == "hf-hub" else {}
     target = "" if early.rate_target is None else f", calibrated for a mean rate of {early.rate_target:g}"
-    lines = [
+    return [
         "---",
         yaml.safe_dump(metadata, sort_keys=False).strip(),
         "---",
         "",
         f"# {name}, {early.policy}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
         "",
-        f"Exit modules for the image encoder of `{_reference(entry)}`: an image leaves the encoder as soon as its gate",
-        f"is sure enough (policy `{early.policy}`{target}). The folder holds the exit modules alone; the backbone is",
-        f"named by reference and checked by digest (`{model.backbone.weights_digest[:12]}`).",
+        f"Exit modules for the image encoder of `{reference(backbone.entry)}`: an image leaves the encoder as soon as",
+        f"its gate is sure enough (policy `{early.policy}`{target}). The folder holds the exit modules alone; the",
+        f"backbone is named by reference and checked by digest (`{backbone.weights_digest[:12]}`).",
         "",
         "```python",
         "import tgems",
@@ -36,54 +75,22 @@ def model_card(model: EarlyExitCLIP) -> str:
         "",
         "Method: Presta et al., T-GEMs, arXiv 2605.17499, reconstructed from its abstract; see tgems' documentation.",
         "",
-        "## Costs",
-        "",
-        f"The full encoder spends {costs.full / 1e9:.4g} GMACs (multiply-accumulates) an image; one that leaves after",
-        "",
-        *_table(("block", "spends, of the encoder"), zip(costs.blocks, (f"{r:.3f}" for r in model.rates), strict=True)),
-        "",
-        *_results(early.about.get("results", [])),
-        "## Thresholds",
-        "",
-        "Fitted on validation images; the first is the default, `calibration=` picks another.",
-        "",
-        *_table(
-            ("data set", "threshold", "mean rate on its validation images"),
-            (
-                (k, "none" if c.threshold is None else f"{c.threshold:.4g}", f"{c.rate_validation:.3f}")
-                for k, c in early.calibrations.items()
-            ),
-        ),
-        "",
-        "## Intended use and limits",
-        "",
-        "- Zero-shot classification and retrieval at less computation than the backbone, on images like those it was",
-        f"  trained and calibrated on (trained on `{early.about.get('trained_on', 'unknown')}`).",
-        "- On other images the mean rate is an outcome, not a promise: calibrate anew, or cap it with `max_rate`.",
-        f"- {_guidance(model)}",
-        "- It inherits the backbone's biases and licence; nothing here was tested for fairness or safety.",
     ]
-    return "\n".join(lines) + "\n"
 
 
-def _guidance(model: EarlyExitCLIP) -> str:
-    if model.rule.needs_bank:
+def _guidance(early: EarlyExit) -> str:
+    if early.policy in BANK_RULES:
         return (
             "The gate looks at the texts, so they must be set first (`set_text_bank`) and no image index can be built."
         )
     return "The gate sees the image alone: an index of embeddings stays valid for any text."
 
 
-def _results(results: list[dict]) -> list[str]:
-    if not results:
+def _results(rows: Rows) -> list[str]:
+    if not rows:
         return []
-    rows = ((r["dataset"], r["metric"], f"{r['value']:.3f}", f"{r['full']:.3f}", f"{r['rate']:.3f}") for r in results)
-    header = ("data set", "metric", "value", "full encoder", "rate")
+    header = ("data set", "thresholds of", "metric", "value", "full encoder", "rate")
     return ["## Results on test images", "", *_table(header, rows), ""]
-
-
-def _reference(entry: dict) -> str:
-    return f"{entry['model']}/{entry['pretrained']}" if entry.get("model") else entry["pretrained"]
 
 
 def _table(header: tuple[str, ...], rows) -> list[str]:

@@ -4,6 +4,13 @@ import sys
 
 from tgems.errors import UserError, one_line_errors
 
+# clip_benchmark's own name of an output file holds the model's, which is a path here.
+DEFAULTS = {
+    "--model_type": "tgems",
+    "--pretrained": "default",
+    "--output": "{dataset}_{pretrained}_{language}_{task}.json",
+}
+
 
 def load_tgems(model_name: str, pretrained: str = "default", cache_dir: str | None = None, device: str = "cpu"):
     """Load a saved T-GEM the way clip_benchmark loads a model.
@@ -20,16 +27,20 @@ def load_tgems(model_name: str, pretrained: str = "default", cache_dir: str | No
     Raises:
         UserError: The policy looks at the texts, which clip_benchmark does not give beforehand.
     """
-    from tgems.runtime.folder import SharedEarlyExitCLIP
+    from tgems.runtime.model import EarlyExitCLIP
 
     calibration = None if pretrained == "default" else pretrained
-    model = SharedEarlyExitCLIP.from_pretrained(model_name, cache_dir=cache_dir, calibration=calibration)
+    model = EarlyExitCLIP.from_pretrained(model_name, device=device, cache_dir=cache_dir, calibration=calibration)
     if model.rule.needs_bank:
         raise UserError(
             f"{model_name}: policy {model.early_exit.policy!r} looks at the texts before an image is encoded, and "
             "clip_benchmark does not give them; export an image-guided policy, or use the workflow"
         )
-    return model.to(device), model.preprocess, model.tokenizer
+    return model, model.preprocess, model.tokenizer
+
+
+def _given(name: str, arguments: list[str]) -> bool:
+    return any(word.partition("=")[0] == name for word in arguments)
 
 
 def run(arguments: list[str]) -> None:
@@ -40,8 +51,7 @@ def run(arguments: list[str]) -> None:
     if "tgems" not in models.MODEL_TYPES:
         models.MODEL_TYPES.append("tgems")
     if arguments[:1] == ["eval"]:
-        chosen = [] if "--model_type" in arguments else ["--model_type", "tgems"]
-        chosen += [] if "--pretrained" in arguments else ["--pretrained", "default"]
+        chosen = [word for name, value in DEFAULTS.items() if not _given(name, arguments) for word in (name, value)]
         arguments = ["eval", *chosen, *arguments[1:]]
     sys.argv = ["clip_benchmark", *arguments]
     with one_line_errors():

@@ -1,9 +1,11 @@
 """Run an image tower block by block and drop images as they leave. The only loop of early-exit execution.
 
 Images are kept in chunks that a processor's cache likes; as images leave, chunks are packed anew. What an image yields
-depends neither on its batch nor on its place in it, but for rounding.
+depends neither on its batch nor on its place in it, but for rounding. No activation is larger than the full encoder's:
+blocks see at most the batch, and a chunk's old state is gone before the next chunk's turn.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -71,26 +73,26 @@ def encode_early(
         blocks: Exits, 1-based, ascending; the last is L.
         looked: Exits (0-based) at which the rule is asked, ascending.
         sizes: Of summaries and embeddings.
-        last_resort: Exit (0-based) at which whoever is left must leave; None for the last, by the encoder's own end.
+        last_resort: Exit of `looked` at which whoever is left must leave; None for the last, by the encoder's own end.
         chunk: Images of a forward pass; None for `default_chunk`.
         planned: Exits `[n]` to take in place of those that the rule says, which is asked all the same: for measuring.
     """
     n = len(images)
     out = torch.empty(n, sizes.embed, device=images.device)
     exits = torch.full((n,), len(blocks) - 1, device=images.device)
-    places = torch.arange(n, device=images.device)
+    if not n:
+        return Encoded(out, exits)
     state = tower.stem(images)
     size = chunk or default_chunk(state)
-    chunks = [Chunk(state[p], p) for p in balanced(places, size)]
+    chunks = cut(state, torch.arange(n, device=images.device), size)
+    del state  # chunks alone hold it from here on, so that it goes as they move on
     asked = {blocks[i] - 1: i for i in looked}
-    if last_resort is not None:
-        asked[blocks[last_resort] - 1] = last_resort
     for k in range(tower.depth):
-        chunks = [Chunk(tower.block(k, c.state), c.places) for c in chunks]
-        if (exit_ := asked.get(k)) is None:
-            continue
-        must = exit_ == last_resort
-        chunks = [_leave(tower, rule, c, exit_, must, sizes, out, exits, planned) for c in chunks]
+        exit_ = asked.get(k)
+        for i in range(len(chunks)):
+            chunks[i] = Chunk(tower.block(k, chunks[i].state), chunks[i].places)
+            if exit_ is not None:
+                chunks[i] = _leave(tower, rule, chunks[i], exit_, exit_ == last_resort, sizes, out, exits, planned)
         chunks = repacked([c for c in chunks if len(c.places)], size)
         if not chunks:
             return Encoded(out, exits)
@@ -110,18 +112,19 @@ def _leave(
     exits: Tensor,
     planned: Tensor | None,
 ) -> Chunk:
-    """Write what leaves at an exit; the rest of the chunk."""
-    summaries = summary_rows(tower, chunk.state, sizes.width)[:, : sizes.summary]
-    mask, embed = rule.leaving(exit_, summaries)
-    if planned is not None:
-        mask = planned[chunk.places] == exit_
-    if must:
-        mask = torch.ones_like(mask)
-    leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
-    if not len(leaving):
-        return chunk
-    gone = chunk.places[leaving]
-    out[gone] = embed(leaving).to(out.dtype)
+    """Write what leaves at an exit; the rest of the chunk. Heads and gates keep their precision under autocast."""
+    with torch.autocast(chunk.state.device.type, enabled=False):
+        summaries = summary_rows(tower, chunk.state, sizes.width)[:, : sizes.summary].to(rule.dtype)
+        mask, embed = rule.leaving(exit_, summaries)
+        if planned is not None:
+            mask = planned[chunk.places] == exit_
+        if must:
+            mask = torch.ones_like(mask)
+        leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
+        if not len(leaving):
+            return chunk
+        gone = chunk.places[leaving]
+        out[gone] = embed(leaving)
     exits[gone] = exit_
     if len(leaving) == len(mask):
         return Chunk(chunk.state[:0], chunk.places[:0])
@@ -129,9 +132,10 @@ def _leave(
     return Chunk(chunk.state[stay], chunk.places[stay])
 
 
-def balanced(places: Tensor, size: int) -> list[Tensor]:
-    """As few parts as `size` allows, of nearly equal length."""
-    return list(places.tensor_split(max(1, -(-len(places) // size))))
+def cut(state: Tensor, places: Tensor, size: int) -> list[Chunk]:
+    """As few chunks as `size` allows, of nearly equal length; views, not copies."""
+    parts = -(-len(places) // size)
+    return [Chunk(s, p) for s, p in zip(state.tensor_split(parts), places.tensor_split(parts), strict=True)]
 
 
 def repacked(chunks: list[Chunk], size: int) -> list[Chunk]:
@@ -140,12 +144,12 @@ def repacked(chunks: list[Chunk], size: int) -> list[Chunk]:
     if len(chunks) <= -(-total // size):
         return chunks
     state, places = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    return [Chunk(state[p], places[p]) for p in balanced(torch.arange(total, device=places.device), size)]
+    return cut(state, places, size)
 
 
 def default_chunk(state: Tensor) -> int:
     """Images of a forward pass: on a CPU as many as keep a block's widest activation in cache; elsewhere all."""
     if state.device.type != "cpu":
         return len(state)
-    widest = 4 * state[0].numel() * state.element_size()
+    widest = 4 * math.prod(state.shape[1:]) * state.element_size()
     return max(1, round(CACHE_BYTES / widest))

@@ -3,14 +3,16 @@
 import math
 from pathlib import Path
 
+import pandas as pd
+
 from tgems.backbones.load import load_backbone
 from tgems.errors import UserError
+from tgems.evaluation.estimates import HEADLINE
 from tgems.exits.folders import load_module
 from tgems.exits.names import image_gates_folder
-from tgems.profiling.costs import read_costs
+from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import read_json
-from tgems.runtime.folder import SharedEarlyExitCLIP
-from tgems.runtime.model import Calibration, EarlyExit
+from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
 from tgems.runtime.rules import POLICIES
 
 CALIBRATED_GATES = {"tgem_bank": "bank", "learned_confidence": "confidence"}
@@ -25,7 +27,7 @@ def from_results(
     variant: str | None = None,
     seed: int | None = None,
     **options,
-) -> SharedEarlyExitCLIP:
+) -> EarlyExitCLIP:
     """Build a model from a finished run.
 
     Args:
@@ -34,7 +36,7 @@ def from_results(
         policy: One of `tgems.runtime.rules.POLICIES`.
         rate_target: One of the run's; ignored for `fixed`.
         exit_block: For `fixed`: the block after which all leave.
-        variant: None for the configuration's first.
+        variant: None where there is one alone.
         seed: None for the first.
         options: Of `EarlyExitCLIP`.
 
@@ -43,7 +45,39 @@ def from_results(
     """
     results = Path(results)
     config = read_json(_existing(results / "tables/provenance.json"))["config"]
-    variant = variant or next(iter(config["variants"]))
+    if policy == "fixed":
+        rate_target = None
+    variant, seed = _chosen(config, backbone, policy, rate_target, variant, seed)
+    loaded = load_backbone(config["backbones"][backbone])
+    costs = read_costs(results / f"profiling/{backbone}/{variant}/macs.json")
+    exits = results / "exits" / backbone / variant
+    folder = CALIBRATED_GATES.get(policy)
+    gates = f"{folder}/seed-{seed}" if folder else image_gates_folder(seed, rate_target) if policy == "tgem" else None
+    if policy == "fixed":
+        calibrations = {"all": _fixed(costs, exit_block)}
+    else:
+        calibrations = _calibrations(results / "evaluation" / backbone / variant, config, policy, rate_target, seed)
+    keys = {"backbone": backbone, "variant": variant, "policy": policy, "seed": str(seed)}
+    training = config["training"]["dataset"]
+    early = EarlyExit(
+        policy=policy,
+        rate_target=rate_target,
+        costs=costs,
+        heads=load_module(exits / f"heads/seed-{seed}", loaded.weights_digest),
+        gates=load_module(exits / gates, loaded.weights_digest) if gates else None,
+        calibrations=calibrations,
+        about={"name": backbone, "variant": variant, "seed": seed, "trained_on": training}
+        | {"results": _results(results, keys, training, rate_target, exit_block)},
+    )
+    return EarlyExitCLIP(loaded, early, **options)
+
+
+def _chosen(
+    config: dict, backbone: str, policy: str, rate_target: float | None, variant: str | None, seed: int | None
+) -> tuple[str, int]:
+    """Variant and seed, where nothing else was said; all must be the run's."""
+    if variant is None and len(config["variants"]) == 1:
+        variant = next(iter(config["variants"]))
     seed = config["seeds"][0] if seed is None else seed
     _known("backbone", backbone, config["backbones"])
     _known("variant", variant, config["variants"])
@@ -51,27 +85,14 @@ def from_results(
     _known("seed", seed, config["seeds"])
     if policy != "fixed":
         _known("rate target", rate_target, config["variants"][variant]["rate_targets"])
-    loaded = load_backbone(config["backbones"][backbone])
-    costs = read_costs(results / f"profiling/{backbone}/{variant}/macs.json")
-    exits = results / "exits" / backbone / variant
-    folder = CALIBRATED_GATES.get(policy)
-    gates = f"{folder}/seed-{seed}" if folder else image_gates_folder(seed, rate_target) if policy == "tgem" else None
-    if policy == "fixed":
-        _known("exit block", exit_block, costs.blocks[:-1])
-        rate = float(costs.fixed()[costs.blocks.index(exit_block)])
-        calibrations = {"all": Calibration(None, (costs.blocks.index(exit_block),), rate)}
-    else:
-        calibrations = _calibrations(results / "evaluation" / backbone / variant, config, policy, rate_target, seed)
-    early = EarlyExit(
-        policy=policy,
-        rate_target=None if policy == "fixed" else rate_target,
-        costs=costs,
-        heads=load_module(exits / f"heads/seed-{seed}", loaded.weights_digest),
-        gates=load_module(exits / gates, loaded.weights_digest) if gates else None,
-        calibrations=calibrations,
-        about={"name": backbone, "variant": variant, "seed": seed, "trained_on": config["training"]["dataset"]},
-    )
-    return SharedEarlyExitCLIP(loaded, early, **options)
+    return variant, seed
+
+
+def _fixed(costs: ExitCosts, exit_block: int | None) -> Calibration:
+    """Everybody leaves after one block."""
+    _known("exit block", exit_block, costs.blocks[:-1])
+    exit_ = costs.blocks.index(exit_block)
+    return Calibration(None, (exit_,), float(costs.fixed()[exit_]))
 
 
 def _calibrations(folder: Path, config: dict, policy: str, rate_target: float, seed: int) -> dict[str, Calibration]:
@@ -86,7 +107,41 @@ def _calibrations(folder: Path, config: dict, policy: str, rate_target: float, s
             if fit["policy"] == policy and fit["seed"] == seed and same:
                 visited = None if point["visited"] is None else tuple(point["visited"])
                 found[name] = Calibration(point["parameters"]["threshold"], visited, fit["rate_validation"])
+    if training not in found:
+        raise UserError(
+            f"{folder / training / 'thresholds.json'}: holds none of {policy} at {rate_target}; run it again"
+        )
     return found
+
+
+def _results(
+    results: Path, keys: dict[str, str], training: str, rate_target: float | None, exit_block: int | None
+) -> list[dict]:
+    """Headline metrics on test images beside the full encoder's, for each data set and whose thresholds were used.
+
+    Args:
+        results: Results folder.
+        keys: Columns of tradeoff.csv that must agree.
+        training: Data set whose thresholds are the transferred ones.
+        rate_target: None for a fixed exit.
+        exit_block: Of a fixed exit.
+    """
+    points = pd.read_csv(_existing(results / "tables/tradeoff.csv"), dtype={"seed": "string"}, low_memory=False)
+    points = points[points["metric"].isin(HEADLINE) & points["twin_of"].isna()]
+    points = points[points["backbone"].eq(keys["backbone"]) & points["variant"].eq(keys["variant"])]
+    full = points[points["policy"].eq("full")].set_index(["dataset", "metric"])["value"].to_dict()
+    own = points[points["policy"].eq(keys["policy"]) & points["seed"].eq(keys["seed"])]
+    if rate_target is None:
+        own = own[own["exit_block"].eq(exit_block)].assign(by="all")
+    else:
+        own = own[own["rate_target"].sub(rate_target).abs() < 1e-9]
+        own = own.assign(by=own["dataset"].where(own["calibration"].ne("transfer"), training))
+    found = own.drop_duplicates(["dataset", "by", "metric"]).to_dict("records")
+    return [
+        {"dataset": r["dataset"], "calibration": r["by"], "metric": r["metric"]}
+        | {"value": r["value"], "full": full[r["dataset"], r["metric"]], "rate": r["rate"]}
+        for r in found
+    ]
 
 
 def _known(what: str, value, known) -> None:

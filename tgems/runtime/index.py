@@ -6,24 +6,37 @@ calibration, model (folder or hub id).
 
 import glob
 import io
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from tgems.data.tarindex import IMAGE_SUFFIXES, index_shard, read_image
+from tgems.data.tarindex import IMAGE_SUFFIXES, Entry, index_shard, read_image
 from tgems.errors import UserError
 from tgems.provenance import digest_json, digest_tensors, read_json, whole_file, write_json
+from tgems.runtime.folder import tensors_of
 from tgems.runtime.model import EarlyExitCLIP
 
 PART = 1024
+SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("exit_block", pa.int64()),
+        ("rate", pa.float64()),
+        ("embedding", pa.list_(pa.float32())),
+        ("reason", pa.string()),
+    ]
+)
+Named = tuple[str, Entry | None]
 ORIGIN = ("backbone", "tgem", "policy", "calibration", "max_rate")
 
 
@@ -39,7 +52,7 @@ class Done:
 class _Images(Dataset):
     """Images by place; what cannot be read is a reason."""
 
-    def __init__(self, names: Sequence[tuple[str, object]], preprocess):
+    def __init__(self, names: Sequence[Named], preprocess: Callable):
         self.names, self.preprocess = names, preprocess
 
     def __len__(self) -> int:
@@ -47,6 +60,8 @@ class _Images(Dataset):
 
     def __getitem__(self, place: int):
         name, entry = self.names[place]
+        if entry is not None and entry.problem:
+            return place, entry.problem
         try:
             data = Path(name).read_bytes() if entry is None else read_image(Path(name.partition("::")[0]), entry)
             return place, self.preprocess(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -54,15 +69,20 @@ class _Images(Dataset):
             return place, f"cannot be read ({error})"
 
 
-def find_images(words: Sequence[str]) -> list[tuple[str, object]]:
+def _as_is(batch: list) -> list:
+    """What a DataLoader is to make of a batch; a function with a name, so that workers can be started anyhow."""
+    return batch
+
+
+def find_images(words: Sequence[str]) -> list[Named]:
     """Images that files, folders, globs and tars name, in order, each once: name, and place in a tar or None.
 
     Raises:
         UserError: A word names nothing, or a file of unknown kind.
     """
-    found: dict[str, object] = {}
+    found: dict[str, Entry | None] = {}
     for word in words:
-        paths = [Path(p) for p in sorted(glob.glob(word, recursive=True))]
+        paths = [Path(word)] if Path(word).exists() else [Path(p) for p in sorted(glob.glob(word, recursive=True))]
         if not paths:
             raise UserError(f"{word}: there is no such file, folder or match")
         for path in paths:
@@ -72,7 +92,7 @@ def find_images(words: Sequence[str]) -> list[tuple[str, object]]:
     return list(found.items())
 
 
-def _images_of(path: Path) -> Iterator[tuple[str, object]]:
+def _images_of(path: Path) -> Iterator[Named]:
     suffix = path.suffix.lower().removeprefix(".")
     if path.is_dir():
         for inner in sorted(path.rglob("*")):
@@ -88,88 +108,103 @@ def _images_of(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def encode_images(
-    model: EarlyExitCLIP, name: str, words: Sequence[str], out: Path, batch_size: int, workers: int, skip_bad: bool
+    model: EarlyExitCLIP,
+    name: str,
+    images: Sequence[Named],
+    out: Path,
+    batch_size: int = 64,
+    workers: int = 0,
+    skip_bad: bool = False,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> Done:
-    """Encode all images that `words` name.
+    """Encode images into a Parquet file, in their order.
 
     Parts of about a thousand images are kept in `{out}.parts` until the file is whole; a run with the same model and
-    images goes on after the last part.
+    images, by name, goes on after the last part.
 
     Args:
         model: T-GEM, on its device.
         name: Its folder or hub id, recorded for searching.
-        words: Files, folders, globs, tars.
+        images: Of `find_images`.
         out: Parquet file.
         batch_size: Images a forward pass.
         workers: Processes that decode.
         skip_bad: Whether to leave out what cannot be read.
+        advance: Told how many more images are done.
 
     Raises:
-        UserError: Nothing to encode; an image cannot be read; parts of another model or other images are in the way.
+        UserError: The policy looks at texts; an image cannot be read; none can; or parts of another run are in the way.
     """
-    images = find_images(words)
-    origin = origin_of(model)
-    parts = out.with_name(f"{out.name}.parts")
-    parts.mkdir(parents=True, exist_ok=True)
-    wanted = {"origin": origin, "images": digest_json([n for n, _ in images]), "skip_bad": skip_bad}
+    if model.rule.needs_bank:
+        raise UserError(
+            f"{name}: policy {model.early_exit.policy!r} looks at the texts before an image is encoded, so that no "
+            "index can be built by it; export an image-guided policy, such as 'tgem'"
+        )
+    origin, parts = origin_of(model), out.with_name(f"{out.name}.parts")
+    wanted = {"origin": origin, "images": digest_json([n for n, _ in images])}
     if (parts / "run.json").is_file() and read_json(parts / "run.json") != wanted:
         raise UserError(f"{parts}: holds parts of another model or of other images; delete it, or choose another --out")
     write_json(parts / "run.json", wanted)
-    starts = range(0, len(images), PART)
-    with tqdm(total=len(images), unit="image", mininterval=1) as progress:
-        for start in starts:
-            batch = images[start : start + PART]
-            part = parts / f"{start // PART:06}.parquet"
-            if not part.is_file():
-                frame = _encode_part(model, batch, batch_size, workers, skip_bad).assign(**origin, model=name)
-                with whole_file(part) as partial:
-                    frame.to_parquet(partial)
-            progress.update(len(batch))
+    for start in range(0, len(images), PART):
+        batch, part = images[start : start + PART], parts / f"{start // PART:06}.parquet"
+        if part.is_file():
+            advance(len(batch))
+            continue
+        with whole_file(part) as partial:
+            pq.write_table(_encode_part(model, batch, batch_size, workers, skip_bad, advance), partial)
+    return _join(parts, out, origin | {"model": name})
+
+
+def _join(parts: Path, out: Path, columns: dict[str, str]) -> Done:
+    """Make one whole file of all parts, and delete them."""
     table = pa.concat_tables([pq.read_table(p) for p in sorted(parts.glob("*.parquet"))])
-    frame = table.select(["image", "exit_block", "rate", "reason"]).to_pandas()
-    bad = frame[frame["reason"].notna()]
-    good = pa.compute.is_null(table["reason"])
+    bad = pa.compute.is_valid(table["reason"])
+    left_out = [(r["image"], r["reason"]) for r in table.filter(bad).select(["image", "reason"]).to_pylist()]
+    table = table.filter(pa.compute.invert(bad)).drop_columns(["reason"])
+    if not len(table):
+        raise UserError(f"{left_out[0][0]}: {left_out[0][1]}; none of {len(left_out)} images can be read, mend them")
+    for column, value in columns.items():
+        table = table.append_column(column, pa.array([value] * len(table), pa.string()))
     with whole_file(out) as partial:
-        pq.write_table(table.filter(good).drop_columns(["reason"]), partial)
-    for file in parts.iterdir():
-        file.unlink()
-    parts.rmdir()
-    left_out = list(bad[["image", "reason"]].itertuples(index=False, name=None))
-    return Done(len(frame) - len(bad), float(frame["rate"].mean()), left_out)
+        pq.write_table(table, partial)
+    shutil.rmtree(parts)
+    return Done(len(table), pa.compute.mean(table["rate"]).as_py(), left_out)
 
 
-def _encode_part(model: EarlyExitCLIP, images, batch_size: int, workers: int, skip_bad: bool) -> pd.DataFrame:
-    device = model.logit_scale.device
-    loader = DataLoader(
-        _Images(images, model.preprocess), batch_size=batch_size, num_workers=workers, collate_fn=lambda batch: batch
-    )
-    rates, blocks, rows = model.rates, model.early_exit.costs.blocks, []
-    for batch in loader:
+def _encode_part(
+    model: EarlyExitCLIP,
+    images: Sequence[Named],
+    batch_size: int,
+    workers: int,
+    skip_bad: bool,
+    advance: Callable[[int], None],
+) -> pa.Table:
+    device, rates, blocks = model.logit_scale.device, model.rates, model.early_exit.costs.blocks
+    dataset = _Images(images, model.preprocess)
+    rows = []
+    for batch in DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=_as_is):
+        bad = [(images[place][0], reason) for place, reason in batch if isinstance(reason, str)]
+        if bad and not skip_bad:
+            raise UserError(f"{bad[0][0]}: {bad[0][1]}; mend it, or leave it out with --skip-bad")
+        rows += [{"image": name, "reason": reason} for name, reason in bad]
         good = [(place, image) for place, image in batch if not isinstance(image, str)]
-        for place, reason in ((p, r) for p, r in batch if isinstance(r, str)):
-            if not skip_bad:
-                raise UserError(f"{images[place][0]}: {reason}; mend it, or leave it out with --skip-bad")
-            rows.append({"image": images[place][0], "reason": reason})
         if good:
             encoded = model.encode_image(torch.stack([image for _, image in good]).to(device), return_exits=True)
             exits, embeddings = encoded.exits.tolist(), encoded.embeddings.cpu().numpy()
             rows += [
-                {"image": images[p][0], "exit_block": blocks[e], "rate": rates[e], "embedding": z, "reason": None}
+                {"image": images[p][0], "exit_block": blocks[e], "rate": rates[e], "embedding": z}
                 for (p, _), e, z in zip(good, exits, embeddings, strict=True)
             ]
-    columns = ["image", "exit_block", "rate", "embedding", "reason"]
-    types = {"exit_block": "Int64", "rate": "float64", "reason": "string"}
-    return pd.DataFrame(rows, columns=columns).astype(types)
+        advance(len(batch))
+    return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def origin_of(model: EarlyExitCLIP) -> dict[str, str]:
     """What made an embedding: embeddings of different origin are not comparable."""
     early = model.early_exit
-    tensors = [(f"heads.{k}", v) for k, v in early.heads.state_dict().items()]
-    tensors += [] if early.gates is None else [(f"gates.{k}", v) for k, v in early.gates.state_dict().items()]
     return {
         "backbone": model.backbone.weights_digest,
-        "tgem": digest_tensors(tensors),
+        "tgem": digest_tensors(tensors_of(early)),
         "policy": early.policy,
         "calibration": model.calibration,
         "max_rate": "none" if model.max_rate is None else f"{model.max_rate:g}",
@@ -177,7 +212,7 @@ def origin_of(model: EarlyExitCLIP) -> dict[str, str]:
 
 
 def search_index(
-    text: str, index: Sequence[Path], model: str | None, k: int
+    text: str, index: Sequence[Path], model: str | None = None, k: int = 10, backbone: str | None = None
 ) -> tuple[list[tuple[float, str, int]], list[str]]:
     """Best images of an index for a text.
 
@@ -186,15 +221,14 @@ def search_index(
         index: Parquet files of `encode_images`.
         model: Folder or hub id; None for the one that the index names.
         k: Results.
+        backbone: Where to read it from instead of the T-GEM's own reference.
 
     Returns:
         (score, image, exit block) best first; and warnings where embeddings are of mixed or other origin.
 
     Raises:
-        UserError: A file is missing, empty or no index.
+        UserError: A file is missing, empty or no index, or embeddings differ in length.
     """
-    from tgems.runtime.folder import SharedEarlyExitCLIP
-
     frame = pd.concat([_read_index(path) for path in index], ignore_index=True)
     warnings = []
     for column in ORIGIN:
@@ -202,11 +236,16 @@ def search_index(
         if len(values) > 1:
             short = ", ".join(v[:12] for v in values)
             warnings.append(f"the index mixes {len(values)} values of {column} ({short}): scores are not comparable")
-    loaded = SharedEarlyExitCLIP.from_pretrained(model or frame["model"].iloc[0])
+    loaded = EarlyExitCLIP.from_pretrained(model or frame["model"].iloc[0], backbone=backbone)
+    dim = loaded.early_exit.costs.embed_dim
+    if frame["embedding"].map(len).ne(dim).any():
+        raise UserError(
+            f"the index holds embeddings that are not of {dim} numbers, as the text's; encode all images anew"
+        )
     if not frame["backbone"].eq(loaded.backbone.weights_digest).all():
         warnings.append(f"the text is encoded by {loaded.backbone.weights_digest[:12]}, not by the index's backbone")
     query = loaded.encode_text(loaded.tokenizer([text]), normalize=True)[0]
-    scores = torch.tensor(frame["embedding"].tolist()) @ query
+    scores = torch.from_numpy(np.stack(frame["embedding"].tolist())) @ query
     best = scores.topk(min(k, len(scores)))
     found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     return [(s, frame["image"][i], int(frame["exit_block"][i])) for s, i in found], warnings

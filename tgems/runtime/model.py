@@ -4,7 +4,9 @@ It is built from a backbone and a trained T-GEM, saved as a folder (tgems/runtim
 clip_benchmark unchanged.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from tgems.exits.modules import BankGates, ExitHeads, ImageGates
 from tgems.exits.registry import find_policies
 from tgems.profiling.costs import ExitCosts
 from tgems.runtime.engine import Encoded, Sizes, encode_early
-from tgems.runtime.rules import BANK_RULES, IMAGE_RULES, POLICIES, BankRule, Everyone, ExitRule, ImageRule
+from tgems.runtime.rules import BANK_RULES, IMAGE_RULES, POLICIES, Everyone, ExitRule, ImageRule
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,32 @@ class EarlyExit:
     def __post_init__(self):
         if self.policy not in POLICIES:
             raise UserError(f"policy {self.policy!r} cannot be run image by image; one of {', '.join(POLICIES)} can")
+        if not self.calibrations:
+            raise UserError(f"policy {self.policy!r} has no thresholds; give those of one data set at least")
 
-    def rule(self, threshold: float | None, scale: float) -> ExitRule:
-        """What decides, at a threshold."""
+    def rule(self, scale: float) -> ExitRule:
+        """What decides, its threshold still to be set."""
         if self.policy == "fixed":
-            return Everyone(self.heads, 0.0)
+            return Everyone(self.heads)
         if self.policy in IMAGE_RULES:
-            return ImageRule(self.heads, threshold, self.gates)
-        return BANK_RULES[self.policy](self.heads, threshold, scale, self.gates)
+            return ImageRule(self.heads, self.gates)
+        return BANK_RULES[self.policy](self.heads, scale, self.gates)
+
+    def rates(self, calibration: str | None = None, bank_size: int = 0) -> np.ndarray:
+        """Relative cost `[E]` of leaving at each exit, everything that the policy evaluates on the way included.
+
+        Args:
+            calibration: Data set; None for the first.
+            bank_size: Texts that the policy looks at.
+        """
+        policy = find_policies([self.policy])[self.policy]
+        visited = self.calibrations[calibration or next(iter(self.calibrations))].visited
+        return policy.costs(self.costs, bank_size, visited)
+
+    def looked(self, calibration: str) -> tuple[int, ...]:
+        """Exits (0-based) at which the policy is asked."""
+        visited = self.calibrations[calibration].visited
+        return tuple(range(len(self.costs.blocks) - 1)) if visited is None else visited
 
 
 class EarlyExitCLIP(nn.Module):
@@ -79,6 +99,12 @@ class EarlyExitCLIP(nn.Module):
         calibration: Data set whose thresholds are used; None for the first.
         max_rate: No image may cost more than this share of the encoder; None for no cap.
         chunk: Images of a forward pass; None to choose by the size of the tower.
+
+    Attributes:
+        preprocess: PIL image -> float32 `[3, h, w]`.
+        tokenizer: Texts -> int64 `[m, context_length]`.
+        calibration: See above; `calibrate` changes it.
+        max_rate: See above; `limit` changes it.
     """
 
     def __init__(
@@ -92,24 +118,28 @@ class EarlyExitCLIP(nn.Module):
         super().__init__()
         self.model, self.tower, self.early_exit = backbone.model, backbone.tower, early_exit
         self.preprocess, self.tokenizer, self.backbone = backbone.preprocess, backbone.tokenizer, backbone
-        self.max_rate, self.chunk = max_rate, chunk
-        self.calibrate(calibration or next(iter(early_exit.calibrations)))
+        if chunk is not None and chunk < 1:
+            raise UserError(f"chunk {chunk}: a forward pass takes 1 image at least; leave it out to have it chosen")
+        self.chunk, self.rule = chunk, early_exit.rule(backbone.logit_scale)
+        self.rule.to(self.logit_scale.device)
+        self._set(calibration or next(iter(early_exit.calibrations)), max_rate, None)
         self.eval().requires_grad_(False)
 
     def calibrate(self, dataset: str) -> None:
-        """Use the thresholds that were fitted on a data set's validation images.
+        """Use the thresholds that were fitted on a data set's validation images; text bank and cap stay.
 
         Raises:
             UserError: There are none of this name.
         """
-        known = self.early_exit.calibrations
-        if dataset not in known:
-            raise UserError(f"no thresholds for {dataset!r}; this model has some for {', '.join(known)}")
-        self.calibration = dataset
-        point = known[dataset]
-        self.rule = self.early_exit.rule(point.threshold, self.logit_scale.exp().item())
-        self.rule.to(self.logit_scale.device)
-        self._limit()
+        self._set(dataset, self.max_rate, self._bank)
+
+    def limit(self, max_rate: float | None) -> None:
+        """Let no image cost more than this share of the encoder; None takes the cap away.
+
+        Raises:
+            UserError: It is below the cheapest exit.
+        """
+        self._set(self.calibration, max_rate, self._bank)
 
     def set_text_bank(self, embeddings: Tensor | None) -> None:
         """Give the texts that a bank-guided policy looks at.
@@ -118,60 +148,65 @@ class EarlyExitCLIP(nn.Module):
             embeddings: Of `encode_text`, `[M, D]`, normalised here; None takes the bank away.
 
         Raises:
-            UserError: The policy looks at no texts, or the shape is wrong.
+            UserError: The policy looks at no texts, the shape is wrong, or products with so many texts exceed the cap.
         """
-        if not isinstance(self.rule, BankRule):
+        if not self.rule.needs_bank:
             raise UserError(f"policy {self.early_exit.policy!r} sees the image alone and takes no text bank")
         dim = self.early_exit.costs.embed_dim
-        if embeddings is not None and (embeddings.dim() != 2 or embeddings.shape[1] != dim or not len(embeddings)):
-            raise UserError(f"a text bank has shape [M, {dim}], not {list(embeddings.shape)}")
-        self.rule.bank = None if embeddings is None else F.normalize(embeddings.float(), dim=-1)
-        self._limit()
+        if embeddings is not None:
+            if embeddings.dim() != 2 or embeddings.shape[1] != dim or not len(embeddings):
+                raise UserError(f"a text bank has shape [M, {dim}], not {list(embeddings.shape)}")
+            embeddings = F.normalize(embeddings.detach().to(self.logit_scale.device).float(), dim=-1)
+        self._set(self.calibration, self.max_rate, embeddings)
 
     @property
     def rates(self) -> np.ndarray:
-        """Relative cost `[E]` of leaving at each exit, everything that the policy evaluates on the way included."""
-        policy = find_policies([self.early_exit.policy])[self.early_exit.policy]
-        bank = getattr(self.rule, "bank", None)
-        visited = self.early_exit.calibrations[self.calibration].visited
-        return policy.costs(self.early_exit.costs, 0 if bank is None else len(bank), visited)
+        """Relative cost `[E]` of leaving at each exit, with the thresholds and the text bank in use."""
+        return self.early_exit.rates(self.calibration, 0 if self._bank is None else len(self._bank))
 
-    def _limit(self) -> None:
-        """Exits that are looked at, and the one at which everybody left must leave."""
-        visited = self.early_exit.calibrations[self.calibration].visited
-        last = len(self.early_exit.costs.blocks) - 1
-        self.looked = tuple(range(last)) if visited is None else visited
-        self.last_resort = None
-        if self.max_rate is None or self.rates[last] <= self.max_rate:
-            return
-        within = [k for k in self.looked if self.rates[k] <= self.max_rate]
-        if not within:
+    @property
+    def _bank(self) -> Tensor | None:
+        return getattr(self.rule, "bank", None)
+
+    def _set(self, calibration: str, max_rate: float | None, bank: Tensor | None) -> None:
+        """Change all that decides, or nothing where that cannot be."""
+        early = self.early_exit
+        if calibration not in early.calibrations:
             raise UserError(
-                f"max_rate {self.max_rate} is below the cheapest exit of this model, which costs "
-                f"{min(self.rates[k] for k in self.looked):.3f} of the encoder; raise it"
+                f"no thresholds for {calibration!r}; this model has some for {', '.join(early.calibrations)}"
             )
-        self.last_resort = within[-1]
+        looked = early.looked(calibration)
+        last_resort = last_within(early.rates(calibration, 0 if bank is None else len(bank)), looked, max_rate)
+        self.calibration, self.max_rate, self.looked, self.last_resort = calibration, max_rate, looked, last_resort
+        self.rule.threshold = early.calibrations[calibration].threshold
+        if self.rule.needs_bank:
+            self.rule.bank = bank
 
     @property
     def logit_scale(self) -> Tensor:
         """The backbone's, as a logarithm."""
         return self.model.logit_scale
 
+    @property
+    def visual(self) -> nn.Module:
+        """The backbone's image encoder, untouched: always as deep as it is."""
+        return self.model.visual
+
     @torch.no_grad()
     def encode_image(self, image: Tensor, normalize: bool = False, return_exits: bool = False) -> Tensor | Encoded:
         """Encode images, each as far as it needs.
 
         Args:
-            image: Preprocessed `[n, 3, h, w]`.
+            image: Preprocessed `[n, 3, h, w]`, on the model's device.
             normalize: Accepted as in open_clip; embeddings are unit vectors either way, since at an early exit their
                 length means nothing.
             return_exits: Also say which exit each image took.
 
         Returns:
-            `[n, D]` float32, or `Encoded`.
+            `[n, D]` float32 in whatever precision the model runs, or `Encoded`.
 
         Raises:
-            RuntimeError: The policy looks at a text bank, and none was set.
+            UserError: The policy looks at a text bank, and none was set.
         """
         costs = self.early_exit.costs
         encoded = encode_early(
@@ -200,3 +235,45 @@ class EarlyExitCLIP(nn.Module):
     def train(self, mode: bool = True) -> "EarlyExitCLIP":
         """The model is frozen: it stays in eval mode."""
         return super().train(False)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Save the T-GEM, without its backbone (tgems/runtime/folder.py)."""
+        from tgems.runtime.folder import save
+
+        save(self, folder)
+
+    def push_to_hub(self, repo_id: str, **options) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub (tgems/runtime/hub.py)."""
+        from tgems.runtime.hub import push
+
+        return push(self, repo_id, **options)
+
+    @classmethod
+    def from_pretrained(cls, folder_or_hub_id: str | Path, **options) -> "EarlyExitCLIP":
+        """Load a saved T-GEM and its backbone; options are those of `tgems.create_model_and_transforms`."""
+        from tgems.runtime.hub import load_anywhere
+
+        return load_anywhere(folder_or_hub_id, **options)
+
+
+def last_within(rates: np.ndarray, looked: Sequence[int], max_rate: float | None) -> int | None:
+    """The last exit that a cap allows, or None where it allows the whole encoder.
+
+    Args:
+        rates: Relative cost of every exit `[E]`.
+        looked: Exits (0-based) at which the policy is asked.
+        max_rate: Cap, or None.
+
+    Raises:
+        UserError: It allows none.
+    """
+    if max_rate is None or rates[-1] <= max_rate:
+        return None
+    within = [k for k in looked if rates[k] <= max_rate]
+    if not within:
+        cheapest = min(rates[k] for k in looked)
+        raise UserError(
+            f"max_rate {max_rate:g} is below the cheapest exit of this model, which costs {cheapest:.4f} of the "
+            "encoder; raise it"
+        )
+    return within[-1]

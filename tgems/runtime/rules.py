@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tgems.errors import UserError
 from tgems.exits.gated import CONFIDENCE
 from tgems.exits.modules import BankGates, ExitHeads, ImageGates
 from tgems.exits.outputs import BankStatistics, bank_statistics
@@ -32,14 +33,21 @@ class ExitRule(nn.Module):
 
     Args:
         heads: Of all exits before the last.
-        threshold: Fitted on validation images.
+
+    Attributes:
+        threshold: Fitted on validation images; the model sets it.
     """
 
     needs_bank = False
 
-    def __init__(self, heads: ExitHeads, threshold: float):
+    def __init__(self, heads: ExitHeads):
         super().__init__()
-        self.heads, self.threshold = heads, threshold
+        self.heads, self.threshold = heads, None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of heads and gates: summaries are cast to it."""
+        return self.heads.linear.weight.dtype
 
     def leaving(self, exit_: int, summaries: Tensor) -> Leaving:
         """Decide at one exit (0-based): summaries `[n, S]`."""
@@ -54,16 +62,17 @@ class ExitRule(nn.Module):
 class Everyone(ExitRule):
     """All leave at the first exit that is looked at: a fixed exit."""
 
-    def score(self, exit_: int, summaries: Tensor) -> Tensor:
-        """Above any threshold."""
-        return summaries.new_full((len(summaries),), torch.inf, dtype=torch.float32)
+    def leaving(self, exit_: int, summaries: Tensor) -> Leaving:
+        """All: summaries `[n, S]`."""
+        everyone = torch.ones(len(summaries), dtype=torch.bool, device=summaries.device)
+        return Leaving(everyone, lambda chosen: self.heads.at(exit_, summaries[chosen]))
 
 
 class ImageRule(ExitRule):
     """A gate on the image alone."""
 
-    def __init__(self, heads: ExitHeads, threshold: float, gates: ImageGates):
-        super().__init__(heads, threshold)
+    def __init__(self, heads: ExitHeads, gates: ImageGates):
+        super().__init__(heads)
         self.gates = gates
 
     def score(self, exit_: int, summaries: Tensor) -> Tensor:
@@ -76,15 +85,14 @@ class BankRule(ExitRule):
 
     Args:
         heads: Of all exits before the last.
-        threshold: Fitted on validation images.
         scale: Logit scale.
         gates: Bank gates where the policy has some.
     """
 
     needs_bank = True
 
-    def __init__(self, heads: ExitHeads, threshold: float, scale: float, gates: BankGates | None = None):
-        super().__init__(heads, threshold)
+    def __init__(self, heads: ExitHeads, scale: float, gates: BankGates | None = None):
+        super().__init__(heads)
         self.scale, self.gates = scale, gates
         self.register_buffer("bank", None, persistent=False)
 
@@ -92,17 +100,17 @@ class BankRule(ExitRule):
         """Decide at one exit (0-based): summaries `[n, S]`.
 
         Raises:
-            RuntimeError: No text bank was set.
+            UserError: No text bank was set.
         """
         if self.bank is None:
-            raise RuntimeError("this model looks at a text bank: call set_text_bank(embeddings) before encode_image")
+            raise UserError("this model looks at a text bank: call set_text_bank(embeddings) before encode_image")
         z = self.heads.at(exit_, summaries)
-        seen = bank_statistics(self.scale * (z @ self.bank.T)[:, None], self.scale, last=False)
+        seen = bank_statistics(self.scale * (z @ self.bank.T.to(z.dtype))[:, None], self.scale, last=False)
         return Leaving(self.of_statistics(exit_, summaries, seen) > self.threshold, lambda chosen: z[chosen])
 
     def of_statistics(self, exit_: int, summaries: Tensor, seen: BankStatistics) -> Tensor:
         """Score of an exit `[n]` float64 from its statistics `[n, 1]`."""
-        even = self.gates.break_even_at(exit_, summaries, seen.features[:, 0])
+        even = self.gates.break_even_at(exit_, summaries, seen.features[:, 0].to(summaries.dtype))
         return CONFIDENCE * seen.first[:, 0].logit(eps=1e-12) - even
 
 

@@ -1,0 +1,140 @@
+"""A finished run of minutes' work in seconds: modules trained for a pass on 70 images, which calibrate and test too."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from conftest import DEMO, options, variant
+from PIL import Image
+
+from tgems.backbones.config import model_config
+from tgems.data.webdataset import read_shard, shard_paths
+from tgems.evaluation.inputs import Split, load_modules
+from tgems.evaluation.stage import run_evaluation, run_thresholds
+from tgems.evaluation.thresholds import from_json
+from tgems.exits.names import POLICY_NAMES
+from tgems.exits.policies import OperatingPoint
+from tgems.exits.stage import run_gates, run_heads, run_image_gates, run_lookahead
+from tgems.features.cache import load_features
+from tgems.profiling.costs import module_costs, read_costs, write_costs
+from tgems.provenance import read_json
+from tgems.reporting.tables import write_provenance
+from tgems.runtime.export import from_results
+
+RATE = 0.6
+GATES = ["image", "bank", "confidence"]
+POLICIES = list(POLICY_NAMES)
+PARTS = ("tradeoff", "wins", "areas", "exits", "semantic_content", "gallery")
+
+
+def _train(features: str, macs: str, out: str) -> None:
+    small = {"passes": 20, "batch_size": 70}
+    run_heads(features, macs, options("heads", hidden=8, **small), 0, f"{out}/heads/seed-0")
+    heads = [f"{out}/heads/seed-0"]
+    image = options("image_gates", foresight_passes=20, **small)
+    run_lookahead(features, macs, heads, image, [0], [f"{out}/lookahead/seed-0"])
+    run_image_gates(features, macs, [f"{out}/lookahead/seed-0"], RATE, image, [0], [f"{out}/image/rate-0.60/seed-0"])
+    bank = options("bank_gates", banks_per_image=1, bank_batch_size=16, passes=2, batch_size=16)
+    run_gates("bank", features, macs, heads, bank, [0], [f"{out}/bank/seed-0"])
+    confidence = options("confidence_gates", **small) | {"hidden": 8}
+    run_gates("confidence", features, macs, heads, confidence, [0], [f"{out}/confidence/seed-0"])
+
+
+def _evaluate(root, data, features) -> list[str]:
+    """Thresholds and tables of both data sets; `scenes` stands for the training domain."""
+    macs, exits = f"{root}/profiling/demo/default/macs.json", f"{root}/exits/demo/default"
+    common = {"exits": exits, "seeds": [0], "rate_targets": [RATE], "policies": POLICIES, "gates": GATES}
+    common |= {"directions": ["image_to_text", "text_to_image"]}
+    folders = {name: root / f"evaluation/demo/default/{name}" for name in ("scenes", "digits")}
+    for name, folder in folders.items():
+        out = {"thresholds": folder / "thresholds.json", "curves": folder / "curves.parquet"}
+        run_thresholds(features / name, macs, out, **common)
+    for name, folder in folders.items():
+        thresholds = {"in_domain": folder / "thresholds.json"}
+        thresholds |= {"transfer": folders["scenes"] / "thresholds.json"} if name == "digits" else {}
+        out = {part: folder / f"{part}.parquet" for part in PARTS} | {"provenance": folder / "provenance.json"}
+        task = "zeroshot_classification" if name == "digits" else "zeroshot_retrieval"
+        about = {"backbone": "demo", "variant": "default", "dataset": name, "task": task}
+        curves = folder / "curves.parquet"
+        run_evaluation(
+            features / name,
+            data / name / "test",
+            thresholds,
+            curves,
+            macs,
+            out,
+            about,
+            bootstrap_resamples=20,
+            **common,
+        )
+    return list(folders.values())
+
+
+@pytest.fixture(scope="session")
+def results(demo_data, demo_features, tmp_path_factory):
+    """Results folder of a finished run."""
+    root = tmp_path_factory.mktemp("run") / "results"
+    macs = root / "profiling/demo/default/macs.json"
+    write_costs(macs, module_costs(model_config(DEMO), variant(8, 8)), {})
+    _train(str(demo_features / "scenes"), str(macs), f"{root}/exits/demo/default")
+    folders = _evaluate(root, demo_data, demo_features)
+    config = {
+        "backbones": {"demo": DEMO},
+        "variants": {"default": {"rate_targets": [RATE]}},
+        "seeds": [0],
+        "policies": POLICIES,
+        "datasets": {"scenes": {}, "digits": {}},
+        "training": {"dataset": "scenes"},
+        "features": {"precision": "float32"},
+    }
+    write_provenance([f / "provenance.json" for f in folders], config, root / "tables/provenance.json")
+    points = pd.concat([pd.read_parquet(f / "tradeoff.parquet") for f in folders])
+    points.to_csv(root / "tables/tradeoff.csv", index=False, float_format="%.6g")
+    return root
+
+
+@pytest.fixture(scope="session")
+def make(results):
+    """Policy and options -> model of the run, a fixed exit at block 3."""
+
+    def build(policy: str = "tgem", **options):
+        where = {"exit_block": 3} if policy == "fixed" else {}
+        return from_results(results, "demo", policy, RATE, **where, **options)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def saved(make, tmp_path_factory):
+    """Folder of the run's `tgem`."""
+    folder = tmp_path_factory.mktemp("saved") / "tgem"
+    make().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def split_of(results):
+    """Folder of features -> what the harness makes of them."""
+
+    def read(folder: Path) -> Split:
+        costs, features = read_costs(results / "profiling/demo/default/macs.json"), load_features(folder)
+        modules = load_modules(results / "exits/demo/default", 0, [RATE], GATES, features.manifest["weights"])
+        return Split(features.at_exits(costs.blocks, costs.summary_dim), costs, modules, 0)
+
+    return read
+
+
+@pytest.fixture(scope="session", params=["digits", "scenes"])
+def known(request, results, split_of, demo_data, demo_features, demo_backbone):
+    """A data set: its images `[n, 3, h, w]`, and what the harness says of every policy's exits and embeddings."""
+    dataset = request.param
+    split = split_of(demo_features / dataset)
+    fits = from_json(read_json(results / f"evaluation/demo/default/{dataset}/thresholds.json"))
+    points = {f.policy: f.point for f in fits if f.point.rate_target is not None}
+    points["fixed"] = OperatingPoint(exit=2)
+    samples = [s for path in shard_paths(demo_data / dataset / "test") for s in read_shard(path)]
+    opened = [demo_backbone.preprocess(Image.open(io.BytesIO(s.image)).convert("RGB")) for s in samples]
+    return SimpleNamespace(dataset=dataset, split=split, points=points, images=torch.stack(opened), samples=samples)

@@ -1,0 +1,261 @@
+"""The command line: what it prints, what it writes, how it ends."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import DEMO, ROOT
+from PIL import Image
+from typer.testing import CliRunner
+
+from tgems.cli import app
+from tgems.data.webdataset import read_shard, shard_paths
+from tgems.errors import UserError
+from tgems.provenance import read_json
+from tgems.runtime import index
+
+
+def tgems(*words, code: int = 0) -> str:
+    """Run the command line; output and errors."""
+    run = CliRunner().invoke(app, [str(w) for w in words])
+    assert run.exit_code == code, (run.output, run.exception)
+    assert "Traceback" not in run.output
+    return run.output
+
+
+@pytest.fixture(scope="module")
+def pictures(demo_data, tmp_path_factory):
+    """Folder of twelve scenes, some in a folder below, and their captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    samples = [s for path in shard_paths(demo_data / "scenes/test") for s in read_shard(path)][:12]
+    for i, sample in enumerate(samples):
+        path = folder / ("below" if i % 3 == 0 else ".") / f"{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(sample.image)
+    return folder
+
+
+def test_help_suffices_and_is_quick():
+    assert all(
+        word in tgems("--help") for word in ("encode", "search", "macs", "info", "export", "compare", "Exit codes")
+    )
+    for command in ("encode", "search", "macs", "info", "export", "compare", "clip-benchmark"):
+        text = tgems(command, "--help")
+        assert "Usage" in text and len(text.splitlines()) > 8
+    tgems(code=2)
+    tgems("encode", "a.png", code=2)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["info", "{saved}"], ["compare", "{results}", "{results}"]])
+def test_what_needs_no_model_imports_none(words, saved, results):
+    words = [w.format(saved=saved, results=results) for w in words]
+    code = (
+        "import sys, atexit, tgems; heavy = lambda: [m for m in ('torch', 'open_clip', 'huggingface_hub') "
+        f"if m in sys.modules]; assert not heavy(); atexit.register(lambda: print('heavy', heavy())); "
+        f"sys.argv[1:] = {words!r}; from tgems.cli import main; main()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert run.returncode == 0 and run.stdout.rstrip().endswith("heavy []"), run.stdout + run.stderr
+
+
+def test_encode_takes_files_folders_globs_and_tars(saved, pictures, demo_data, tmp_path, make):
+    tar = demo_data / "scenes/test/0.tar"
+    words = [pictures / "01.png", pictures / "below", f"{pictures}/*.png", tar]
+    output = tgems("encode", *words, "-m", saved, "-o", tmp_path / "i.parquet", "--batch-size", 5)
+    frame = pd.read_parquet(tmp_path / "i.parquet")
+    assert f"{len(frame)} images in" in output and len(frame) == 12 + 40 and frame["image"].is_unique
+    assert list(frame["image"][:2]) == [str(pictures / "01.png"), str(pictures / "below/00.png")]
+    keys = [f"{tar}::{s.key}" for s in read_shard(tar)]
+    assert list(frame["image"][12:]) == keys
+    assert not (tmp_path / "i.parquet.parts").exists()
+    model = make()
+    pixels = torch.stack([model.preprocess(Image.open(p).convert("RGB")) for p in frame["image"][:12]])
+    expected = model.encode_image(pixels, return_exits=True)
+    assert np.allclose(np.stack(frame["embedding"][:12]), expected.embeddings.numpy(), atol=1e-5)
+    blocks = np.array(model.early_exit.costs.blocks)[expected.exits.numpy()]
+    assert list(frame["exit_block"][:12]) == list(blocks)
+    assert np.allclose(frame["rate"][:12], model.rates[expected.exits.numpy()])
+    assert (frame["model"] == str(saved)).all() and (frame["calibration"] == "scenes").all()
+
+
+def test_a_killed_run_goes_on_where_it_stopped(saved, pictures, tmp_path, make, monkeypatch):
+    monkeypatch.setattr(index, "PART", 5)
+    images, model, out = index.find_images([str(pictures)]), make(), tmp_path / "i.parquet"
+    whole = tmp_path / "whole.parquet"
+    index.encode_images(model, "m", images, whole)
+    encode, calls = model.encode_image, []
+
+    def dies_in_the_second_part(pixels, **options):
+        calls.append(len(pixels))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(pixels, **options)
+
+    monkeypatch.setattr(model, "encode_image", dies_in_the_second_part)
+    with pytest.raises(KeyboardInterrupt):
+        index.encode_images(model, "m", images, out)
+    assert not out.exists() and [p.name for p in out.with_name("i.parquet.parts").glob("*.parquet")] == [
+        "000000.parquet"
+    ]
+    told = []
+    done = index.encode_images(model, "m", images, out, advance=told.append)
+    assert calls == [5, 5, 5, 2] and sum(told) == done.images == 12
+    assert out.read_bytes() == whole.read_bytes()
+    monkeypatch.undo()
+    monkeypatch.setattr(index, "PART", 5)
+    shutil.rmtree(out.with_name("i.parquet.parts"), ignore_errors=True)
+    out.with_name("i.parquet.parts").mkdir()
+    (out.with_name("i.parquet.parts") / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="holds parts of another model or of other images; delete it"):
+        index.encode_images(model, "m", images, out)
+
+
+def test_a_bad_image_ends_the_run_or_is_left_out(saved, pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "p")
+    (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:200])
+    words = ["encode", folder, "-m", saved, "-o", tmp_path / "i.parquet"]
+    assert re.search(r"error: .*05\.png: cannot be read \(.*\); mend it, or leave it out", tgems(*words, code=1))
+    assert not (tmp_path / "i.parquet").exists()
+    output = tgems(*words, "--skip-bad", code=3)
+    assert "11 images in" in output and re.search(r"left out: .*05\.png cannot be read", output)
+    assert len(pd.read_parquet(tmp_path / "i.parquet")) == 11
+    (tmp_path / "q").mkdir()
+    shutil.copy(folder / "05.png", tmp_path / "q")
+    words = ["encode", tmp_path / "q", "-m", saved, "-o", tmp_path / "j.parquet", "--skip-bad"]
+    assert "none of 1 images can be read" in tgems(*words, code=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere/*.png"], "nowhere/*.png: there is no such file, folder or match"),
+        ([ROOT / "README.md"], "README.md: not an image"),
+        ([ROOT / "configs"], "no image (png, jpg, jpeg, webp) and no tar with images"),
+        ([ROOT / "docs/tradeoff.png", "--device", "gpu7"], "device 'gpu7' cannot be used"),
+        ([ROOT / "docs/tradeoff.png", "--max-rate", "0.01"], "max_rate 0.01 is below the cheapest exit"),
+        ([ROOT / "docs/tradeoff.png", "--calibration", "cats"], "no thresholds for 'cats'"),
+        ([ROOT / "docs/tradeoff.png", "--backbone", "local-dir:gone"], "local-dir:gone"),
+    ],
+)
+def test_bad_input_is_one_line(saved, tmp_path, words, message):
+    output = tgems("encode", *words, "-m", saved, "-o", tmp_path / "i.parquet", code=1)
+    assert message in output and len(output.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+def test_an_index_by_a_policy_that_looks_at_texts_is_refused(make, pictures, tmp_path):
+    make("margin").save_pretrained(tmp_path / "margin")
+    output = tgems("encode", pictures, "-m", tmp_path / "margin", "-o", tmp_path / "i.parquet", code=1)
+    assert "policy 'margin' looks at the texts" in output and not (tmp_path / "i.parquet.parts").exists()
+
+
+@pytest.fixture(scope="module")
+def full_index(make, results, demo_data, tmp_path_factory):
+    """All test scenes at full depth, where the demo backbone is good; and the T-GEM."""
+    folder = tmp_path_factory.mktemp("index")
+    model = make()
+    model.rule.threshold = float("inf")
+    make().save_pretrained(folder / "g")
+    images = index.find_images([str(demo_data / "scenes/test")])
+    index.encode_images(model, str(folder / "g"), images, folder / "i.parquet")
+    return folder / "i.parquet"
+
+
+def test_search_finds_the_right_image(full_index, demo_data, make):
+    samples = {s.key: s for path in shard_paths(demo_data / "scenes/test") for s in read_shard(path)}
+    found = 0
+    for key in list(samples)[:5]:
+        output = tgems("search", samples[key].captions[0], "-i", full_index, "-k", 3)
+        rows = output.splitlines()[1:]
+        assert len(rows) == 3
+        scores = [float(row.split()[0]) for row in rows]
+        assert scores == sorted(scores, reverse=True)
+        captions = samples[rows[0].split("::")[1].strip()].captions
+        found += samples[key].captions[0] in captions
+    assert found >= 4
+
+
+def test_a_mixed_index_is_a_warning(full_index, saved, pictures, tmp_path):
+    tgems("encode", pictures, "-m", saved, "-o", tmp_path / "i.parquet", "--max-rate", 0.5)
+    output = tgems("search", "a red four", "-i", full_index, "-i", tmp_path / "i.parquet", "-m", saved, code=3)
+    assert "warning: the index mixes 2 values of max_rate (0.5, none)" in output and len(output.splitlines()) >= 11
+    frame = pd.read_parquet(full_index)
+    frame.assign(backbone="f00d" * 16).to_parquet(tmp_path / "foreign.parquet")
+    output = tgems("search", "a red four", "-i", tmp_path / "foreign.parquet", "-m", saved, code=3)
+    assert "not by the index's backbone" in output
+    frame.assign(embedding=[np.zeros(3)] * len(frame)).to_parquet(tmp_path / "short.parquet")
+    assert "not of 64 numbers" in tgems("search", "x", "-i", tmp_path / "short.parquet", "-m", saved, code=1)
+    assert "missing; make it with" in tgems("search", "x", "-i", tmp_path / "none.parquet", code=1)
+    frame.drop(columns="policy").to_parquet(tmp_path / "other.parquet")
+    assert "has no column 'policy'" in tgems("search", "x", "-i", tmp_path / "other.parquet", code=1)
+
+
+def test_export_and_info(results, tmp_path):
+    words = ["export", "demo", tmp_path / "g", "--results", results]
+    assert "tgems info" in tgems(*words)
+    output = tgems("info", tmp_path / "g")
+    point = read_json(results / "evaluation/demo/default/scenes/thresholds.json")["thresholds"]
+    point = next(p for p in point if p["policy"] == "tgem")
+    for text in ("demo-vit-8", "tgem", f"{point['rate_validation']:.3f}", "image_retrieval_recall@1", "after block"):
+        assert text in output
+    assert "saved in" in tgems(*words, "--policy", "fixed", "--exit-block", 3)
+    assert "fixed" in tgems("info", tmp_path / "g")
+    for wrong, message in (
+        (["--policy", "oracle"], "policy 'oracle' is not in this run; it has fixed, max_softmax, entropy"),
+        (["--rate", 0.3], "rate target 0.3 is not in this run; it has 0.6"),
+        (["--seed", 7], "seed 7 is not in this run; it has 0"),
+        (["--policy", "fixed", "--exit-block", 8], "exit block 8 is not in this run; it has 1, 2"),
+        (["--results", tmp_path], "give the results folder of a finished run"),
+    ):
+        assert message in tgems(*words, *wrong, code=1)
+    assert "not a saved T-GEM" in tgems("info", tmp_path, code=1)
+
+
+def test_compare_says_what_moved(results, tmp_path):
+    output = tgems("compare", results, results)
+    equal = re.search(r"^([\d,]+) numbers in both runs: ([\d,]+) equal, 0 moved", output)
+    assert equal and equal[1] == equal[2] and "0 in one run alone" in output
+    other = tmp_path / "results"
+    shutil.copytree(results / "tables", other / "tables")
+    points = pd.read_csv(other / "tables/tradeoff.csv", dtype={"seed": "string"})
+    chosen = points["policy"].eq("tgem") & points["metric"].eq("acc1") & points["calibration"].eq("transfer")
+    chosen &= points["seed"].eq("0")
+    within = points.assign(value=points["value"].where(~chosen, points["value"] + 1e-4))
+    within.to_csv(other / "tables/tradeoff.csv", index=False)
+    assert "0 moved" in tgems("compare", results, other), "within the intervals"
+    moved = points.assign(**{k: points[k].where(~chosen, points[k] + 2) for k in ("value", "ci_low", "ci_high")})
+    moved.to_csv(other / "tables/tradeoff.csv", index=False)
+    output = tgems("compare", results, other, code=3)
+    assert re.search(r"demo default digits tgem transfer 0\.6 0 acc1 +\d.\d{4} +\d.\d{4} +\+2\.0000", output)
+    assert "1 moved" in output
+    points[points["policy"].ne("hull")].to_csv(other / "tables/tradeoff.csv", index=False)
+    assert re.search(r"demo digits hull +\d+ +0", tgems("compare", results, other, code=3))
+    shutil.copytree(results / "tables", other / "tables", dirs_exist_ok=True)
+    text = (other / "tables/provenance.json").read_text()
+    (other / "tables/provenance.json").write_text(text.replace(DEMO["pretrained"], "local-dir:other"))
+    assert re.search(r"backbones.demo.pretrained +.*demo-vit-8 +local-dir:other", tgems("compare", results, other))
+    assert "give the results folder of a finished run" in tgems("compare", results, tmp_path, code=1)
+
+
+def test_start_is_quick(saved):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for words in (["--help"], ["info", str(saved)]):
+        start = time.process_time() + sum(os.times()[2:4])
+        subprocess.run([sys.executable, "-m", "tgems.cli", *words], env=environment, check=True, capture_output=True)
+        assert time.process_time() + sum(os.times()[2:4]) - start < 1.5, "seconds of computation"
+
+
+def test_macs_is_the_profiler_s_command():
+    count = pytest.importorskip("tgems.profiling.macs")
+    if not hasattr(count, "main"):
+        pytest.skip("the profiler has no command yet")
+    output = tgems("macs", DEMO["pretrained"])
+    assert output

@@ -1,0 +1,85 @@
+"""clip_benchmark evaluates the model object and the command unchanged, and gives the harness's numbers."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from torch.utils.data import DataLoader
+
+from tgems.data.webdataset import read_prompts
+from tgems.errors import UserError
+from tgems.runtime.clip_benchmark import load_tgems
+
+
+def point(results, **where):
+    """One number of the run's table."""
+    points = pd.read_csv(results / "tables/tradeoff.csv", dtype={"seed": "string"})
+    points = points[points["twin_of"].isna() & points["seed"].eq("0") & points["policy"].eq("tgem")]
+    for key, value in where.items():
+        points = points[points[key].eq(value)]
+    assert len(points) == 1
+    return points["value"].item()
+
+
+class Pairs(list):
+    """Images and targets, with the names of classes that clip_benchmark asks a data set for."""
+
+    classes = tuple(range(10))
+
+
+def in_batches(known, targets):
+    """Loader of (images, targets), as clip_benchmark's collate function makes them."""
+    pairs = Pairs(zip(known.images, targets, strict=True))
+    plain = isinstance(targets[0], int)
+    return DataLoader(
+        pairs,
+        batch_size=32,
+        collate_fn=lambda batch: (
+            torch.stack([image for image, _ in batch]),
+            torch.tensor([t for _, t in batch]) if plain else [t for _, t in batch],
+        ),
+    )
+
+
+def test_its_functions_give_the_harness_s_numbers(make, known, results, demo_data):
+    from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+
+    model = make("tgem", calibration=known.dataset)
+    where = {"dataset": known.dataset, "calibration": "in_domain"}
+    if known.dataset == "digits":
+        prompts = read_prompts(demo_data / "digits")
+        loader = in_batches(known, [s.label for s in known.samples])
+        words = list(prompts.classnames), list(prompts.templates)
+        got = zeroshot_classification.evaluate(model, loader, model.tokenizer, *words, device="cpu", amp=False)
+        names = ("acc1", "acc5", "mean_per_class_recall")
+    else:
+        loader = in_batches(known, [list(s.captions) for s in known.samples])
+        got = zeroshot_retrieval.evaluate(model, loader, model.tokenizer, "cpu", amp=False, recall_k_list=[1, 5])
+        names = [f"{way}_retrieval_recall@{k}" for way in ("image", "text") for k in (1, 5)]
+    for name in names:
+        assert got[name] == pytest.approx(point(results, metric=name, **where), abs=1e-5), name
+
+
+def test_the_command_gives_the_harness_s_accuracy(saved, results, demo_data, tmp_path):
+    words = ["eval", "--model", str(saved), "--dataset", "wds/digits", "--dataset_root", str(demo_data / "digits")]
+    words += ["--pretrained", "default", "digits", "--no_amp", "--num_workers", "0", "--quiet"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tgems.cli", "clip-benchmark", *words]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for calibration, label in (("default", "transfer"), ("digits", "in_domain")):
+        got = json.loads((tmp_path / f"digits_{calibration}_en_zeroshot_classification.json").read_text())
+        assert got["model"] == str(saved) and got["task"] == "zeroshot_classification"
+        expected = point(results, dataset="digits", calibration=label, metric="acc1")
+        assert got["metrics"]["acc1"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_policy_that_looks_at_texts_is_refused(make, tmp_path):
+    make("margin").save_pretrained(tmp_path / "margin")
+    with pytest.raises(UserError, match="policy 'margin' looks at the texts before an image is encoded"):
+        load_tgems(str(tmp_path / "margin"))

@@ -1,0 +1,122 @@
+"""What a user of the model object may do to it."""
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from tgems.errors import UserError
+from tgems.exits import modules
+from tgems.exits.modules import BankGates, ExitHeads, LookaheadGates
+from tgems.exits.registry import POLICIES
+from tgems.runtime.rules import BANK_RULES, ImageRule
+
+
+def bank_of(model, words):
+    """Embeddings of some texts."""
+    return model.encode_text(model.tokenizer(list(words)))
+
+
+def test_a_cap_holds_for_every_image(make, known):
+    model = make("tgem", max_rate=0.5)
+    costs, free = model.early_exit.costs, make("tgem")
+    last = max(k for k in range(7) if costs.image_guided()[k] <= 0.5)
+    got, open_ = (m.encode_image(known.images, return_exits=True).exits for m in (model, free))
+    assert torch.equal(got, open_.clamp_max(last)) and (open_ > last).any()
+    assert model.rates[got.max()] <= 0.5
+    model.limit(None)
+    assert torch.equal(model.encode_image(known.images, return_exits=True).exits, open_)
+
+
+def test_a_cap_below_the_cheapest_exit_is_refused_and_changes_nothing(make):
+    with pytest.raises(
+        UserError, match=r"max_rate 0.1 is below the cheapest exit .* 0\.15\d* of the encoder; raise it"
+    ):
+        make("tgem", max_rate=0.1)
+    model = make("fixed", max_rate=0.4)
+    with pytest.raises(UserError, match="max_rate 0.3 is below"):
+        model.limit(0.3)
+    assert model.max_rate == 0.4 and model.last_resort == 2
+
+
+def test_a_bank_that_makes_every_exit_too_dear_is_refused_and_changes_nothing(make):
+    model = make("margin", max_rate=0.9)
+    with pytest.raises(UserError, match="max_rate 0.9 is below the cheapest exit"):
+        model.set_text_bank(torch.randn(200_000, 64))
+    assert model.rule.bank is None
+
+
+def test_the_bank_outlives_other_thresholds_and_moves(make, known):
+    model = make("margin")
+    with pytest.raises(UserError, match="set_text_bank"):
+        model.encode_image(known.images)
+    model.set_text_bank(bank_of(model, ("a one", "a two")))
+    rates = model.rates
+    for dataset in ("digits", "scenes"):
+        model.calibrate(dataset)
+        assert model.calibration == dataset and len(model.rule.bank) == 2
+        assert model.rule.threshold == model.early_exit.calibrations[dataset].threshold
+    assert rates.tolist() == model.rates.tolist() and rates[-1] > model.early_exit.rates()[-1]
+    assert "rule.bank" in dict(model.named_buffers()) and "rule.bank" not in model.state_dict()
+    assert model.to("meta").rule.bank.device.type == "meta"
+
+
+@pytest.mark.parametrize("policy", BANK_RULES)
+def test_a_bank_of_one_text(make, known, policy):
+    model = make(policy)
+    model.set_text_bank(bank_of(model, ("a one",)))
+    got = model.encode_image(known.images, return_exits=True)
+    assert got.embeddings.isfinite().all()
+    if policy != "tgem_bank":
+        assert (got.exits == model.looked[0]).all(), "it is won without doubt"
+
+
+def test_wrong_banks_and_names_are_one_line(make):
+    model = make("margin")
+    for bank in (torch.zeros(3), torch.zeros(3, 5), torch.zeros(0, 64)):
+        with pytest.raises(UserError, match=r"a text bank has shape \[M, 64\], not"):
+            model.set_text_bank(bank)
+    with pytest.raises(UserError, match="no thresholds for 'flowers'; this model has some for scenes, digits"):
+        model.calibrate("flowers")
+    with pytest.raises(UserError, match="chunk 0"):
+        make("tgem", chunk=0)
+    with pytest.raises(UserError, match="sees the image alone and takes no text bank"):
+        make("tgem").set_text_bank(torch.zeros(3, 64))
+
+
+def test_rates_are_the_policy_s(make):
+    for policy in ("tgem", "margin", "tgem_bank", "fixed", "learned_confidence"):
+        early = make(policy).early_exit
+        for name, point in early.calibrations.items():
+            expected = POLICIES[policy].costs(early.costs, 5, point.visited)
+            assert early.rates(name, 5).tolist() == expected.tolist()
+
+
+def test_it_is_frozen_and_behaves_as_open_clip_s(make, known, demo_backbone):
+    model = make().train()
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    tokens = model.tokenizer(["a red four"])
+    images, texts, scale = model(known.images[:2], tokens)
+    _, expected, expected_scale = demo_backbone.model(None, tokens)
+    assert torch.equal(texts, expected) and torch.equal(scale, expected_scale)
+    assert torch.equal(images, model.encode_image(known.images[:2])) and model(None, None)[:2] == (None, None)
+    assert torch.allclose(images.norm(dim=-1), torch.ones(2))
+
+
+def test_rules_stay_on_an_accelerator(monkeypatch):
+    """There may be no GPU: fake tensors refuse operations that mix devices."""
+    grid = modules._price_grid(40)
+    monkeypatch.setattr(modules, "_price_grid", lambda n: grid)
+    gates = LookaheadGates(3, 16, 4, [0.2, 0.4, 0.6, 1.0])
+    heads, bank_gates = ExitHeads(3, 16, 4, 6), BankGates(3, 16, 4)
+    rules = [ImageRule(heads, gates), *(rule(heads, 10.0, bank_gates) for rule in BANK_RULES.values())]
+    with FakeTensorMode() as mode:
+        for module in (heads, gates, bank_gates):
+            for store in (s for m in module.modules() for s in (m._parameters, m._buffers)):
+                store.update({k: mode.from_tensor(v).to("cuda") for k, v in store.items() if v is not None})
+        for rule in rules:
+            rule.threshold = 0.0
+            if rule.needs_bank:
+                rule.bank = torch.empty(3, 6, device="cuda")
+            mask, embed = rule.leaving(1, torch.empty(5, 16, device="cuda"))
+            assert mask.device.type == "cuda" and mask.shape == (5,)
+            assert embed(torch.arange(2, device="cuda")).shape == (2, 6)

@@ -1,0 +1,101 @@
+"""A T-GEM by folder or by its id on the Hugging Face hub: fetch, load, push."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tgems.errors import UserError
+from tgems.runtime.describe import FILES, read_config
+from tgems.runtime.model import EarlyExitCLIP
+
+
+def fetch(folder_or_hub_id: str | Path, files: tuple[str, ...] = FILES, **download) -> Path:
+    """Folder of a saved T-GEM, downloaded where it is none of this machine's.
+
+    Args:
+        folder_or_hub_id: Folder, or `owner/name` on the hub.
+        files: What is needed of it.
+        download: Of huggingface_hub's `snapshot_download`: `revision`, `cache_dir`, `token`, `local_files_only`, ...
+
+    Raises:
+        UserError: It is neither, or cannot be downloaded.
+    """
+    folder = Path(folder_or_hub_id)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(folder_or_hub_id), allow_patterns=list(files), **download))
+    except (ValueError, OSError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{folder_or_hub_id}: no such folder here, and not to be had from the Hugging Face hub ({first}); "
+            "check the name, or connect to the internet"
+        ) from error
+
+
+def load_anywhere(folder_or_hub_id: str | Path, device: str = "cpu", **options) -> EarlyExitCLIP:
+    """Load a saved T-GEM and its backbone.
+
+    Args:
+        folder_or_hub_id: Folder, or `owner/name` on the hub.
+        device: Where to run.
+        options: `backbone` (see `tgems.runtime.folder.load`), `calibration`, `max_rate` and `chunk` (see
+            `EarlyExitCLIP`); all others are of `fetch`.
+
+    Raises:
+        UserError: It cannot be fetched or loaded, or there is no such device.
+    """
+    from tgems.runtime.folder import load
+
+    own = {k: options.pop(k) for k in ("backbone", "calibration", "max_rate", "chunk") if k in options}
+    check_device(device)
+    return load(fetch(folder_or_hub_id, **options), **own).to(device)
+
+
+def push(model: EarlyExitCLIP, repo_id: str, private: bool | None = None, token: str | None = None, **options) -> str:
+    """Upload a T-GEM's three files to the hub; the repository is created where there is none.
+
+    Args:
+        model: T-GEM.
+        repo_id: `owner/name`.
+        private: Whether a new repository is.
+        token: Of the hub; None for the one that `hf auth login` keeps.
+        options: Of `HfApi.upload_folder`: `commit_message`, `revision`, `create_pr`.
+
+    Returns:
+        Address of the commit.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(Path(folder))
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), **options))
+
+
+def tokenizer(folder_or_hub_id: str | Path, **download):
+    """Tokenizer of a T-GEM's backbone; loads no weights.
+
+    Raises:
+        UserError: See `fetch` and `read_config`.
+    """
+    from tgems.backbones.load import load_tokenizer
+
+    return load_tokenizer(read_config(fetch(folder_or_hub_id, **download))["backbone"])
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not know or have.
+
+    Raises:
+        UserError: Names it.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(f"device {device!r} cannot be used ({first}); use cpu, or cuda where there is a GPU") from error
