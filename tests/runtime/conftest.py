@@ -1,8 +1,10 @@
 """A finished run of minutes' work in seconds: modules trained for a pass on 70 images, which calibrate and test too."""
 
+import copy
 import io
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -31,7 +33,7 @@ PARTS = ("tradeoff", "wins", "areas", "exits", "semantic_content", "gallery")
 
 
 def _train(features: str, macs: str, out: str) -> None:
-    small = {"passes": 20, "batch_size": 70}
+    small = {"passes": 10, "batch_size": 70}
     run_heads(features, macs, options("heads", hidden=8, **small), 0, f"{out}/heads/seed-0")
     heads = [f"{out}/heads/seed-0"]
     image = options("image_gates", foresight_passes=20, **small)
@@ -97,12 +99,15 @@ def results(demo_data, demo_features, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def make(results):
-    """Policy and options -> model of the run, a fixed exit at block 3."""
+def make(results, demo_backbone):
+    """Policy and options -> model of the run, a fixed exit at block 3, on a backbone of its own."""
+
+    kept = {id(part): part for part in (demo_backbone.tokenizer, demo_backbone.preprocess)}
 
     def build(policy: str = "tgem", **options):
         where = {"exit_block": 3} if policy == "fixed" else {}
-        return from_results(results, "demo", policy, RATE, **where, **options)
+        with patch("tgems.runtime.export.load_backbone", lambda entry: copy.deepcopy(demo_backbone, dict(kept))):
+            return from_results(results, "demo", policy, RATE, **where, **options)
 
     return build
 
