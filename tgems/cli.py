@@ -123,7 +123,7 @@ def macs(
 ) -> None:
     """Print what each exit of an image encoder costs, in multiply-accumulates; reads no weights."""
     with _one_line():
-        from tgems.profiling.macs import main as count
+        from tgems.profiling.table import main as count
 
         code = count(models)
     raise typer.Exit(code)

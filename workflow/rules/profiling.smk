@@ -34,7 +34,7 @@ rule measure_latency:
         "benchmarks/measure_latency/{backbone}.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores
+    threads: os.cpu_count()
     resources:
         gpu=1 if config["latency"]["device"] == "cuda" else 0,
     params:

@@ -1,0 +1,74 @@
+# Which modules of the library a stage's results depend on: changed code reruns the stage, a touched file does not.
+
+
+def library(*parts):
+    """Library modules that a stage's results depend on: changed code reruns the stage, a touched file does not."""
+    return [
+        os.path.relpath(path)
+        for part in parts
+        for path in sorted(Path(ROOT, "tgems").glob(part))
+    ]
+
+
+CODE = {
+    "demo": library(
+        "data/demo.py",
+        "data/handwriting.py",
+        "data/render.py",
+        "data/scenes.py",
+        "data/webdataset.py",
+    ),
+    "fetch": library(
+        "data/entries.py", "data/fetch.py", "data/hub.py", "data/webdataset.py"
+    ),
+    "backbones": library("backbones/*.py", "data/webdataset.py"),
+    "profiling": library(
+        "profiling/*.py",
+        "backbones/config.py",
+        "backbones/towers.py",
+        "exits/modules.py",
+        "exits/sizes.py",
+    ),
+    "features": library(
+        "features/*.py",
+        "backbones/checkpoint.py",
+        "backbones/load.py",
+        "backbones/towers.py",
+        "data/webdataset.py",
+    ),
+    "exits": library(
+        "exits/bank_gates.py",
+        "exits/image_gates.py",
+        "exits/losses.py",
+        "exits/modules.py",
+        "exits/train.py",
+        "features/cache.py",
+    ),
+    "policies": library(
+        "exits/confidence.py",
+        "exits/gated.py",
+        "exits/outputs.py",
+        "exits/policies.py",
+        "exits/reference.py",
+    )
+    + [word.rpartition(":")[0] for word in config["policies"] if ":" in word],
+    "evaluation": library(
+        "evaluation/*.py",
+        "data/webdataset.py",
+        "exits/modules.py",
+        "profiling/costs.py",
+    ),
+    "latency": library(
+        "backbones/towers.py",
+        "exits/modules.py",
+        "runtime/engine.py",
+        "runtime/latency.py",
+        "runtime/rules.py",
+    ),
+    "latency_figure": library("reporting/latency.py", "reporting/style.py"),
+    "references": library("reporting/references.py", "reporting/published.*"),
+    "tables": library("reporting/calibration.py", "reporting/tables.py"),
+    "figures": library(
+        "reporting/calibration.py", "reporting/figures.py", "reporting/style.py"
+    ),
+}
