@@ -124,3 +124,12 @@ def test_a_hubs_configuration_is_compared_with_the_model(monkeypatch, quick_gelu
     monkeypatch.setattr(open_clip, "create_model_from_pretrained", fail)
     with pytest.raises(UserError, match=message or "nothing is fetched here"):
         load_backbone({"model": "ViT-B-32", "pretrained": "hf-hub:laion/some"})
+
+
+def test_a_tokenizer_that_cannot_be_fetched_is_named(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no connection")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", fail)
+    with pytest.raises(UserError, match="tokenizer of backbone 'ViT-S-32-alt' cannot be loaded: no connection; con"):
+        load_backbone({"model": "ViT-S-32-alt", "pretrained": "random"})

@@ -1,7 +1,8 @@
 """Load a frozen CLIP backbone through open_clip; weights are read without executing pickles."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,10 @@ from tgems.exits.sizes import exit_blocks
 from tgems.provenance import digest_tensors
 
 logger = logging.getLogger(__name__)
+REMOTE = ("tag", "hf-hub")
+CONNECT = "connect to the internet, or name a copy by 'pretrained: FILE' or 'pretrained: local-dir:FOLDER'"
+CONNECT_TOKENIZER = "connect to the internet, or name a folder that holds it by 'pretrained: local-dir:FOLDER'"
+FOLDER = "put the tokenizer's files into the folder"
 RESIZING = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -60,7 +65,12 @@ def load_backbone(backbone: dict) -> Backbone:
     """
     name = backbone.get("model") or backbone["pretrained"]
     check_supported(model_config(backbone), name)
-    model, preprocess, tokenizer = _create(backbone, weights_form(backbone["pretrained"]))
+    form, pretrained = weights_form(backbone["pretrained"]), backbone["pretrained"]
+    with _one_line(
+        f"backbone weights {pretrained!r} of {name!r}", CONNECT if form in REMOTE else "check that they fit"
+    ):
+        model, preprocess = _create(backbone, form)
+    tokenizer = load_tokenizer(backbone)
     model.eval().requires_grad_(False)
     tower = as_tower(model.visual)
     return Backbone(
@@ -91,19 +101,15 @@ def load_tokenizer(backbone: dict) -> Callable:
     """Tokenizer of an entry of the configuration: texts -> int64 `[m, context_length]`. Reads no weights.
 
     Raises:
-        UserError: Unknown architecture, or a folder without configuration.
+        UserError: Unknown architecture, a folder without configuration, or a tokenizer that cannot be fetched.
     """
     import open_clip
 
-    name = backbone.get("model") or backbone["pretrained"]
-    check_supported(model_config(backbone), name)
-    return open_clip.get_tokenizer(_source(backbone))
-
-
-def _source(backbone: dict) -> str:
-    """What open_clip calls the architecture: its name, or where a folder with its configuration is."""
-    pretrained = backbone["pretrained"]
-    return pretrained if weights_form(pretrained) in ("hf-hub", "local-dir") else backbone["model"]
+    form = weights_form(backbone["pretrained"])
+    check_supported(model_config(backbone), backbone.get("model") or backbone["pretrained"])
+    known = backbone["pretrained"] if form in ("hf-hub", "local-dir") else backbone["model"]
+    with _one_line(f"tokenizer of backbone {known!r}", FOLDER if form == "local-dir" else CONNECT_TOKENIZER):
+        return open_clip.get_tokenizer(known)
 
 
 def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
@@ -126,36 +132,36 @@ def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
     return as_tower(visual.to_empty(device=device).eval().requires_grad_(False))
 
 
-def _create(backbone: dict, form: str) -> tuple[nn.Module, Callable, Callable]:
-    """Model, preprocessing of evaluation, and tokenizer."""
+def _create(backbone: dict, form: str) -> tuple[nn.Module, Callable]:
+    """Model, and preprocessing of evaluation."""
     import open_clip
 
     name, pretrained = backbone.get("model"), backbone["pretrained"]
-    known = _source(backbone)
     if form == "tag":
         _check_tag(name, pretrained)
+    if form == "hf-hub":
+        check_same(name, open_clip.get_model_config(pretrained), pretrained)
+    if form not in ("random", "file"):
+        known, tag = (name, pretrained) if form == "tag" else (pretrained, None)
+        return open_clip.create_model_from_pretrained(known, pretrained=tag)
+    torch.manual_seed(0)
+    options = {"pretrained_text": False, **_published_preprocessing(name)}
+    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=None, **options)
+    if form == "file":
+        load_checkpoint(model, name, pretrained)
+    return model, preprocess
+
+
+@contextmanager
+def _one_line(what: str, mend: str) -> Iterator[None]:
+    """Turn what open_clip raises into one line that names `what` and ends in `mend`."""
     try:
-        if form == "hf-hub":
-            check_same(name, open_clip.get_model_config(pretrained), pretrained)
-        if form in ("random", "file"):
-            torch.manual_seed(0)
-            options = {"pretrained_text": False, **_published_preprocessing(name)}
-            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=None, **options)
-            if form == "file":
-                load_checkpoint(model, name, pretrained)
-        else:
-            tag = pretrained if form == "tag" else None
-            model, preprocess = open_clip.create_model_from_pretrained(known, pretrained=tag)
-        return model, preprocess, open_clip.get_tokenizer(known)
+        yield
     except UserError:
         raise
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         first = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"backbone weights {pretrained!r} of {name or 'the folder'!r} cannot be loaded: {first}; "
-            + ("check that they fit" if form in ("file", "local-dir", "random") else
-               "connect to the internet, or name a copy by 'pretrained: FILE' or 'pretrained: local-dir:FOLDER'")
-        ) from error  # fmt: skip
+        raise UserError(f"{what} cannot be loaded: {first}; {mend}") from error
 
 
 def _check_tag(name: str, tag: str) -> None:

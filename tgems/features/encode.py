@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from tgems.backbones.towers import Tower
 
@@ -53,10 +54,11 @@ def encode_images(tower: Tower, images: Tensor, blocks: Sequence[int]) -> Encode
 
 
 @torch.no_grad()
-def encode_texts(model: nn.Module, tokenizer, texts: list[str], batch_size: int = 512) -> Tensor:
+def encode_texts(model: nn.Module, tokenizer, texts: list[str], batch_size: int = 64) -> Tensor:
     """Unit text embeddings `[m, D]` float32."""
     device = model.logit_scale.device
-    batches = (tokenizer(texts[i : i + batch_size]).to(device) for i in range(0, len(texts), batch_size))
+    starts = tqdm(range(0, len(texts), batch_size), desc="texts", unit="batch", mininterval=2)
+    batches = (tokenizer(texts[i : i + batch_size]).to(device) for i in starts)
     return torch.cat([model.encode_text(tokens, normalize=True).float().cpu() for tokens in batches])
 
 
