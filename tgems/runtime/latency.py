@@ -81,7 +81,8 @@ def measure_latency(
     heads = ExitHeads(n, costs.summary_dim, hidden["heads"], costs.embed_dim, widths)
     rates = costs.image_guided()
     gates = LookaheadGates(n, costs.summary_dim, hidden["image_gates"], costs.fixed().tolist(), widths=widths)
-    rule = ImageRule(heads, 0.0, gates).to(settings.device).eval().requires_grad_(False)
+    rule = ImageRule(heads, gates).to(settings.device).eval().requires_grad_(False)
+    rule.threshold = 0.0
     frames = []
     for batch_size in tqdm(settings.batch_sizes, desc="latency", unit="batch size"):
         calls = max(1, IMAGES // batch_size)
