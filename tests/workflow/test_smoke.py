@@ -22,10 +22,12 @@ from tgems.provenance import read_json
 
 pytestmark = pytest.mark.workflow
 SMOKE = ("--configfile", "configs/smoke.yaml")
+REPORTING = {"make_tables": 1, "plot_figure": 5, "measure_latency": 1, "report_latency": 1}
 
 
 def _contents(project):
-    return {p.name: p.read_bytes() for kind in ("tables", "figures") for p in (project / "results" / kind).iterdir()}
+    files = [p for kind in ("tables", "figures") for p in (project / "results" / kind).iterdir()]
+    return {p.name: p.read_bytes() for p in files if p.stem != "latency"}  # which is measured
 
 
 def test_tables_and_figures_are_complete(smoke):
@@ -37,6 +39,15 @@ def test_tables_and_figures_are_complete(smoke):
     assert set(points["policy"]) == set(POLICY_NAMES)
     assert set(points["calibration"].dropna()) == {"in_domain", "transfer"}
     assert set(points["dataset"]) == {"scenes", "digits"}
+
+
+def test_speed_is_measured_for_every_rate_and_batch_size(smoke):
+    table = pd.read_csv(smoke / "results/tables/latency.csv")
+    assert (smoke / "results/figures/latency.png").stat().st_size > 10_000
+    assert set(table["encoder"]) == {"full", "early exit"} and set(table["batch_size"]) == {2}
+    early = table.query("encoder == 'early exit'").iloc[0]
+    assert early["rate_target"] == 0.6 and abs(early["rate"] - 0.6) < 0.1
+    assert early["efficiency"] == pytest.approx(early["speedup"] / early["flops_speedup"], rel=1e-4)
 
 
 def test_every_number_can_be_traced(smoke):
@@ -90,7 +101,7 @@ def test_a_policy_of_ones_own_is_a_file_and_a_word(smoke, tmp_path):
 def test_one_more_rate_target_trains_its_own_gates_only(smoke):
     jobs = planned(snakemake(smoke, "-n", *SMOKE, "--config", "rate_targets=[0.6,0.75]").stdout)
     jobs.pop("total"), jobs.pop("all")
-    assert jobs == {"train_image_gates": 1, "fit_thresholds": 2, "evaluate": 2, "make_tables": 1, "plot_figure": 5}
+    assert jobs == {"train_image_gates": 1, "fit_thresholds": 2, "evaluate": 2} | REPORTING
 
 
 def test_one_more_seed_trains_its_own_modules_and_keeps_features(smoke):
