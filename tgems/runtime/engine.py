@@ -7,6 +7,7 @@ blocks see at most the batch, and a chunk's old state is gone before the next ch
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -77,14 +78,12 @@ def encode_early(
         chunk: Images of a forward pass; None for `default_chunk`.
         planned: Exits `[n]` to take in place of those that the rule says, which is asked all the same: for measuring.
     """
-    n = len(images)
-    out = torch.empty(n, sizes.embed, device=images.device)
-    exits = torch.full((n,), len(blocks) - 1, device=images.device)
-    if not n:
-        return Encoded(out, exits)
+    batch = _Batch.of(len(images), len(blocks), tower, rule, sizes, planned, images.device)
+    if not len(images):
+        return Encoded(batch.out, batch.exits)
     state = tower.stem(images)
     size = chunk or default_chunk(state)
-    chunks = cut(state, torch.arange(n, device=images.device), size)
+    chunks = cut(state, torch.arange(len(images), device=images.device), size)
     del state  # chunks alone hold it from here on, so that it goes as they move on
     asked = {blocks[i] - 1: i for i in looked}
     for k in range(tower.depth):
@@ -92,44 +91,51 @@ def encode_early(
         for i in range(len(chunks)):
             chunks[i] = Chunk(tower.block(k, chunks[i].state), chunks[i].places)
             if exit_ is not None:
-                chunks[i] = _leave(tower, rule, chunks[i], exit_, exit_ == last_resort, sizes, out, exits, planned)
+                chunks[i] = batch.leave(chunks[i], exit_, exit_ == last_resort)
         chunks = repacked([c for c in chunks if len(c.places)], size)
         if not chunks:
-            return Encoded(out, exits)
+            return Encoded(batch.out, batch.exits)
     for c in chunks:
-        out[c.places] = F.normalize(tower.finish(c.state).float(), dim=-1)
-    return Encoded(out, exits)
+        batch.out[c.places] = F.normalize(tower.finish(c.state).float(), dim=-1)
+    return Encoded(batch.out, batch.exits)
 
 
-def _leave(
-    tower: Tower,
-    rule: ExitRule,
-    chunk: Chunk,
-    exit_: int,
-    must: bool,
-    sizes: Sizes,
-    out: Tensor,
-    exits: Tensor,
-    planned: Tensor | None,
-) -> Chunk:
-    """Write what leaves at an exit; the rest of the chunk. Heads and gates keep their precision under autocast."""
-    with torch.autocast(chunk.state.device.type, enabled=False):
-        summaries = summary_rows(tower, chunk.state, sizes.width)[:, : sizes.summary].to(rule.dtype)
-        mask, embed = rule.leaving(exit_, summaries)
-        if planned is not None:
-            mask = planned[chunk.places] == exit_
-        if must:
-            mask = torch.ones_like(mask)
-        leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
-        if not len(leaving):
-            return chunk
-        gone = chunk.places[leaving]
-        out[gone] = embed(leaving)
-    exits[gone] = exit_
-    if len(leaving) == len(mask):
-        return Chunk(chunk.state[:0], chunk.places[:0])
-    stay = (~mask).nonzero().squeeze(1)
-    return Chunk(chunk.state[stay], chunk.places[stay])
+@dataclass(frozen=True)
+class _Batch:
+    """What a batch has yielded so far, and how its images leave."""
+
+    tower: Tower
+    rule: ExitRule
+    sizes: Sizes
+    planned: Tensor | None
+    out: Tensor
+    exits: Tensor
+
+    @classmethod
+    def of(cls, n: int, n_exits: int, tower: Tower, rule: ExitRule, sizes: Sizes, planned, device) -> "_Batch":
+        """Nothing yet, and everybody at the last exit."""
+        out, exits = torch.empty(n, sizes.embed, device=device), torch.full((n,), n_exits - 1, device=device)
+        return cls(tower, rule, sizes, planned, out, exits)
+
+    def leave(self, chunk: Chunk, exit_: int, must: bool) -> Chunk:
+        """Write what leaves at an exit; the rest of the chunk. Heads and gates keep their precision under autocast."""
+        with torch.autocast(chunk.state.device.type, enabled=False):
+            summaries = summary_rows(self.tower, chunk.state, self.sizes.width)[:, : self.sizes.summary]
+            mask, embed = self.rule.leaving(exit_, summaries.to(self.rule.dtype))
+            if self.planned is not None:
+                mask = self.planned[chunk.places] == exit_
+            if must:
+                mask = torch.ones_like(mask)
+            leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
+            if not len(leaving):
+                return chunk
+            gone = chunk.places[leaving]
+            self.out[gone] = embed(leaving).to(self.out.dtype)
+        self.exits[gone] = exit_
+        if len(leaving) == len(mask):
+            return Chunk(chunk.state[:0], chunk.places[:0])
+        stay = (~mask).nonzero().squeeze(1)
+        return Chunk(chunk.state[stay], chunk.places[stay])
 
 
 def cut(state: Tensor, places: Tensor, size: int) -> list[Chunk]:
