@@ -140,8 +140,8 @@ def test_one_exit_alone_is_the_same_in_its_true_width():
         torch.nn.init.normal_(parameter)
     price = break_even_price(bank_gates, s, bank)
     for k in range(3):
-        assert torch.allclose(heads.at(k, s[:, k]), heads(s)[:, k], atol=1e-6)
-        assert torch.allclose(gates.at(k, s[:, k]), gates(s)[:, k], atol=1e-6)
+        assert torch.allclose(heads.alone(k)(s[:, k]), heads(s)[:, k], atol=1e-6)
+        assert torch.allclose(gates.alone(k)(s[:, k]), gates(s)[:, k], atol=1e-6)
         assert torch.allclose(bank_gates.break_even_at(k, s[:, k], bank[:, k]), price[:, k], atol=1e-4)
 
 

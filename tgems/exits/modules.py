@@ -1,7 +1,7 @@
 """The two parts of a T-GEM, for all exits at once: heads give embeddings, gates decide (docs/method.md#the-module)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,13 @@ class ExitNorm(nn.Module):
         normalised = centred * (centred.square().sum(-1, keepdim=True) / size + EPSILON).rsqrt()
         return (normalised * self.weight + self.bias) * self.true
 
-    def at(self, exit_: int, x: Tensor) -> Tensor:
+    def alone(self, exit_: int) -> Callable[[Tensor], Tensor]:
         """The same for one exit alone, without what fills up: `[n, S] -> [n, true S]`."""
         true = self.true_at(exit_)
-        x = x[:, true]
-        return F.layer_norm(x, x.shape[-1:], self.weight[exit_, true], self.bias[exit_, true])
+        weight, bias = self.weight[exit_, true], self.bias[exit_, true]
+        if self.true is None:
+            return lambda x: F.layer_norm(x, weight.shape, weight, bias)
+        return lambda x: F.layer_norm(x[:, true], weight.shape, weight, bias)
 
     def true_at(self, exit_: int) -> Tensor | slice:
         """Which numbers of an exit's summary do not just fill up."""
@@ -64,9 +66,13 @@ class ExitLinear(nn.Module):
         y = torch.bmm(x.transpose(0, 1), self.weight).transpose(0, 1)
         return y if self.bias is None else y + self.bias
 
-    def at(self, exit_: int, x: Tensor, true: Tensor | slice = slice(None)) -> Tensor:
-        """The same for one exit alone, where `x` has the `true` inputs: `[n, true i] -> [n, o]`."""
-        return F.linear(x, self.weight[exit_, true].T, None if self.bias is None else self.bias[exit_])
+    def alone(
+        self, exit_: int, true: Tensor | slice = slice(None), outputs: slice = slice(None)
+    ) -> Callable[[Tensor], Tensor]:
+        """The same for one exit alone, for some of its inputs and outputs: `[n, true i] -> [n, o]`."""
+        weight = self.weight[exit_, true, outputs].T
+        bias = None if self.bias is None else self.bias[exit_, outputs]
+        return lambda x: F.linear(x, weight, bias)
 
 
 class ExitHeads(nn.Module):
@@ -100,13 +106,19 @@ class ExitHeads(nn.Module):
             z = z + self.down(F.gelu(self.up(u)))
         return F.normalize(z, dim=-1)
 
-    def at(self, exit_: int, summaries: Tensor) -> Tensor:
-        """One exit alone: summaries `[n, S]` -> unit embeddings `[n, D]`."""
-        u, true = self.norm.at(exit_, summaries), self.norm.true_at(exit_)
-        z = self.linear.at(exit_, u, true)
-        if self.architecture["hidden"]:
-            z = z + self.down.at(exit_, F.gelu(self.up.at(exit_, u, true)))
-        return F.normalize(z.float(), dim=-1)
+    def alone(self, exit_: int) -> Callable[[Tensor], Tensor]:
+        """One exit alone: summaries `[n, S]` -> unit embeddings `[n, D]` float32."""
+        norm, true = self.norm.alone(exit_), self.norm.true_at(exit_)
+        linear = self.linear.alone(exit_, true)
+        if not self.architecture["hidden"]:
+            return lambda summaries: F.normalize(linear(norm(summaries)).float(), dim=-1)
+        up, down = self.up.alone(exit_, true), self.down.alone(exit_)
+
+        def embed(summaries: Tensor) -> Tensor:
+            u = norm(summaries)
+            return F.normalize((linear(u) + down(F.gelu(up(u)))).float(), dim=-1)
+
+        return embed
 
 
 class ImageGates(nn.Module):
@@ -125,13 +137,15 @@ class ImageGates(nn.Module):
         """Summaries `[n, E, S]` -> logits `[n, E]`."""
         return self.down(F.gelu(self.up(self.norm(summaries)))).squeeze(-1)
 
-    def at(self, exit_: int, summaries: Tensor) -> Tensor:
-        """One exit alone: summaries `[n, S]` -> logits `[n]`."""
-        return self._outputs_at(exit_, summaries).squeeze(-1)
+    def alone(self, exit_: int) -> Callable[[Tensor], Tensor]:
+        """One exit alone: summaries `[n, S]` -> logits `[n]` float32."""
+        outputs = self._outputs_alone(exit_)
+        return lambda summaries: outputs(summaries).squeeze(-1)
 
-    def _outputs_at(self, exit_: int, summaries: Tensor) -> Tensor:
-        u, true = self.norm.at(exit_, summaries), self.norm.true_at(exit_)
-        return self.down.at(exit_, F.gelu(self.up.at(exit_, u, true))).float()
+    def _outputs_alone(self, exit_: int, outputs: slice = slice(None)) -> Callable[[Tensor], Tensor]:
+        norm, up = self.norm.alone(exit_), self.up.alone(exit_, self.norm.true_at(exit_))
+        down = self.down.alone(exit_, outputs=outputs)
+        return lambda summaries: down(F.gelu(up(norm(summaries)))).float()
 
 
 class LookaheadGates(ImageGates):
@@ -176,11 +190,15 @@ class LookaheadGates(ImageGates):
         slope = (gain / self.ahead.clamp_min(1e-6)).masked_fill(self.ahead <= 0, -1e4).amax(-1)
         return (self.price - slope) / self.temperature
 
-    def at(self, exit_: int, summaries: Tensor) -> Tensor:
-        """One exit alone: summaries `[n, S]` -> gate logits `[n]`."""
-        p = self._outputs_at(exit_, summaries)[:, exit_:].sigmoid()
-        slope = ((p[:, 1:] - p[:, :1]) / self.ahead[exit_, exit_ + 1 :].clamp_min(1e-6)).amax(-1)
-        return (self.price - slope) / self.temperature
+    def alone(self, exit_: int) -> Callable[[Tensor], Tensor]:
+        """One exit alone: summaries `[n, S]` -> gate logits `[n]` float32."""
+        foresee, ahead = self._outputs_alone(exit_, slice(exit_, None)), self.ahead[exit_, exit_ + 1 :].clamp_min(1e-6)
+
+        def logits(summaries: Tensor) -> Tensor:
+            p = foresee(summaries).sigmoid()
+            return (self.price - ((p[:, 1:] - p[:, :1]) / ahead).amax(-1)) / self.temperature
+
+        return logits
 
 
 class BankGates(nn.Module):
@@ -222,10 +240,10 @@ class BankGates(nn.Module):
         true = self.norm.true_at(exit_)
         if isinstance(true, Tensor):
             true = F.pad(true, (0, bank.shape[-1]), value=True)
-        hidden = self.up.at(exit_, torch.cat((self.norm.at(exit_, summaries), bank), dim=-1), true)
-        right = self.leave.at(exit_, F.gelu(hidden)).sigmoid()
+        hidden = self.up.alone(exit_, true)(torch.cat((self.norm.alone(exit_)(summaries), bank), dim=-1))
+        right = self.leave.alone(exit_)(F.gelu(hidden)).sigmoid()
         shifted = hidden[:, None] + _price_inputs(prices) @ self.shift[exit_]
-        return self.stay.at(exit_, F.gelu(shifted)).squeeze(-1) - right
+        return self.stay.alone(exit_)(F.gelu(shifted)).squeeze(-1) - right
 
     def break_even_at(self, exit_: int, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
         """`break_even_price` of one exit alone: `[n, S]`, `[n, 11]` -> `[n]` float64."""

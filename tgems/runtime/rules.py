@@ -43,6 +43,17 @@ class ExitRule(nn.Module):
     def __init__(self, heads: ExitHeads):
         super().__init__()
         self.heads, self.threshold = heads, None
+        self._alone: dict[tuple[nn.Module, int], Callable[[Tensor], Tensor]] = {}
+
+    def alone(self, module: nn.Module, exit_: int) -> Callable[[Tensor], Tensor]:
+        """A module at one exit, its slices taken once: the modules are frozen."""
+        if (module, exit_) not in self._alone:
+            self._alone[module, exit_] = module.alone(exit_)
+        return self._alone[module, exit_]
+
+    def _apply(self, fn, recurse=True):
+        self._alone.clear()  # parameters are about to be moved or cast
+        return super()._apply(fn, recurse)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,7 +63,7 @@ class ExitRule(nn.Module):
     def leaving(self, exit_: int, summaries: Tensor) -> Leaving:
         """Decide at one exit (0-based): summaries `[n, S]`."""
         mask = self.score(exit_, summaries) > self.threshold
-        return Leaving(mask, lambda chosen: self.heads.at(exit_, summaries[chosen]))
+        return Leaving(mask, lambda chosen: self.alone(self.heads, exit_)(summaries[chosen]))
 
     def score(self, exit_: int, summaries: Tensor) -> Tensor:
         """`[n, S]` -> `[n]`."""
@@ -65,7 +76,7 @@ class Everyone(ExitRule):
     def leaving(self, exit_: int, summaries: Tensor) -> Leaving:
         """All: summaries `[n, S]`."""
         everyone = torch.ones(len(summaries), dtype=torch.bool, device=summaries.device)
-        return Leaving(everyone, lambda chosen: self.heads.at(exit_, summaries[chosen]))
+        return Leaving(everyone, lambda chosen: self.alone(self.heads, exit_)(summaries[chosen]))
 
 
 class ImageRule(ExitRule):
@@ -77,7 +88,7 @@ class ImageRule(ExitRule):
 
     def score(self, exit_: int, summaries: Tensor) -> Tensor:
         """Gate logits."""
-        return self.gates.at(exit_, summaries).double()
+        return self.alone(self.gates, exit_)(summaries).double()
 
 
 class BankRule(ExitRule):
@@ -104,7 +115,7 @@ class BankRule(ExitRule):
         """
         if self.bank is None:
             raise UserError("this model looks at a text bank: call set_text_bank(embeddings) before encode_image")
-        z = self.heads.at(exit_, summaries)
+        z = self.alone(self.heads, exit_)(summaries)
         seen = bank_statistics(self.scale * (z @ self.bank.T.to(z.dtype))[:, None], self.scale, last=False)
         return Leaving(self.of_statistics(exit_, summaries, seen) > self.threshold, lambda chosen: z[chosen])
 
