@@ -15,7 +15,8 @@ from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.thresholds import fit_policies, usable
 from tgems.exits.bank_gates import train_bank_gates
 from tgems.exits.image_gates import hit_probabilities, train_image_gates, train_lookahead
-from tgems.exits.modules import BankGates, ExitHeads, ExitNorm, ImageGates, break_even_price
+from tgems.exits.layers import ExitNorm
+from tgems.exits.modules import BankGates, ExitHeads, ImageGates, break_even_price
 from tgems.exits.outputs import ExitModules
 from tgems.exits.registry import POLICIES
 from tgems.exits.train import Pairs, embed, train_confidence_gates, train_heads
