@@ -36,8 +36,8 @@ format: .venv/.ready ## Rewrite files in the project's style
 	snakefmt Snakefile workflow
 
 rehearsal: .venv/.ready ## Run a full-size encoder with random weights on generated photographs, as paper.yaml would
-	python -m tgems.data.rehearsal results/rehearsal
-	snakemake --cores $(CORES) --configfile configs/rehearsal.yaml $(ARGS)
+	python -m tgems.data.rehearsal results/rehearsal/data
+	snakemake --cores $(CORES) --directory results/rehearsal --configfile configs/rehearsal.yaml $(ARGS)
 
 figures: .venv/.ready ## Redraw the figures
 	snakemake --cores $(CORES) figures $(ARGS)

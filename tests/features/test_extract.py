@@ -3,6 +3,9 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -166,3 +169,34 @@ def test_shards_of_the_demo_hold_flat_files(demo_backbone, tmp_path, monkeypatch
     extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding(batch_size=8))
     assert len(split.shards) == 1
     assert len(list((tmp_path / "f.shards/0").glob("*.safetensors"))) == 4
+
+
+KILLED = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from tgems.backbones.load import load_backbone
+from tgems.data.webdataset import SplitFiles
+from tgems.features import shards
+from tgems.features.extract import extract_features
+shards.ROWS_A_FILE = 1
+backbone = load_backbone({"pretrained": sys.argv[1]})
+split = SplitFiles.of_folder(Path(sys.argv[2]))
+extract_features(backbone, split, "zeroshot_classification", Path(sys.argv[3]), shards.Encoding(batch_size=1))
+"""
+
+
+def test_a_killed_process_leaves_no_shard_that_looks_whole(demo_backbone, demo_data, demo_features, tmp_path):
+    split, out = demo_data / "digits/test", tmp_path / "f"
+    command = [sys.executable, "-c", KILLED, DEMO["pretrained"], str(split), str(out)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    written = shard_folder(out) / "0.partial/000.safetensors"
+    deadline = time.monotonic() + 60
+    while not written.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    child.kill()
+    child.wait()
+    assert written.exists() and [p.name for p in shard_folder(out).iterdir()] == ["0.partial"] and not out.exists()
+    extract_features(demo_backbone, SplitFiles.of_folder(split), CLASSIFY, out, Encoding(batch_size=32))
+    _equal(load_features(out), load_features(demo_features / "digits"))
+    assert sorted(p.name for p in shard_folder(out).iterdir()) == ["0", "1"]
