@@ -155,7 +155,7 @@ def repacked(chunks: list[Chunk], size: int) -> list[Chunk]:
 
 
 def default_chunk(state: Tensor) -> int:
-    """Images of a forward pass: on a CPU as many as keep a block's widest activation in reused memory; elsewhere all."""
+    """Images of a forward pass: on a CPU as many as keep the widest activation in reused memory; elsewhere all."""
     if state.device.type != "cpu":
         return len(state)
     widest = 4 * math.prod(state.shape[1:]) * state.element_size()
