@@ -11,6 +11,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from tgems.data.tarindex import Entry, read_image
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+def decode(data: bytes, preprocess) -> Tensor:
+    """An encoded image, preprocessed `[3, h, w]`.
+
+    Raises:
+        UNREADABLE: It cannot be decoded.
+    """
+    return preprocess(Image.open(io.BytesIO(data)).convert("RGB"))
+
 
 class Batch(NamedTuple):
     """Some samples of a shard.
@@ -46,8 +57,8 @@ class ShardImages(Dataset):
         if entry.problem is not None:
             return place, entry.problem
         try:
-            return place, self.preprocess(Image.open(io.BytesIO(read_image(self.path, entry))).convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return place, decode(read_image(self.path, entry), self.preprocess)
+        except UNREADABLE as error:
             return place, f"cannot be decoded ({error})"
 
 

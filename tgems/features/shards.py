@@ -4,7 +4,7 @@ shard.json           fingerprint of all that the numbers depend on, counts, samp
 000.safetensors ..   some images each: summaries [n, E-1, S], embeddings [n, D], raw_embeddings [n, E-1, D]
 samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, cluster, ...)
 captions.parquet     per caption: image (row of samples), caption
-reference.safetensors, under autocast only: places [m] and float32 embeddings [m, D] of the first images
+reference.safetensors, under autocast only: float32 embeddings [m, D] of the first images
 """
 
 import logging
@@ -214,5 +214,5 @@ class _Writer:
 
 
 def code_digest(files: list[str]) -> str:
-    """Digest of source files, by name and content."""
-    return digest_json({Path(name).name: digest_file(Path(name)) for name in sorted(files)})
+    """Digest of source files' contents, wherever they lie."""
+    return digest_json(sorted(digest_file(Path(name)) for name in files))

@@ -5,7 +5,6 @@ calibration, model (folder or hub id).
 """
 
 import glob
-import io
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from tgems.data.tarindex import IMAGE_SUFFIXES, Entry, index_shard, read_image
 from tgems.errors import UserError
+from tgems.features.images import UNREADABLE, decode
 from tgems.provenance import digest_json, digest_tensors, read_json, whole_file, write_json
 from tgems.runtime.folder import tensors_of
 from tgems.runtime.model import EarlyExitCLIP
@@ -64,8 +63,8 @@ class _Images(Dataset):
             return place, entry.problem
         try:
             data = Path(name).read_bytes() if entry is None else read_image(Path(name.partition("::")[0]), entry)
-            return place, self.preprocess(Image.open(io.BytesIO(data)).convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return place, decode(data, self.preprocess)
+        except UNREADABLE as error:
             return place, f"cannot be read ({error})"
 
 

@@ -164,7 +164,7 @@ def _encoders(
 ) -> dict[tuple, Callable[[int], Tensor]]:
     """Functions of the number of the call, by encoder and rate target."""
     sizes = Sizes(costs.width, costs.summary_dim, costs.embed_dim)
-    chunk = default_chunk(tower.stem(images[:1]))
+    chunk = default_chunk(tower.stem(images))
     encoders = {(FULL, None): lambda call: F.normalize(tower.visual(images), dim=-1)}
     if chunk < batch_size:
         encoders[CHUNKED, None] = lambda call: torch.cat(
@@ -174,8 +174,7 @@ def _encoders(
     for target, exits in drawn.items():
         planned = torch.from_numpy(exits).to(images.device).split(batch_size)
         encoders[EARLY, target] = lambda call, planned=planned: encode_early(
-            tower, rule, images, costs.blocks, looked, sizes, chunk=chunk if images.device.type == "cpu" else None,
-            planned=planned[call],
+            tower, rule, images, costs.blocks, looked, sizes, chunk=chunk, planned=planned[call],
         ).embeddings  # fmt: skip
     return encoders
 
