@@ -8,7 +8,6 @@ reference.safetensors, under autocast only: float32 embeddings [m, D] of the fir
 """
 
 import logging
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from tgems.backbones.load import Backbone
 from tgems.data.tarindex import Entry, index_shard
 from tgems.data.webdataset import SplitFiles
+from tgems.devices import autocast, require_device
 from tgems.errors import UserError
 from tgems.features.cache import SCHEMA_VERSION
 from tgems.features.encode import EncodedImages, encode_images
@@ -64,12 +64,6 @@ class Encoding:
         images = {"weights": backbone.weights_digest, "preprocess": backbone.preprocess_digest, "shard": shard}
         return own | images | {"blocks": list(backbone.blocks), "schema_version": SCHEMA_VERSION}
 
-    def autocast(self):
-        """Context of the forward passes."""
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device, getattr(torch, self.precision))
-
 
 def use_device(backbone: Backbone, encoding: Encoding) -> None:
     """Move a backbone to the device.
@@ -77,8 +71,7 @@ def use_device(backbone: Backbone, encoding: Encoding) -> None:
     Raises:
         UserError: There is no such device.
     """
-    if encoding.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("config: features.device is 'cuda', but torch sees no CUDA device; set it to 'cpu'")
+    require_device("features.device", encoding.device)
     backbone.model.to(encoding.device)
 
 
@@ -136,7 +129,7 @@ def _encode_shard(
             _check(path, entries, batch, encoding.on_bad_sample, skipped)
             if batch.images is not None:
                 images = batch.images.to(encoding.device, non_blocking=True)
-                with encoding.autocast():
+                with autocast(encoding.device, encoding.precision):
                     writer.add(encode_images(backbone.tower, images, backbone.blocks))
                 if len(used) < wanted:
                     exact.append(_full_depth(backbone, images[: wanted - len(used)]))

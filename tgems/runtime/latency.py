@@ -7,7 +7,6 @@ known rate; gates are evaluated as they would be. Weights do not matter for spee
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from tgems.backbones.load import load_backbone
 from tgems.backbones.towers import Tower
+from tgems.devices import autocast, require_device
 from tgems.errors import UserError
 from tgems.exits.losses import exit_weights
 from tgems.exits.modules import ExitHeads, LookaheadGates
@@ -50,12 +50,6 @@ class Settings:
     threads: int
     dtype: str = "float32"
     device: str = "cpu"
-
-    def autocast(self):
-        """Context of the encoder."""
-        if self.dtype == "float32":
-            return nullcontext()
-        return torch.autocast(self.device, getattr(torch, self.dtype))
 
 
 def measure_latency(
@@ -123,8 +117,7 @@ def run_latency(
     """
     if not options["batch_sizes"]:
         raise UserError("config: latency.batch_sizes is empty: nothing to measure; name some, as [1, 8, 64]")
-    if options["device"] == "cuda" and not torch.cuda.is_available():
-        raise UserError("config: latency.device is 'cuda', but torch sees no CUDA device; set it to 'cpu'")
+    require_device("latency.device", options["device"])
     costs = read_costs(macs)
     if exits:
         shares = trained_shares(pd.concat([pd.read_parquet(path) for path in exits]))
@@ -184,7 +177,7 @@ def _in_turn(encoders: dict, calls: int, settings: Settings) -> dict[tuple, list
     """Seconds of every call, by encoder and round; each round runs every encoder once over all calls."""
     times: dict[tuple, list[list[float]]] = {key: [] for key in encoders}
     start, rounds = time.perf_counter(), 0
-    with settings.autocast():
+    with autocast(settings.device, settings.dtype):
         for encode in encoders.values():
             encode(0)
         while rounds < LEAST or time.perf_counter() - start < settings.seconds:

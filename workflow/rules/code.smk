@@ -41,6 +41,7 @@ CODE = {
         "backbones/towers.py",
         "data/tarindex.py",
         "data/webdataset.py",
+        "devices.py",
     ),
     "exits": library(
         "exits/bank_gates.py",
@@ -71,6 +72,7 @@ CODE = {
     ),
     "latency": library(
         "backbones/towers.py",
+        "devices.py",
         "exits/layers.py",
         "exits/modules.py",
         "runtime/engine.py",
