@@ -9,7 +9,8 @@ def create_model_and_transforms(folder_or_hub_id, aug_cfg=None, **options):
         aug_cfg: Augmentation of the training transform, open_clip's `AugmentationCfg` as a mapping.
         options: `device`; `calibration`, the data set whose thresholds to use; `max_rate`, the share of the encoder
             that no image may exceed; `chunk`, images of a forward pass; `backbone`, where to read it from instead of
-            the reference that the folder holds; `cache_dir`, `revision`, `token` and others of huggingface_hub.
+            the reference that the folder holds; `tokenizer`, one to use in its place; `cache_dir`, `revision`, `token`
+            and others of huggingface_hub.
 
     Returns:
         Model (`tgems.runtime.model.EarlyExitCLIP`), transform for training, transform for inference.
@@ -24,11 +25,12 @@ def create_model_and_transforms(folder_or_hub_id, aug_cfg=None, **options):
     return model, train_transform(model.backbone, aug_cfg), model.preprocess
 
 
-def get_tokenizer(folder_or_hub_id, **download):
+def get_tokenizer(folder_or_hub_id, tokenizer=None, **download):
     """Tokenizer of a saved T-GEM's backbone, as `open_clip.get_tokenizer`; reads no weights.
 
     Args:
         folder_or_hub_id: See `create_model_and_transforms`.
+        tokenizer: `local-dir:FOLDER`, or a name on the hub, in place of the tokenizer that the backbone names.
         download: Of huggingface_hub's `snapshot_download`.
 
     Returns:
@@ -37,6 +39,6 @@ def get_tokenizer(folder_or_hub_id, **download):
     Raises:
         UserError: It is no saved T-GEM, or its backbone is unknown here.
     """
-    from tgems.runtime.hub import tokenizer
+    from tgems.runtime.hub import load_tokenizer
 
-    return tokenizer(folder_or_hub_id, **download)
+    return load_tokenizer(folder_or_hub_id, tokenizer, **download)

@@ -12,6 +12,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from tgems.errors import printable
+
 ABOUT = """Run, share and compare T-GEMs: exit modules that let an image leave a frozen CLIP encoder early.
 
 A T-GEM is a folder that `tgems export` writes. A backbone that it names by a relative path is looked for from the
@@ -36,6 +38,10 @@ Model = Annotated[str, typer.Option("--model", "-m", help="Folder of a T-GEM, or
 BackboneFrom = Annotated[
     str | None, typer.Option("--backbone", help="Where to read its backbone: local-dir:FOLDER, hf-hub:ID, a file.")
 ]
+TokenizerFrom = Annotated[
+    str | None,
+    typer.Option("--tokenizer", help="In place of its backbone's tokenizer: local-dir:FOLDER, or a name on the hub."),
+]
 Index = Annotated[list[Path], typer.Option("--index", "-i", help="Parquet file of `tgems encode`; may be repeated.")]
 
 
@@ -45,7 +51,7 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        err.print(printable(f"error: {error}"), style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 
@@ -64,6 +70,7 @@ def encode(
         float | None, typer.Option(help="No image may cost more than this share of the encoder.")
     ] = None,
     backbone: BackboneFrom = None,
+    tokenizer: TokenizerFrom = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say so.")
     ] = False,
@@ -78,7 +85,8 @@ def encode(
         from tgems.runtime.model import EarlyExitCLIP
 
         found = find_images(images)
-        options = {"device": device, "calibration": calibration, "max_rate": max_rate, "backbone": backbone}
+        options = {"device": device, "calibration": calibration, "max_rate": max_rate}
+        options |= {"backbone": backbone, "tokenizer": tokenizer}
         loaded = EarlyExitCLIP.from_pretrained(model, **options)
         with Progress(console=err, transient=True) as progress:
             task = progress.add_task("encoding", total=len(found))
@@ -101,6 +109,7 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 10,
     backbone: BackboneFrom = None,
+    tokenizer: TokenizerFrom = None,
 ) -> None:
     """Search indices for a text: the images most alike, by cosine.
 
@@ -109,7 +118,7 @@ def search(
     with _one_line():
         from tgems.runtime.index import search_index
 
-        found, warnings = search_index(text, index, model, k, backbone)
+        found, warnings = search_index(text, index, model, k, backbone, tokenizer)
     for warning in warnings:
         _warn(f"warning: {warning}")
     _print_table(("score", "left after block", "image"), ((f"{s:.4f}", str(b), n) for s, n, b in found))
@@ -205,11 +214,11 @@ def clip_benchmark(context: typer.Context) -> None:
 
 
 def _say(line: str) -> None:
-    out.print(line, markup=False, highlight=False, soft_wrap=True)
+    out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _warn(line: str) -> None:
-    err.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    err.print(printable(line), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
@@ -217,7 +226,7 @@ def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> No
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     if table.row_count:
         out.print(table)
 

@@ -7,8 +7,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
+def printable(text: str) -> str:
+    """Escape what a terminal would obey instead of show: control characters, line breaks, changes of text direction.
+
+    Names of images and of models come from strangers; `\\x1b[2J` in one of them would clear the screen.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class UserError(ValueError):
     """A bad input: one line that names the value, the place and the mend."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 def nearest(word: object, known: Iterable) -> str:
@@ -18,6 +29,11 @@ def nearest(word: object, known: Iterable) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
+def first_line(error: BaseException) -> str:
+    """First line of what a library's exception says, or its class where it says nothing; at most 200 characters."""
+    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the process with one line for bad input (`ValueError`, missing files); let bugs show their trace."""
@@ -25,4 +41,4 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (ValueError, FileNotFoundError) as error:
         logging.getLogger("tgems").debug("bad input", exc_info=True)
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")

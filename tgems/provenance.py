@@ -11,6 +11,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tgems.errors import UserError
+
 PACKAGES = ("tgems", "torch", "open_clip_torch", "clip-benchmark", "fvcore", "numpy", "pandas", "snakemake")
 
 
@@ -26,11 +28,15 @@ def digest_json(value: object) -> str:
 
 
 def digest_tensors(tensors: Iterable[tuple[str, object]]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of torch tensors, in name order."""
+    """SHA-256 over names, dtypes, shapes and bytes of torch tensors, in name order.
+
+    Floating-point numbers count as float32, in which models run: a file's own precision makes no difference.
+    """
     import torch
 
     sha = hashlib.sha256()
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
@@ -85,6 +91,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)  # were it a link, what is written would go where it leads
     try:
         yield partial
         os.replace(partial, path)
@@ -104,12 +111,12 @@ def write_json(path: Path, value: object, sort_keys: bool = True) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Read JSON.
+    """Read JSON that tgems wrote.
 
     Raises:
-        ValueError: The file is not whole; names it.
+        UserError: The file is not whole; names it.
     """
     try:
-        return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+        return json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run again") from None

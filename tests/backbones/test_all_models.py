@@ -8,9 +8,9 @@ import open_clip
 import pytest
 import timm
 import torch
-from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from open_clip.model import _build_vision_tower
 
-from tgems.backbones.config import TIMM_TRANSFORMERS, VISION_DEFAULTS, architecture, check_supported, family
+from tgems.backbones.config import TIMM_TRANSFORMERS, architecture, check_supported, family
 from tgems.backbones.load import build_image_tower
 from tgems.backbones.towers import Tower, as_tower
 from tgems.errors import UserError
@@ -113,10 +113,6 @@ def test_costs_are_within_a_percent_of_what_open_clip_publishes():
             cost = count_encoder(build_image_tower({"model": row["model"], "pretrained": "random"}))
         if cost is not None:
             assert 2 * cost.full / 1e9 == pytest.approx(float(row["image_gflops"]), rel=0.01), row["model"]
-
-
-def test_defaults_are_open_clips():
-    assert {key: getattr(CLIPVisionCfg(), key) for key in VISION_DEFAULTS} == VISION_DEFAULTS
 
 
 def test_names_of_timms_transformers_are_told_from_others():

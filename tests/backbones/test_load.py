@@ -2,7 +2,8 @@ import pytest
 from conftest import DEMO, ROOT
 
 from tgems.backbones.config import backbone_files, model_config, weights_form
-from tgems.backbones.load import _published_preprocessing, load_backbone
+from tgems.backbones.load import load_backbone
+from tgems.backbones.source import read_config
 from tgems.errors import UserError
 
 
@@ -44,10 +45,15 @@ def test_activation_mismatch_is_an_error_before_any_download(model, tag, wanted)
         load_backbone({"model": model, "pretrained": tag})
 
 
-def test_a_checkpoint_file_gets_the_preprocessing_of_published_weights():
-    siglip = _published_preprocessing("ViT-B-16-SigLIP")
-    assert siglip["image_mean"] == (0.5, 0.5, 0.5) and siglip["image_resize_mode"] == "squash"
-    assert _published_preprocessing("ViT-B-32")["image_mean"][0] == pytest.approx(0.4815, abs=1e-3)
+def test_a_checkpoint_file_gets_the_preprocessing_of_published_weights(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    file.touch()
+    siglip, plain = (
+        read_config({"model": model, "pretrained": str(file)}).preprocess_cfg
+        for model in ("ViT-B-16-SigLIP", "ViT-B-32")
+    )
+    assert siglip.mean == (0.5, 0.5, 0.5) and siglip.resize_mode == "squash"
+    assert plain.mean[0] == pytest.approx(0.4815, abs=1e-3)
 
 
 @pytest.mark.parametrize(

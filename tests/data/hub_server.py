@@ -1,4 +1,4 @@
-"""A hub on the loopback interface: data set repositories from folders, over the URLs that huggingface_hub asks for."""
+"""A hub on the loopback interface: data sets and models from folders, over the URLs that huggingface_hub asks for."""
 
 import hashlib
 import json
@@ -50,15 +50,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
-        listing = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/revision/(.+)", path)
-        file = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        repo, revision = (listing or file).groups()[:2]
+        listing = re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/]+)/revision/([^/]+)", path)
+        tree = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/.*)?", path)
+        file = re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         hub = self.server.hub
+        if not (listing or file) or tree:
+            return self._refuse(404, "EntryNotFound")
+        repo, revision = (listing or file).groups()[:2]
         if repo in hub.gated:
             return self._refuse(403, "GatedRepo")
         if repo not in hub.repos:
             return self._refuse(401, "RepoNotFound")
-        if revision not in ("main", COMMIT):
+        if unquote(revision) not in ("main", COMMIT):
             return self._refuse(404, "RevisionNotFound")
         return self._list(repo) if listing else self._send(repo, file[3])
 
@@ -107,6 +110,19 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[:until])
         if until is not None:
             self.close_connection = True
+
+
+@contextmanager
+def use(repos: dict[str, Path], monkeypatch):
+    """Run a hub and let huggingface_hub ask it, in this process."""
+    from huggingface_hub import constants
+
+    with serve(repos) as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        yield running
 
 
 @contextmanager

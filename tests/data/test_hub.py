@@ -2,7 +2,7 @@ import os
 import shutil
 
 import pytest
-from data.hub_server import COMMIT, serve
+from data.hub_server import COMMIT, use
 
 from tgems.data.fetch import fetch_split
 from tgems.data.webdataset import Prompts, Sample, ShardError, SplitFiles, write_prompts, write_split
@@ -22,11 +22,7 @@ def hub(tmp_path, monkeypatch):
         write_split(samples, root / split, 2)
     from huggingface_hub import constants
 
-    with serve({REPO: root}) as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+    with use({REPO: root}, monkeypatch) as running:
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
         monkeypatch.setattr("time.sleep", lambda _: None)
         yield running

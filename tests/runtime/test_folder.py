@@ -14,10 +14,10 @@ import tgems
 from tgems.backbones.load import load_backbone
 from tgems.errors import UserError
 from tgems.provenance import read_json
-from tgems.runtime.describe import FILES
 from tgems.runtime.folder import load, tensors_of
 from tgems.runtime.model import EarlyExitCLIP
 from tgems.runtime.rules import POLICIES
+from tgems.runtime.saved_config import FILES
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -85,15 +85,18 @@ def edit(folder, change):
 DAMAGE = {
     "newer": (lambda f: edit(f, lambda c: c.update(format_version=2)), "format version 2, this tgems reads 1"),
     "foreign": (lambda f: edit(f, lambda c: c.update(format="other")), "format is 'other', not 'tgems'"),
-    "unknown": (lambda f: edit(f, lambda c: c.update(colour=1)), "unknown field 'colour'; known: about"),
-    "missing": (lambda f: edit(f, lambda c: c.pop("rates")), "field 'rates' is missing"),
+    "unknown": (
+        lambda f: edit(f, lambda c: c.update(colour=1)),
+        "unknown key 'colour' at the top level; known",
+    ),
+    "missing": (lambda f: edit(f, lambda c: c.pop("rates")), "key 'rates' is missing at the top level"),
     "inner": (
         lambda f: edit(f, lambda c: c["modules"]["heads"].update(kind="tail")),
-        r"config.json: altered \('tail'\)",
+        r"config.json: modules.heads is .*: input tag 'tail' found",
     ),
     "digest": (lambda f: edit(f, lambda c: c.update(model_digest="0" * 64)), "truncated or altered"),
     "json": (lambda f: os.truncate(f / "config.json", 100), "config.json: not valid JSON"),
-    "list": (lambda f: (f / "config.json").write_text("[1]"), r"format is \[1\]"),
+    "list": (lambda f: (f / "config.json").write_text("[1]"), r"config.json: it is \[1\]: input should be an object"),
     "tensors": (lambda f: os.truncate(f / "model.safetensors", 1000), "model.safetensors: truncated or altered"),
     "half": (lambda f: (f / "model.safetensors").unlink(), "not a saved T-GEM, model.safetensors is missing"),
     "empty": (lambda f: [p.unlink() for p in f.iterdir()], "not a saved T-GEM, config.json is missing"),
@@ -115,7 +118,7 @@ def test_damage_is_one_clear_line(saved, tmp_path, demo_backbone, case):
 def test_another_backbone_is_refused(saved):
     other = load_backbone({"pretrained": f"local-dir:{ROOT}/assets/backbones/demo-vit-12"})
     with pytest.raises(
-        UserError, match="made for a backbone with weights [0-9a-f]{12}, but local-dir:.*demo-vit-12 has"
+        UserError, match="made for a backbone with vision_cfg.layers 8, but local-dir:.*demo-vit-12 has 12; give"
     ):
         load(saved, other)
 

@@ -1,84 +1,96 @@
 """Read a checkpoint file into a model. Nothing in the file is executed, but for OpenAI's own published archives."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tgems.errors import UserError
+from tgems.errors import UserError, first_line
 from tgems.provenance import digest_file
+from tgems.untrusted import read_safetensors
 
 OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
+DOWNLOAD_AGAIN = "download or copy it again"
 
 
-def load_checkpoint(model: nn.Module, name: str, path: str) -> None:
-    """Load weights of a file; those that OpenAI released need an architecture with QuickGELU.
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint by name, on the CPU.
 
     Args:
-        model: open_clip model of architecture `name`, changed in place.
-        name: Architecture.
-        path: `.safetensors`, or what `torch.save` wrote.
+        path: `.safetensors`, what `torch.save` wrote of tensors alone, or a TorchScript archive that OpenAI published.
 
     Raises:
-        UserError: The file holds more than tensors, does not fit, or was trained with QuickGELU and `name` has none.
+        UserError: The file is not whole, holds more than tensors, or is a program (TorchScript) that is none of the
+            published ones.
     """
-    import open_clip
-
-    released = openai_state(path)
-    try:
-        if released is None:
-            open_clip.load_checkpoint(model, path)
-            return
-        if not open_clip.get_model_config(name).get("quick_gelu"):
-            raise UserError(
-                f"backbone weights {path!r} are OpenAI's, trained with QuickGELU, but {name!r} has GELU; "
-                f"write 'model: {name}-quickgelu'"
-            )
-        model.load_state_dict(released)
-    except (RuntimeError, LookupError, AttributeError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise UserError(f"backbone weights {path!r} do not fit {name!r}: {first}") from error
-
-
-def openai_state(path: str) -> dict | None:
-    """State of one of OpenAI's releases, by what they alone hold; None for any other file.
-
-    Raises:
-        UserError: The file holds more than tensors, or is a program (TorchScript) that is none of the published ones.
-    """
+    path = str(path)
     if path.endswith(".safetensors"):
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            keys = set(file.keys())
-            state = {k: file.get_tensor(k) for k in keys} if keys.issuperset(OPENAI_KEYS) else {}
+        state = read_safetensors(Path(path), DOWNLOAD_AGAIN)
     elif _is_program(path):
         if digest_file(Path(path)) not in published_digests():
             raise UserError(
                 f"backbone weights {path!r} are a TorchScript program that is none of OpenAI's releases; "
                 "convert its tensors to .safetensors"
             )
-        return _without_keys(torch.jit.load(path, map_location="cpu").state_dict())
+        state = torch.jit.load(path, map_location="cpu").state_dict()
     else:
-        state = _tensors(path)
-    return _without_keys(state) if set(OPENAI_KEYS) <= set(state) else None
+        state = _saved_tensors(path)
+    if not state:
+        raise UserError(f"backbone weights {path!r} hold no tensor; {DOWNLOAD_AGAIN}")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _without_keys(state: dict) -> dict:
-    return {k: v for k, v in state.items() if k not in OPENAI_KEYS}
+def is_openais(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state is one of OpenAI's releases, by the keys that they alone hold."""
+    return state.keys() >= set(OPENAI_KEYS)
 
 
-def _tensors(path: str) -> dict:
+def load_checkpoint(model: nn.Module, path: str | Path, name: str, quick_gelu: bool) -> None:
+    """Load the weights of a file; those that OpenAI released need an architecture with QuickGELU.
+
+    Args:
+        model: open_clip model, changed in place.
+        path: See `read_state`.
+        name: Architecture, for messages.
+        quick_gelu: Whether the model has QuickGELU.
+
+    Raises:
+        UserError: See `read_state`; or the weights do not fit, or were trained with QuickGELU and the model has none.
+    """
+    import open_clip
+
+    path, state = str(path), read_state(path)
+    try:
+        if not is_openais(state):
+            open_clip.load_checkpoint(model, path)
+            return
+        if not quick_gelu:
+            raise UserError(
+                f"backbone weights {path!r} are OpenAI's, trained with QuickGELU, but {name!r} has GELU; "
+                f"write 'model: {name}-quickgelu'"
+            )
+        model.load_state_dict({k: v for k, v in state.items() if k not in OPENAI_KEYS})
+    except (RuntimeError, LookupError, AttributeError, TypeError, ArithmeticError, AssertionError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise UserError(f"backbone weights {path!r} do not fit {name!r}: {first}") from error
+
+
+def _saved_tensors(path: str) -> dict[str, Tensor]:
     """State that `torch.save` wrote; nothing but tensors and plain values is read."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # whatever a file that is none makes of the reader
-        first = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"backbone weights {path!r} are not tensors alone ({first}); convert them to .safetensors"
+            f"backbone weights {path!r} are not tensors alone ({first_line(error)}); convert them to .safetensors"
         ) from error
-    return state.get("state_dict", state)
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named:
+        raise UserError(f"backbone weights {path!r} are not tensors by name; convert them to .safetensors")
+    return state
 
 
 def published_digests() -> set[str]:
@@ -90,7 +102,8 @@ def published_digests() -> set[str]:
 
 def _is_program(path: str) -> bool:
     """Whether a file is a TorchScript archive."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -4,34 +4,21 @@ An entry is `{model, pretrained, source, exits}` (docs/adding-a-backbone.md).
 """
 
 import difflib
-import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
 
+from tgems.backbones.open_clip_config import CONFIG_NAME, INERT, ModelConfig, OpenClipConfig, VisionConfig
 from tgems.errors import UserError
+from tgems.untrusted import file_inside, read_json_as
 
 SUPPORTED = "open_clip's Vision Transformers and ResNets, and timm's Vision Transformers, plain and EVA"
-CONFIG_NAME = "open_clip_config.json"
 CHECKPOINTS = (".safetensors", ".pt", ".pth", ".bin")
-VISION_DEFAULTS = {
-    "layers": 12,
-    "width": 768,
-    "head_width": 64,
-    "mlp_ratio": 4.0,
-    "patch_size": 16,
-    "image_size": 224,
-    "attentional_pool": False,
-    "attn_pooler_queries": 256,
-    "attn_pooler_heads": 8,
-    "no_ln_pre": False,
-    "final_ln_after_pool": False,
-    "pool_type": "tok",
-    "block_type": None,
-    "timm_model_name": None,
-    "timm_pool": "avg",
-    "timm_proj": "linear",
-}
+PREFERRED = (
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"),
+    *("open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
+)
+DOWNLOAD_AGAIN = "download or copy the folder again"
 TIMM_TRANSFORMERS = re.compile(r"(vit_(?!relpos|srelpos)|vitamin|eva|flexivit|aimv2|beit3)(?!.*rope_mixed)")
 
 
@@ -58,8 +45,15 @@ def backbone_files(backbone: dict) -> list[str]:
     folder = local_folder(pretrained)
     if folder is None:
         return []
-    weights = sorted(path for path in folder.glob("*") if path.suffix in CHECKPOINTS)
-    return [f"{path}" for path in (folder / CONFIG_NAME, *(weights or [folder / "open_clip_model.safetensors"]))]
+    return [f"{folder / CONFIG_NAME}", f"{checkpoint_in(folder)}"]
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """The weights of a `local-dir:` folder: the file that open_clip would choose, whether it exists or not."""
+    found = [path for path in sorted(folder.glob("*")) if path.suffix in (".safetensors", ".bin", ".pth")]
+    named = [folder / name for name in PREFERRED if folder / name in found]
+    safe = [path for path in found if path.suffix == ".safetensors"]
+    return next(iter((*named, *safe, *found)), folder / PREFERRED[0])
 
 
 def model_config(backbone: dict) -> dict:
@@ -81,19 +75,37 @@ def model_config(backbone: dict) -> dict:
             raise UserError(
                 f"backbone with pretrained {pretrained!r}: no model; name open_clip's architecture by 'model'"
             )
+        if form == "file" and (beside := Path(pretrained).parent / CONFIG_NAME).is_file():
+            check_same(name, folder_config(beside.parent).model_cfg, pretrained)
         return architecture(name)
-    path = local_folder(pretrained) / CONFIG_NAME
-    if not path.is_file():
-        raise UserError(f"backbone {pretrained!r}: {path} does not exist")
-    held = json.loads(path.read_text()).get("model_cfg")
-    if held is None:
-        raise UserError(f"backbone {pretrained!r}: {path} holds no model_cfg")
+    folder = local_folder(pretrained)
+    if not folder.is_dir():
+        raise UserError(f"backbone {pretrained!r}: folder {folder} does not exist, seen from {Path.cwd()}")
+    held = folder_config(folder).model_cfg
     if name:
         check_same(name, held, pretrained)
-    return held
+    return held.model_dump(exclude_unset=True)
+
+
+def folder_config(folder: Path) -> OpenClipConfig:
+    """The configuration that lies beside weights.
+
+    Raises:
+        UserError: It is missing, a link out of the folder, not whole, or says what it must not.
+    """
+    return read_json_as(OpenClipConfig, file_inside(folder, CONFIG_NAME, DOWNLOAD_AGAIN), DOWNLOAD_AGAIN)
 
 
 def architecture(name: str) -> dict:
+    """open_clip's configuration of a built-in architecture, as open_clip writes it.
+
+    Raises:
+        UserError: There is none of that name; tells the nearest.
+    """
+    return read_architecture(name).model_dump(exclude_unset=True)
+
+
+def read_architecture(name: str) -> ModelConfig:
     """open_clip's configuration of a built-in architecture.
 
     Raises:
@@ -105,26 +117,28 @@ def architecture(name: str) -> dict:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"see {folder}"
         raise UserError(f"backbone model {name!r}: open_clip has no such architecture; {hint}")
-    return json.loads(known[name].read_text())
+    return read_json_as(ModelConfig, known[name], "install open_clip_torch again")
 
 
 def vision_config(model_cfg: dict) -> dict:
     """The image tower's part of a configuration, open_clip's defaults filled in."""
-    return VISION_DEFAULTS | model_cfg["vision_cfg"]
+    return VisionConfig().model_dump() | model_cfg["vision_cfg"]
 
 
-def check_same(name: str, held: dict, pretrained: str) -> None:
+def check_same(name: str, held: ModelConfig, pretrained: str) -> None:
     """Refuse a configuration beside weights that describes another image tower than `name`.
 
     Raises:
         UserError: They differ; names the first key.
     """
-    own = architecture(name)
-    sides = [vision_config(cfg) | {"quick_gelu": bool(cfg.get("quick_gelu")), "embed_dim": cfg["embed_dim"]}
-             for cfg in (own, held)]  # fmt: skip
-    for key in sorted({*sides[0], *sides[1]} - {"timm_model_pretrained"}):
-        ours, theirs = (side.get(key) for side in sides)
-        if ours != theirs:
+    own = read_architecture(name)
+    sides = [
+        {"embed_dim": config.embed_dim, "quick_gelu": config.quick_gelu}
+        | config.vision_cfg.model_dump(exclude=INERT["vision_cfg"])
+        for config in (own, held)
+    ]
+    for key, ours in sides[0].items():
+        if ours != (theirs := sides[1][key]):
             raise UserError(
                 f"backbone model {name!r} has {key} {ours!r}, but the weights {pretrained!r} are of {key} {theirs!r}; "
                 "name their architecture"

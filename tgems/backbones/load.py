@@ -1,26 +1,21 @@
-"""Load a frozen CLIP backbone through open_clip; weights are read without executing pickles."""
+"""Build a frozen CLIP backbone through open_clip, from files that tgems/backbones/source.py has checked."""
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
 from tgems.backbones.checkpoint import load_checkpoint
-from tgems.backbones.config import check_same, check_supported, model_config, weights_form
+from tgems.backbones.config import check_supported, family, model_config
+from tgems.backbones.open_clip_config import ModelConfig, OpenClipConfig
+from tgems.backbones.source import Source, find_source
+from tgems.backbones.tokenizer import build_tokenizer, require_hub_id
 from tgems.backbones.towers import Tower, as_tower
-from tgems.errors import UserError
+from tgems.errors import UserError, first_line
 from tgems.exits.sizes import exit_blocks
 from tgems.provenance import digest_tensors
-
-logger = logging.getLogger(__name__)
-REMOTE = ("tag", "hf-hub")
-CONNECT = "connect to the internet, or name a copy by 'pretrained: FILE' or 'pretrained: local-dir:FOLDER'"
-CONNECT_TOKENIZER = "connect to the internet, or name a folder that holds it by 'pretrained: local-dir:FOLDER'"
-FOLDER = "put the tokenizer's files into the folder"
-RESIZING = ("mean", "std", "interpolation", "resize_mode")
 
 
 @dataclass(frozen=True)
@@ -29,16 +24,18 @@ class Backbone:
 
     Attributes:
         entry: What the configuration says of it.
+        architecture: What the model was built from.
         model: open_clip model in eval mode, gradients off.
         tower: Its image tower.
         blocks: Exits that features are kept for, 1-based, ascending; the last is L.
         preprocess: PIL image -> float32 `[3, h, w]`.
         tokenizer: Texts -> int64 `[m, context_length]`.
-        weights_digest: SHA-256 of all parameters and buffers.
+        weights_digest: SHA-256 of the checkpoint's tensors as float32; of the model's where weights are random.
         preprocess_digest: Description of the preprocessing, as text.
     """
 
     entry: dict
+    architecture: ModelConfig
     model: nn.Module
     tower: Tower
     blocks: tuple[int, ...]
@@ -57,32 +54,58 @@ def load_backbone(backbone: dict) -> Backbone:
     """Load what an entry of the configuration describes (docs/adding-a-backbone.md).
 
     Args:
-        backbone: `pretrained`, and where needed `model` and `exits`.
+        backbone: `pretrained`, and where needed `model`, `exits` and `tokenizer`.
 
     Raises:
         UserError: Unknown architecture or weights, weights that cannot be fetched or do not fit, or weights trained
             with another activation than the architecture's.
     """
-    name = backbone.get("model") or backbone["pretrained"]
-    check_supported(model_config(backbone), name)
-    form, pretrained = weights_form(backbone["pretrained"]), backbone["pretrained"]
-    with _one_line(
-        f"backbone weights {pretrained!r} of {name!r}", CONNECT if form in REMOTE else "check that they fit"
-    ):
-        model, preprocess = _create(backbone, form)
-    tokenizer = load_tokenizer(backbone)
+    return build_backbone(find_source(backbone))
+
+
+def build_backbone(source: Source) -> Backbone:
+    """Build a model and its tokenizer.
+
+    Raises:
+        UserError: open_clip cannot build the architecture, weights do not fit, or the tokenizer cannot be had.
+    """
+    from open_clip import set_model_preprocess_cfg
+
+    config, entry = source.config.model_cfg, source.entry
+    with _of_the_architecture(source.name):
+        model = _build(config)
+        tower = as_tower(model.visual)
+    if source.checkpoint is not None:
+        load_checkpoint(model, source.checkpoint, source.name, config.quick_gelu)
     model.eval().requires_grad_(False)
-    tower = as_tower(model.visual)
+    settings, preprocess = preprocessing(source.config)
+    set_model_preprocess_cfg(model, settings)
     return Backbone(
-        entry=backbone,
+        entry=entry,
+        architecture=config,
         model=model,
         tower=tower,
-        blocks=tuple(exit_blocks(backbone.get("exits", "all"), range(1, tower.depth + 1))),
+        blocks=tuple(exit_blocks(entry.get("exits", "all"), range(1, tower.depth + 1))),
         preprocess=preprocess,
-        tokenizer=tokenizer,
-        weights_digest=digest_tensors(model.state_dict().items()),
+        tokenizer=build_tokenizer(config.text_cfg, entry.get("tokenizer")),
+        weights_digest=source.weights_digest or digest_tensors(model.state_dict().items()),
         preprocess_digest=str(preprocess),
     )
+
+
+def preprocessing(config: OpenClipConfig) -> tuple[dict, Callable]:
+    """Preprocessing of evaluation, as open_clip makes it: its settings, and PIL image -> float32 `[3, h, w]`.
+
+    The size is the image tower's, whatever `preprocess_cfg` says.
+    """
+    from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+
+    size = config.model_cfg.vision_cfg.image_size
+    if family(config.model_cfg.model_dump(exclude_unset=True)) != "resnet" and isinstance(size, int):
+        size = (size, size)
+    given = config.preprocess_cfg.model_dump(mode="json", exclude_unset=True) | {"size": size}
+    settings = merge_preprocess_dict(asdict(PreprocessCfg()), given)
+    return settings, image_transform_v2(PreprocessCfg(**settings), is_train=False)
 
 
 def train_transform(backbone: Backbone, aug_cfg: dict | None = None) -> Callable:
@@ -97,21 +120,6 @@ def train_transform(backbone: Backbone, aug_cfg: dict | None = None) -> Callable
     return image_transform_v2(PreprocessCfg(**backbone.model.visual.preprocess_cfg), is_train=True, aug_cfg=aug_cfg)
 
 
-def load_tokenizer(backbone: dict) -> Callable:
-    """Tokenizer of an entry of the configuration: texts -> int64 `[m, context_length]`. Reads no weights.
-
-    Raises:
-        UserError: Unknown architecture, a folder without configuration, or a tokenizer that cannot be fetched.
-    """
-    import open_clip
-
-    form = weights_form(backbone["pretrained"])
-    check_supported(model_config(backbone), backbone.get("model") or backbone["pretrained"])
-    known = backbone["pretrained"] if form in ("hf-hub", "local-dir") else backbone["model"]
-    with _one_line(f"tokenizer of backbone {known!r}", FOLDER if form == "local-dir" else CONNECT_TOKENIZER):
-        return open_clip.get_tokenizer(known)
-
-
 def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
     """Build a backbone's image tower from its architecture alone: for counting.
 
@@ -124,71 +132,61 @@ def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
     """
     from open_clip.model import _build_vision_tower
 
-    cfg = model_config(backbone)
-    check_supported(cfg, backbone.get("model") or backbone["pretrained"])
-    vision = cfg["vision_cfg"] | ({"timm_model_pretrained": False} if "timm_model_name" in cfg["vision_cfg"] else {})
-    with torch.device("meta"):
-        visual = _build_vision_tower(cfg["embed_dim"], vision, cfg.get("quick_gelu", False))
-    return as_tower(visual.to_empty(device=device).eval().requires_grad_(False))
+    cfg, name = model_config(backbone), backbone.get("model") or backbone["pretrained"]
+    check_supported(cfg, name)
+    with _of_the_architecture(name):
+        with torch.device("meta"):
+            visual = _build_vision_tower(cfg["embed_dim"], _untrained(cfg["vision_cfg"]), cfg.get("quick_gelu", False))
+        return as_tower(visual.to_empty(device=device).eval().requires_grad_(False))
 
 
-def _create(backbone: dict, form: str) -> tuple[nn.Module, Callable]:
-    """Model, and preprocessing of evaluation."""
-    import open_clip
+def _build(config: ModelConfig) -> nn.Module:
+    """A model with random weights, drawn with seed 0, of the class that open_clip's factory would choose."""
+    from open_clip import CLIP, CoCa, CustomTextCLIP
 
-    name, pretrained = backbone.get("model"), backbone["pretrained"]
-    if form == "tag":
-        _check_tag(name, pretrained)
-    if form == "hf-hub":
-        check_same(name, open_clip.get_model_config(pretrained), pretrained)
-    if form not in ("random", "file"):
-        known, tag = (name, pretrained) if form == "tag" else (pretrained, None)
-        return open_clip.create_model_from_pretrained(known, pretrained=tag)
+    arguments = config.model_dump(exclude_unset=True)
+    arguments["vision_cfg"] = _untrained(arguments["vision_cfg"])
+    custom = arguments.pop("custom_text", False)
+    if hf_model := config.text_cfg.hf_model_name:
+        _require_known_text_model(hf_model)
+        custom, arguments["text_cfg"]["hf_model_pretrained"] = True, False
+    built = CLIP if not custom else CustomTextCLIP if config.multimodal_cfg is None else CoCa
     torch.manual_seed(0)
-    options = {"pretrained_text": False, **_published_preprocessing(name)}
-    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=None, **options)
-    if form == "file":
-        load_checkpoint(model, name, pretrained)
-    return model, preprocess
+    return built(**arguments)
+
+
+def _untrained(vision: dict) -> dict:
+    """An image tower's configuration without timm's own weights, which would be downloaded."""
+    return vision | ({"timm_model_pretrained": False} if "timm_model_name" in vision else {})
+
+
+def _require_known_text_model(name: str) -> None:
+    """Refuse a text tower of transformers' that needs code of its repository; open_clip itself would ask, and run it.
+
+    Raises:
+        UserError: It does, or cannot be fetched.
+    """
+    from transformers import AutoConfig
+
+    require_hub_id(name, "where no such folder lies")
+    try:
+        AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"text tower {name!r} cannot be loaded without running code of its own: {first_line(error)}; connect to "
+            "the internet, or use a backbone without it"
+        ) from error
 
 
 @contextmanager
-def _one_line(what: str, mend: str) -> Iterator[None]:
-    """Turn what open_clip raises into one line that names `what` and ends in `mend`."""
+def _of_the_architecture(name: str) -> Iterator[None]:
+    """Turn what open_clip and timm raise at sizes that do not go together into one line."""
     try:
         yield
     except UserError:
         raise
-    except (RuntimeError, OSError, ValueError, ImportError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise UserError(f"{what} cannot be loaded: {first}; {mend}") from error
-
-
-def _check_tag(name: str, tag: str) -> None:
-    """Weights trained with QuickGELU lose accuracy silently under GELU, and the reverse."""
-    import open_clip
-
-    published = open_clip.get_pretrained_cfg(name, tag)
-    if not published:
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        hint = f"known: {', '.join(tags)}" if tags else "it knows none for this architecture"
-        raise UserError(f"backbone weights {tag!r}: open_clip knows no weights {tag!r} for {name!r}; {hint}")
-    trained_with = bool(published.get("quick_gelu", False))
-    if trained_with != bool(open_clip.get_model_config(name).get("quick_gelu", False)):
-        wanted = f"{name}-quickgelu" if trained_with else name.removesuffix("-quickgelu")
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
         raise UserError(
-            f"backbone weights {tag!r} of {name!r} were trained with {'QuickGELU' if trained_with else 'GELU'}; "
-            f"write 'model: {wanted}'"
-        )
-
-
-def _published_preprocessing(name: str) -> dict:
-    """What all published weights of an architecture were trained with; where they differ, nothing but a word."""
-    import open_clip
-
-    published = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
-    distinct = {tuple(cfg.get(key) for key in RESIZING) for cfg in published}
-    if len(distinct) == 1:
-        return {f"image_{key}": value for key, value in zip(RESIZING, distinct.pop(), strict=True)}
-    logger.info("%s: published weights do not agree on one preprocessing; open_clip's default is used", name)
-    return {}
+            f"backbone {name!r}: open_clip cannot build the architecture of its configuration ({first_line(error)}); "
+            f"check model_cfg, or download it again"
+        ) from error

@@ -1,12 +1,16 @@
-"""Rebuild trained modules from the folders that the exits stage writes."""
+"""Rebuild trained modules from the folders that the exits stage writes, and from saved T-GEMs."""
 
 from pathlib import Path
 
-from safetensors.torch import load_file
+import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
 
 from tgems.errors import UserError
+from tgems.exits.architecture import Architecture
 from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
-from tgems.provenance import read_json
+from tgems.provenance import digest_file
+from tgems.untrusted import Closed, Digest, file_inside, read_json_as, read_safetensors
 
 BUILDERS = {
     "heads": ExitHeads,
@@ -15,9 +19,35 @@ BUILDERS = {
     "bank": BankGates,
     "confidence": ImageGates,
 }
+RUN_AGAIN = "delete the folder and run again"
+TENSORS, EXTRA = "model.safetensors", "training.safetensors"
 
 
-def load_module(folder: Path, weights: str):
+class ModuleConfig(Closed):
+    """config.json of a trained module.
+
+    Attributes:
+        architecture: What is built.
+        options: Of the training.
+        blocks: Exits, 1-based; the last is L.
+        weights: Digest of the backbone's weights.
+        training_data: Number of images and digests of shards.
+        model_digest: SHA-256 of `model.safetensors`.
+        extra_digest: SHA-256 of `training.safetensors`, which later training reads; None where there is none.
+        recorded: Versions and commit.
+    """
+
+    architecture: Architecture
+    options: dict[str, JsonValue]
+    blocks: tuple[int, ...]
+    weights: Digest
+    training_data: dict[str, JsonValue]
+    model_digest: Digest
+    extra_digest: Digest | None
+    recorded: dict[str, JsonValue]
+
+
+def load_module(folder: Path, weights: str) -> nn.Module:
     """Rebuild a trained module from its folder.
 
     Args:
@@ -25,17 +55,73 @@ def load_module(folder: Path, weights: str):
         weights: Digest of the backbone in use.
 
     Raises:
-        UserError: The folder is not whole, or the module was trained on another backbone.
+        UserError: The folder is not whole, its tensors are not those that were written, or the module was trained on
+            another backbone.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json; the module is not whole, delete the folder and run again")
-    config = read_json(folder / "config.json")
-    if config["weights"] != weights:
+    config = _read_config(folder)
+    if config.weights != weights:
         raise UserError(
-            f"{folder}: trained on backbone weights {config['weights'][:12]}, but features of {weights[:12]} are in "
-            "use; delete the folder and run again"
+            f"{folder}: trained on backbone weights {config.weights[:12]}, but features of {weights[:12]} are in "
+            f"use; {RUN_AGAIN}"
         )
-    module = BUILDERS[config["kind"]](**config["architecture"])
-    module.load_state_dict(load_file(folder / "model.safetensors"))
+    path = checked_file(folder, TENSORS, config.model_digest, RUN_AGAIN)
+    return build_module(config.architecture, read_safetensors(path, RUN_AGAIN), path, RUN_AGAIN)
+
+
+def load_extra(folder: Path) -> dict[str, Tensor]:
+    """Tensors that were kept beside a module for later training.
+
+    Raises:
+        UserError: They are missing, or not those that were written.
+    """
+    path = checked_file(folder, EXTRA, _read_config(folder).extra_digest, RUN_AGAIN)
+    return read_safetensors(path, RUN_AGAIN)
+
+
+def _read_config(folder: Path) -> ModuleConfig:
+    return read_json_as(ModuleConfig, file_inside(folder, "config.json", RUN_AGAIN), RUN_AGAIN)
+
+
+def checked_file(folder: Path, name: str, digest: str | None, way_out: str) -> Path:
+    """A file of a folder whose content is what its configuration says.
+
+    Raises:
+        UserError: It is missing, a link out of the folder, or of another digest.
+    """
+    path = file_inside(folder, name, way_out)
+    if digest_file(path) != digest:
+        raise UserError(f"{path}: truncated or altered; {way_out}")
+    return path
+
+
+def build_module(architecture: Architecture, tensors: dict[str, Tensor], path: Path, way_out: str) -> nn.Module:
+    """Build a module, frozen and in eval mode.
+
+    Sizes are compared on the meta device first: a configuration of absurd sizes takes no memory.
+
+    Args:
+        architecture: Kind and sizes.
+        tensors: Its state.
+        path: File of the tensors, for messages.
+        way_out: What the user can do about a bad file.
+
+    Raises:
+        UserError: Tensors are not those of the architecture, or not finite.
+    """
+    builder, sizes = BUILDERS[architecture.kind], architecture.model_dump(exclude={"kind"})
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in builder(**sizes).state_dict().items()}
+    for name in sorted({*expected, *tensors}):
+        shape = tuple(tensors[name].shape) if name in tensors else None
+        if shape != expected.get(name):
+            raise UserError(
+                f"{path}: tensor {name!r} of {architecture.kind} has shape {shape}, but config.json describes "
+                f"{expected.get(name)}; {way_out}"
+            )
+        if not tensors[name].isfinite().all():
+            raise UserError(
+                f"{path}: tensor {name!r} of {architecture.kind} holds values that are not finite; {way_out}"
+            )
+    module = builder(**sizes)
+    module.load_state_dict(tensors)
     return module.eval().requires_grad_(False)

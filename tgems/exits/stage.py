@@ -5,19 +5,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tgems.exits.bank_gates import train_bank_gates
-from tgems.exits.folders import load_module
+from tgems.exits.folders import EXTRA, TENSORS, load_extra, load_module
 from tgems.exits.image_gates import hit_probabilities, train_image_gates, train_lookahead
 from tgems.exits.train import Pairs, embed, embed_where_asked, train_confidence_gates, train_heads
 from tgems.features.cache import FeatureSet, load_features
 from tgems.features.rows import MappedRows
 from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import commit, digest_file, versions, whole_folder, write_json
-
-EXTRA = "training.safetensors"
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def run_image_gates(
     """Train and write image-guided gates of one rate target for all seeds; folders are in the order of the seeds."""
     data = Training.read(features, macs)
     for seed, start, folder in zip(seeds, foresight, out, strict=True):
-        gates, right = load_module(start, data.features.manifest["weights"]), load_file(f"{start}/{EXTRA}")["right"]
+        gates, right = load_module(start, data.features.manifest["weights"]), load_extra(start)["right"]
         gates, history = train_image_gates(data.pairs, right, data.rates, gates, target, options, seed)
         achieved = {"rate_target": target, "rate_before_calibration": history["rate_at_zero"].iloc[-1]}
         _write(folder, "image", gates, data, options | {"seed": seed} | achieved, history)
@@ -110,18 +108,18 @@ def _write(
     """Write `model.safetensors`, `history.csv`, `config.json`, and `extra` tensors beside them."""
     manifest = data.features.manifest
     with whole_folder(out) as partial:
-        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, partial / "model.safetensors")
+        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, partial / TENSORS)
         history.to_csv(partial / "history.csv", index=False)
         if extra:
             save_file(extra, partial / EXTRA)
         config = {
-            "kind": kind,
-            "architecture": module.architecture,
+            "architecture": {"kind": kind} | module.architecture,
             "options": options,
             "blocks": data.costs.blocks,
             "weights": manifest["weights"],
             "training_data": {"n": manifest["n"], "shards": manifest["shards"]},
-            "model_digest": digest_file(partial / "model.safetensors"),
+            "model_digest": digest_file(partial / TENSORS),
+            "extra_digest": digest_file(partial / EXTRA) if extra else None,
             "recorded": {"versions": versions(), "commit": commit()},
         }
         write_json(partial / "config.json", config)

@@ -1,10 +1,16 @@
-"""The model card of a saved T-GEM: Markdown with the hub's metadata block. Pure: a T-GEM in, text out."""
+"""The model card of a saved T-GEM: Markdown with the hub's metadata block. Pure: a T-GEM in, text out.
 
+Names within it may be a stranger's, since a T-GEM can be loaded and saved again: they are shown as text, not markup.
+"""
+
+import html
+import re
 from dataclasses import asdict
 
 import yaml
 
 from tgems.backbones.load import Backbone
+from tgems.errors import printable
 from tgems.runtime.describe import Rows, reference, result_rows, threshold_rows
 from tgems.runtime.model import EarlyExit
 from tgems.runtime.rules import BANK_RULES
@@ -36,7 +42,7 @@ def model_card(early: EarlyExit, backbone: Backbone) -> str:
         "## Intended use and limits",
         "",
         "- Zero-shot classification and retrieval at less computation than the backbone, on images like those it was",
-        f"  trained and calibrated on (trained on `{early.about.get('trained_on', 'unknown')}`).",
+        f"  trained and calibrated on (trained on {_code(early.about.get('trained_on', 'unknown'))}).",
         "- On other images the mean rate is an outcome, not a promise: calibrate anew, or cap it with `max_rate`.",
         f"- {_guidance(early)}",
         "- It inherits the backbone's biases and licence; nothing here was tested for fairness or safety.",
@@ -60,11 +66,11 @@ def _introduction(early: EarlyExit, backbone: Backbone) -> list[str]:
         yaml.safe_dump(metadata, sort_keys=False).strip(),
         "---",
         "",
-        f"# {name}, {early.policy}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
+        f"# {_text(name)}, {early.policy}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
         "",
-        f"Exit modules for the image encoder of `{reference(backbone.entry)}`: an image leaves the encoder as soon as",
-        f"its gate is sure enough (policy `{early.policy}`{target}). The folder holds the exit modules alone; the",
-        f"backbone is named by reference and checked by digest (`{backbone.weights_digest[:12]}`).",
+        f"Exit modules for the image encoder of {_code(reference(backbone.entry))}: an image leaves the encoder",
+        f"as soon as its gate is sure enough (policy `{early.policy}`{target}). The folder holds the exit modules",
+        f"alone; the backbone is named by reference and checked by digest (`{backbone.weights_digest[:12]}`).",
         "",
         "```python",
         "import tgems",
@@ -95,4 +101,17 @@ def _results(rows: Rows) -> list[str]:
 
 def _table(header: tuple[str, ...], rows) -> list[str]:
     cells = [header, ("---",) * len(header), *rows]
-    return [f"| {' | '.join(map(str, row))} |" for row in cells]
+    return [f"| {' | '.join(map(_text, row))} |" for row in cells]
+
+
+def _text(value: object) -> str:
+    """A value as one line of text in Markdown: neither markup nor HTML."""
+    return re.sub(r"([\\`*\[\]|!~])", r"\\\1", html.escape(printable(str(value)), quote=False))
+
+
+def _code(value: object) -> str:
+    """A value as a code span, fenced by more backticks than it holds in a row."""
+    text = printable(str(value))
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    space = " " if longest else ""
+    return f"{'`' * (longest + 1)}{space}{text}{space}{'`' * (longest + 1)}"

@@ -1,44 +1,10 @@
-"""Read and describe the config.json of a saved T-GEM. Imports neither torch nor open_clip, so that it is quick."""
+"""Describe a saved T-GEM in rows of text. Imports neither torch nor open_clip, so that it is quick."""
 
 from pathlib import Path
 
-from tgems.errors import UserError
-from tgems.provenance import read_json
+from tgems.runtime.saved_config import TENSORS, read_config
 
-FORMAT, FORMAT_VERSION = "tgems", 1
-FILES = ("config.json", "model.safetensors", "README.md")
-FIELDS = {
-    *("format", "format_version", "backbone", "weights", "preprocess", "policy", "rate_target", "costs", "rates"),
-    *("modules", "calibrations", "about", "model_digest", "recorded"),
-}
 Rows = list[tuple[str, ...]]
-
-
-def read_config(folder: Path) -> dict:
-    """Read and check config.json.
-
-    Raises:
-        UserError: It is missing, of another format, of a newer version, or has unknown or missing fields.
-    """
-    folder = Path(folder)
-    path = folder / "config.json"
-    for needed in (path, folder / "model.safetensors"):
-        if not needed.is_file():
-            raise UserError(f"{folder}: not a saved T-GEM, {needed.name} is missing; make one with `tgems export`")
-    config = read_json(path)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else config
-        raise UserError(f"{path}: format is {found!r}, not {FORMAT!r}: no saved T-GEM; make one with `tgems export`")
-    if config.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {config.get('format_version')!r}, this tgems reads {FORMAT_VERSION}; "
-            "install a newer tgems, or export the T-GEM again"
-        )
-    if unknown := sorted(set(config) - FIELDS):
-        raise UserError(f"{path}: unknown field {unknown[0]!r}; known: {', '.join(sorted(FIELDS))}")
-    if missing := sorted(FIELDS - set(config)):
-        raise UserError(f"{path}: field {missing[0]!r} is missing; export or download the folder again")
-    return config
 
 
 def describe(folder: Path) -> tuple[Rows, Rows, Rows, Rows]:
@@ -48,19 +14,23 @@ def describe(folder: Path) -> tuple[Rows, Rows, Rows, Rows]:
         UserError: See `read_config`.
     """
     config = read_config(folder)
-    target, full = config["rate_target"], config["costs"]["encoder"][-1]
+    target, full = config.rate_target, config.costs.encoder[-1]
     about = [
-        ("backbone", reference(config["backbone"])),
-        ("weights", config["weights"][:12]),
-        ("policy", config["policy"]),
+        ("backbone", reference(config.backbone.model_dump())),
+        ("weights", config.weights[:12]),
+        ("policy", config.policy),
         ("rate target", "none" if target is None else f"{target:g}"),
         ("full encoder", f"{full / 1e9:.4g} GMACs an image"),
-        ("size", f"{(Path(folder) / 'model.safetensors').stat().st_size / 1e6:.2f} MB"),
-        *((key.replace("_", " "), str(value)) for key, value in config["about"].items() if key != "results"),
+        ("size", f"{(Path(folder) / TENSORS).stat().st_size / 1e6:.2f} MB"),
+        *((key.replace("_", " "), str(value)) for key, value in config.about.model_extra.items()),
     ]
-    blocks, rates = config["costs"]["blocks"], config["rates"]
-    spent = [(str(b), f"{r:.3f}", f"{r * full / 1e9:.4g}") for b, r in zip(blocks, rates, strict=True)]
-    return about, spent, threshold_rows(config["calibrations"]), result_rows(config["about"].get("results", []))
+    spent = [
+        (str(block), f"{rate:.3f}", f"{rate * full / 1e9:.4g}")
+        for block, rate in zip(config.costs.blocks, config.rates, strict=True)
+    ]
+    calibrations = {name: point.model_dump() for name, point in config.calibrations.items()}
+    results = [row.model_dump() for row in config.about.results]
+    return about, spent, threshold_rows(calibrations), result_rows(results)
 
 
 def reference(entry: dict) -> str:

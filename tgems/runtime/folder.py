@@ -1,24 +1,38 @@
 """Save and load a T-GEM: a folder of exit modules and thresholds that names its backbone by reference and digest.
 
-config.json          format version, backbone, policy, costs, thresholds by data set, digest of model.safetensors
+config.json          tgems/runtime/saved_config.py: backbone, policy, costs, thresholds by data set, digests
 model.safetensors    heads and gates
 README.md            model card (tgems/runtime/card.py)
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tgems.backbones.load import Backbone, load_backbone
+from tgems.backbones.load import Backbone, build_backbone, preprocessing
+from tgems.backbones.open_clip_config import ModelConfig
+from tgems.backbones.source import find_source
 from tgems.errors import UserError
-from tgems.exits.folders import BUILDERS
-from tgems.profiling.costs import costs_from
-from tgems.provenance import commit, digest_file, read_json, versions, whole_file, write_json, write_text
+from tgems.exits.folders import BUILDERS, build_module, checked_file
+from tgems.profiling.costs import ExitCosts
+from tgems.provenance import commit, digest_file, versions, whole_file, write_json, write_text
 from tgems.runtime.card import model_card
-from tgems.runtime.describe import FORMAT, FORMAT_VERSION, read_config
 from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
+from tgems.runtime.saved_config import (
+    CONFIG,
+    FORMAT,
+    FORMAT_VERSION,
+    TENSORS,
+    WAY_OUT,
+    SavedConfig,
+    is_saved,
+    read_config,
+)
+from tgems.untrusted import read_safetensors
 
 
 def save(model: EarlyExitCLIP, folder: Path) -> None:
@@ -30,14 +44,15 @@ def save(model: EarlyExitCLIP, folder: Path) -> None:
     folder = Path(folder)
     check_free(folder)
     early, backbone = model.early_exit, model.backbone
-    (folder / "config.json").unlink(missing_ok=True)  # until the new one stands, there is no T-GEM here
-    with whole_file(folder / "model.safetensors") as partial:
+    (folder / CONFIG).unlink(missing_ok=True)  # until the new one stands, there is no T-GEM here
+    with whole_file(folder / TENSORS) as partial:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors_of(early)}, partial)
     write_text(folder / "README.md", model_card(early, backbone))
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "backbone": backbone.entry,
+        "architecture": backbone.architecture.model_dump(exclude_unset=True),
         "weights": backbone.weights_digest,
         "preprocess": backbone.preprocess_digest,
         "policy": early.policy,
@@ -47,11 +62,11 @@ def save(model: EarlyExitCLIP, folder: Path) -> None:
         "modules": {name: {"kind": _kind(m)} | m.architecture for name, m in _modules(early).items()},
         "calibrations": {name: asdict(point) for name, point in early.calibrations.items()},
         "about": early.about,
-        "model_digest": digest_file(folder / "model.safetensors"),
+        "model_digest": digest_file(folder / TENSORS),
         "recorded": {"versions": versions(), "commit": commit()},
     }
     # Not sorted: the first of the calibrations is the default, which a JSON object keeps by its order alone.
-    write_json(folder / "config.json", config, sort_keys=False)
+    write_json(folder / CONFIG, config, sort_keys=False)
 
 
 def check_free(folder: Path) -> None:
@@ -63,15 +78,16 @@ def check_free(folder: Path) -> None:
     if folder.is_file():
         raise UserError(f"{folder}: is a file; name a new folder to save in")
     names = {p.name for p in folder.iterdir() if not p.name.endswith(".partial")} if folder.is_dir() else set()
-    config = folder / "config.json"
-    if "config.json" in names and read_json(config).get("format") == FORMAT:
-        return
-    if names:
-        raise UserError(f"{folder}: holds files that are no T-GEM's ({sorted(names)[0]}); name a new or empty folder")
+    if names and not is_saved(folder):
+        raise UserError(f"{folder}: holds files that are no T-GEM's ({min(names)}); name a new or empty folder")
 
 
 def load(
-    folder: Path, backbone: str | Backbone | None = None, cls: type[EarlyExitCLIP] = EarlyExitCLIP, **options
+    folder: Path,
+    backbone: str | Backbone | None = None,
+    tokenizer: str | None = None,
+    cls: type[EarlyExitCLIP] = EarlyExitCLIP,
+    **options,
 ) -> EarlyExitCLIP:
     """Read a T-GEM's folder and its backbone.
 
@@ -79,6 +95,7 @@ def load(
         folder: As `save` wrote it.
         backbone: A loaded backbone, or the word `pretrained` of a configuration (`local-dir:FOLDER`, `FILE`, ...) to
             read it from elsewhere than the folder says; its digest must be the same.
+        tokenizer: `local-dir:FOLDER`, or a name on the hub, in place of the tokenizer that the backbone names.
         cls: What to build.
         options: Of `EarlyExitCLIP`: `calibration`, `max_rate`, `chunk`.
 
@@ -87,46 +104,100 @@ def load(
     """
     folder = Path(folder)
     config = read_config(folder)
-    if digest_file(folder / "model.safetensors") != config["model_digest"]:
-        raise UserError(f"{folder / 'model.safetensors'}: truncated or altered; export or download the folder again")
-    loaded = _backbone(folder, config["backbone"], backbone)
-    for name, own in (("weights", loaded.weights_digest), ("preprocess", loaded.preprocess_digest)):
-        if own != config[name]:
-            raise UserError(
-                f"{folder}: made for a backbone with {name} {_short(config[name])}, but {loaded.entry['pretrained']} "
-                f"has {_short(own)}; give its own backbone"
-            )
-    try:
-        early = _early_exit(config, load_file(folder / "model.safetensors"))
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise UserError(f"{folder / 'config.json'}: altered ({first}); export or download the folder again") from error
+    early = _early_exit(config, folder)
+    if isinstance(backbone, Backbone):
+        loaded = backbone
+    else:
+        entry = backbone_entry(folder, config, backbone, tokenizer)
+        with _naming(folder):
+            source = find_source(entry)
+            found = (source.config.model_cfg, source.weights_digest, str(preprocessing(source.config)[1]))
+        _check_backbone(folder, config, entry, *found)  # before a model or a tokenizer is built
+        with _naming(folder):
+            loaded = build_backbone(source)
+    found = (loaded.architecture, loaded.weights_digest, loaded.preprocess_digest)
+    _check_backbone(folder, config, loaded.entry, *found)
     return cls(loaded, early, **options)
 
 
-def _backbone(folder: Path, entry: dict, other: str | Backbone | None) -> Backbone:
-    if isinstance(other, Backbone):
-        return other
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Let errors of a backbone name the T-GEM that asked for it, and the way out."""
     try:
-        return load_backbone(entry if other is None else entry | {"pretrained": other})
+        yield
     except UserError as error:
         raise UserError(f"{folder}: {error}; name a copy of it by backbone='local-dir:FOLDER' (--backbone)") from error
 
 
-def _early_exit(config: dict, tensors: dict[str, Tensor]) -> EarlyExit:
-    modules = {}
-    for name, architecture in config["modules"].items():
-        module = BUILDERS[architecture.pop("kind")](**architecture)
-        module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
-        modules[name] = module.eval().requires_grad_(False)
+def backbone_entry(folder: Path, config: SavedConfig, pretrained: str | None, tokenizer: str | None) -> dict:
+    """The backbone's entry, as the folder says it and the user changes it.
+
+    Raises:
+        UserError: The folder names another folder for the tokenizer, and the user does not.
+    """
+    changes = {"pretrained": pretrained, "tokenizer": tokenizer}
+    entry = config.backbone.model_dump(exclude_unset=True) | {k: v for k, v in changes.items() if v is not None}
+    named = entry.get("tokenizer") or ""
+    if tokenizer is None and named.startswith("local-dir:"):
+        raise UserError(
+            f"{folder}: names a folder for its tokenizer; if you trust it, say tokenizer={named!r} (--tokenizer)"
+        )
+    return entry
+
+
+def check_architecture(folder: Path, config: SavedConfig, entry: dict, architecture: ModelConfig) -> None:
+    """Compare a backbone's architecture with that of the one that a T-GEM was trained on.
+
+    Raises:
+        UserError: It would embed images or texts otherwise; names the first key.
+    """
+    key = config.architecture.differs(architecture)
+    if key is not None:
+        raise _other_backbone(
+            folder, entry, f"{key} {config.architecture.value(key)!r}", f"{architecture.value(key)!r}"
+        )
+
+
+def _check_backbone(
+    folder: Path, config: SavedConfig, entry: dict, architecture: ModelConfig, weights: str | None, preprocess: str
+) -> None:
+    """Compare a backbone, built or not, with the one that a T-GEM was trained on; `weights` is None before random ones.
+
+    Raises:
+        UserError: They differ.
+    """
+    check_architecture(folder, config, entry, architecture)
+    if weights not in (config.weights, None):
+        raise _other_backbone(folder, entry, f"weights {config.weights[:12]}", weights[:12])
+    if preprocess != config.preprocess:
+        ours, own = (" ".join(text.split()) for text in (config.preprocess, preprocess))
+        raise _other_backbone(folder, entry, f"preprocess {ours}", own)
+
+
+def _other_backbone(folder: Path, entry: dict, ours: str, own: str) -> UserError:
+    return UserError(
+        f"{folder}: made for a backbone with {ours}, but {entry['pretrained']} has {own}; give its own backbone"
+    )
+
+
+def _early_exit(config: SavedConfig, folder: Path) -> EarlyExit:
+    """Heads, gates and thresholds; tensors are read after their digest is found to be what the configuration says."""
+    tensors = read_safetensors(checked_file(folder, TENSORS, config.model_digest, WAY_OUT), WAY_OUT)
+    modules, rest = {}, dict(tensors)
+    for name, architecture in config.modules.items():
+        own = {k: rest.pop(k) for k in tensors if k.startswith(f"{name}.")}
+        own = {k.removeprefix(f"{name}."): v for k, v in own.items()}
+        modules[name] = build_module(architecture, own, folder / TENSORS, WAY_OUT)
+    if rest:
+        raise UserError(f"{folder / TENSORS}: tensor {min(rest)!r} belongs to no module; {WAY_OUT}")
     return EarlyExit(
-        policy=config["policy"],
-        rate_target=config["rate_target"],
-        costs=costs_from(config),
+        policy=config.policy,
+        rate_target=config.rate_target,
+        costs=ExitCosts(**config.costs.model_dump()),
         heads=modules["heads"],
         gates=modules.get("gates"),
-        calibrations={name: _calibration(point) for name, point in config["calibrations"].items()},
-        about=config["about"],
+        calibrations={name: Calibration(**point.model_dump()) for name, point in config.calibrations.items()},
+        about=config.about.as_dict(),
     )
 
 
@@ -141,12 +212,3 @@ def _modules(early: EarlyExit) -> dict[str, nn.Module]:
 
 def _kind(module: nn.Module) -> str:
     return next(kind for kind, builder in BUILDERS.items() if type(module) is builder and kind != "lookahead")
-
-
-def _calibration(point: dict) -> Calibration:
-    visited = point["visited"]
-    return Calibration(**point | {"visited": None if visited is None else tuple(visited)})
-
-
-def _short(digest: str) -> str:
-    return " ".join(digest.split()) if len(digest) != 64 else digest[:12]

@@ -3,9 +3,11 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tgems.errors import UserError
-from tgems.runtime.describe import FILES, read_config
+from tgems.errors import UserError, first_line
 from tgems.runtime.model import EarlyExitCLIP
+from tgems.runtime.saved_config import FILES, read_config
+
+OWN_OPTIONS = ("backbone", "tokenizer", "calibration", "max_rate", "chunk")
 
 
 def fetch(folder_or_hub_id: str | Path, files: tuple[str, ...] = FILES, **download) -> Path:
@@ -27,9 +29,9 @@ def fetch(folder_or_hub_id: str | Path, files: tuple[str, ...] = FILES, **downlo
     try:
         return Path(snapshot_download(str(folder_or_hub_id), allow_patterns=list(files), **download))
     except (ValueError, OSError) as error:
-        first = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"{folder_or_hub_id}: no such folder here, and not to be had from the Hugging Face hub ({first}); "
+            f"{folder_or_hub_id}: no such folder here, and not to be had from the Hugging Face hub "
+            f"({first_line(error)}); "
             "check the name, or connect to the internet"
         ) from error
 
@@ -40,15 +42,15 @@ def load_anywhere(folder_or_hub_id: str | Path, device: str = "cpu", **options) 
     Args:
         folder_or_hub_id: Folder, or `owner/name` on the hub.
         device: Where to run.
-        options: `backbone` (see `tgems.runtime.folder.load`), `calibration`, `max_rate` and `chunk` (see
-            `EarlyExitCLIP`); all others are of `fetch`.
+        options: `backbone` and `tokenizer` (see `tgems.runtime.folder.load`), `calibration`, `max_rate` and `chunk`
+            (see `EarlyExitCLIP`); all others are of `fetch`.
 
     Raises:
         UserError: It cannot be fetched or loaded, or there is no such device.
     """
     from tgems.runtime.folder import load
 
-    own = {k: options.pop(k) for k in ("backbone", "calibration", "max_rate", "chunk") if k in options}
+    own = {k: options.pop(k) for k in OWN_OPTIONS if k in options}
     check_device(device)
     return load(fetch(folder_or_hub_id, **options), **own).to(device)
 
@@ -75,15 +77,27 @@ def push(model: EarlyExitCLIP, repo_id: str, private: bool | None = None, token:
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), **options))
 
 
-def tokenizer(folder_or_hub_id: str | Path, **download):
+def load_tokenizer(folder_or_hub_id: str | Path, tokenizer: str | None = None, **download):
     """Tokenizer of a T-GEM's backbone; loads no weights.
 
-    Raises:
-        UserError: See `fetch` and `read_config`.
-    """
-    from tgems.backbones.load import load_tokenizer
+    Args:
+        folder_or_hub_id: Folder, or `owner/name` on the hub.
+        tokenizer: See `tgems.runtime.folder.load`.
+        download: See `fetch`.
 
-    return load_tokenizer(read_config(fetch(folder_or_hub_id, **download))["backbone"])
+    Raises:
+        UserError: See `fetch` and `read_config`; or the backbone's architecture is not what the T-GEM was made for.
+    """
+    from tgems.backbones.source import read_config as read_backbone_config
+    from tgems.backbones.tokenizer import build_tokenizer
+    from tgems.runtime.folder import backbone_entry, check_architecture
+
+    folder = fetch(folder_or_hub_id, **download)
+    config = read_config(folder)
+    entry = backbone_entry(folder, config, None, tokenizer)
+    found = read_backbone_config(entry).model_cfg
+    check_architecture(folder, config, entry, found)
+    return build_tokenizer(found.text_cfg, entry.get("tokenizer"))
 
 
 def check_device(device: str) -> None:
@@ -97,5 +111,6 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise UserError(f"device {device!r} cannot be used ({first}); use cpu, or cuda where there is a GPU") from error
+        raise UserError(
+            f"device {device!r} cannot be used ({first_line(error)}); use cpu, or cuda where there is a GPU"
+        ) from error

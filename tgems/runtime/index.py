@@ -211,7 +211,12 @@ def origin_of(model: EarlyExitCLIP) -> dict[str, str]:
 
 
 def search_index(
-    text: str, index: Sequence[Path], model: str | None = None, k: int = 10, backbone: str | None = None
+    text: str,
+    index: Sequence[Path],
+    model: str | None = None,
+    k: int = 10,
+    backbone: str | None = None,
+    tokenizer: str | None = None,
 ) -> tuple[list[tuple[float, str, int]], list[str]]:
     """Best images of an index for a text.
 
@@ -221,6 +226,7 @@ def search_index(
         model: Folder or hub id; None for the one that the index names.
         k: Results.
         backbone: Where to read it from instead of the T-GEM's own reference.
+        tokenizer: See `tgems.runtime.folder.load`.
 
     Returns:
         (score, image, exit block) best first; and warnings where embeddings are of mixed or other origin.
@@ -235,7 +241,7 @@ def search_index(
         if len(values) > 1:
             short = ", ".join(v[:12] for v in values)
             warnings.append(f"the index mixes {len(values)} values of {column} ({short}): scores are not comparable")
-    loaded = EarlyExitCLIP.from_pretrained(model or frame["model"].iloc[0], backbone=backbone)
+    loaded = EarlyExitCLIP.from_pretrained(model or frame["model"].iloc[0], backbone=backbone, tokenizer=tokenizer)
     dim = loaded.early_exit.costs.embed_dim
     if frame["embedding"].map(len).ne(dim).any():
         raise UserError(

@@ -1,0 +1,167 @@
+"""Where backbones come from: tags, repositories and folders, what is compared before anything is built of them."""
+
+import json
+import shutil
+from dataclasses import fields
+from inspect import signature
+
+import open_clip
+import pytest
+import torch
+from conftest import DEMO, ROOT
+from data.hub_server import use
+from open_clip.coca_model import MultimodalCfg
+from open_clip.transform import PreprocessCfg
+
+from tgems.backbones import load, source
+from tgems.backbones import open_clip_config as allowed
+from tgems.backbones.config import checkpoint_in, folder_config, read_architecture
+from tgems.backbones.load import load_backbone
+from tgems.backbones.source import find_source
+from tgems.backbones.tokenizer import build_tokenizer
+from tgems.errors import UserError
+
+FOLDER = ROOT / "assets/backbones/demo-vit-8"
+
+
+def without_network(*_, **__):
+    raise OSError("no connection\nlong trace")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (allowed.VisionConfig, open_clip.CLIPVisionCfg),
+        (allowed.TextConfig, open_clip.CLIPTextCfg),
+        (allowed.MultimodalConfig, MultimodalCfg),
+        (allowed.PreprocessConfig, PreprocessCfg),
+    ],
+)
+def test_allowed_keys_are_open_clips(ours, theirs):
+    assert set(ours.model_fields) == {field.name for field in fields(theirs)}
+    if ours in (allowed.VisionConfig, allowed.TextConfig):
+        assert {f.name: f.default for f in fields(theirs)} == ours().model_dump()
+
+
+def test_allowed_keys_of_a_model_are_arguments_of_open_clips_classes():
+    classes = (open_clip.CLIP, open_clip.CustomTextCLIP, open_clip.CoCa)
+    known = {name for cls in classes for name in signature(cls).parameters} - {"cast_dtype"}
+    assert set(allowed.ModelConfig.model_fields) == known | {"custom_text"}
+
+
+def test_every_architecture_of_open_clip_is_allowed():
+    for name in open_clip.list_models():
+        config = read_architecture(name)
+        assert json.loads(config.model_dump_json(exclude_unset=True)) == open_clip.get_model_config(name)
+        assert config.differs(config) is None
+
+
+def test_a_backbone_is_what_open_clip_makes_of_the_folder():
+    ours = load_backbone(DEMO)
+    theirs, _, preprocess = open_clip.create_model_and_transforms(DEMO["pretrained"])
+    assert type(ours.model) is type(theirs) and str(ours.preprocess) == str(preprocess)
+    assert ours.model.visual.preprocess_cfg == theirs.visual.preprocess_cfg
+    state = theirs.state_dict()
+    assert state.keys() == ours.model.state_dict().keys()
+    assert all(torch.equal(state[k], v) for k, v in ours.model.state_dict().items())
+    texts = ["a red four", "ÀÉ, two  EIGHTS"]
+    assert torch.equal(ours.tokenizer(texts), open_clip.get_tokenizer(DEMO["pretrained"])(texts))
+
+
+@pytest.mark.parametrize(
+    "name", ["ViT-B-32", "ViT-B-16-plus-240", "RN50", "coca_ViT-B-32", "ViT-L-14-CLIPA", "EVA02-B-16"]
+)
+def test_a_model_is_of_the_class_and_preprocessing_that_open_clip_chooses(name):
+    with torch.device("meta"):
+        theirs, _, preprocess = open_clip.create_model_and_transforms(name, pretrained_text=False, device="meta")
+        config = read_architecture(name)
+        ours = load._build(config)
+    assert type(ours) is type(theirs)
+    shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    settings, made = load.preprocessing(allowed.OpenClipConfig(model_cfg=config))
+    assert str(made) == str(preprocess) and settings == theirs.visual.preprocess_cfg
+
+
+def test_tokenizers_of_open_clip_itself_are_built_alike():
+    names = [name for name in open_clip.list_models() if not read_architecture(name).text_cfg.hf_tokenizer_name]
+    assert len(names) > 90 and not [name for name in names if "siglip" in name.lower()], "open_clip goes by that name"
+    seen = set()
+    for name in names:
+        text = read_architecture(name).text_cfg
+        if (key := (text.context_length, repr(text.tokenizer_kwargs))) not in seen:
+            seen.add(key)
+            ours, theirs = build_tokenizer(text), open_clip.get_tokenizer(name)
+            assert torch.equal(ours(["A red, four!", "x " * 99]), theirs(["A red, four!", "x " * 99])), name
+
+
+def test_without_network_the_two_ways_are_told(monkeypatch):
+    monkeypatch.setattr(open_clip, "download_pretrained", without_network)
+    with pytest.raises(UserError, match="connect to the internet, or name a copy by 'pretrained: FILE'") as error:
+        load_backbone({"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"})
+    assert "laion2b_s34b_b79k" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_cannot_be_fetched_is_named(monkeypatch):
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", without_network)
+    text = read_architecture("ViT-B-32-SigLIP2-256").text_cfg
+    with pytest.raises(UserError, match="tokenizer 'timm/ViT-B-32-SigLIP2-256' cannot .*: no connection; connect"):
+        build_tokenizer(text)
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch):
+    """The folder behind `hf-hub:me/demo`, a small ViT-B-32 by name."""
+    small = json.loads((FOLDER / "open_clip_config.json").read_text())
+    monkeypatch.setattr(source, "check_same", lambda *_: None)
+    folder = tmp_path / "remote"
+    shutil.copytree(FOLDER, folder)
+    (folder / "open_clip_config.json").write_text(json.dumps(small))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with use({"me/demo": folder}, monkeypatch):
+        yield folder
+
+
+def test_a_hub_repository_is_fetched_and_built(remote, demo_backbone):
+    found = load_backbone({"model": "ViT-B-32", "pretrained": "hf-hub:me/demo"})
+    assert found.weights_digest == demo_backbone.weights_digest
+    assert found.preprocess_digest == demo_backbone.preprocess_digest
+    (remote / "open_clip_model.safetensors").unlink()
+    shutil.rmtree(remote.parent / "cache")
+    with pytest.raises(
+        UserError, match="'hf-hub:me/demo' of 'ViT-B-32' cannot be loaded: Failed to download .*; connect"
+    ):
+        load_backbone({"model": "ViT-B-32", "pretrained": "hf-hub:me/demo"})
+
+
+@pytest.mark.parametrize(("quick_gelu", "message"), [(True, "has quick_gelu False"), (False, "has layers 12")])
+def test_a_hubs_configuration_is_compared_with_the_model(remote, monkeypatch, quick_gelu, message):
+    monkeypatch.undo()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(remote.parent / "cache"))
+    config = open_clip.get_model_config("ViT-B-32") | {"quick_gelu": quick_gelu}
+    config["vision_cfg"]["layers"] = 12 if quick_gelu else 8
+    (remote / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    with use({"me/demo": remote}, monkeypatch), pytest.raises(UserError, match=message):
+        find_source({"model": "ViT-B-32", "pretrained": "hf-hub:me/demo"})
+
+
+def test_a_configuration_beside_a_checkpoint_file_is_compared_too(tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "f")
+    with pytest.raises(UserError, match="'ViT-B-32' has .*, but the weights '.*f/open_clip_model.safetensors' are of"):
+        find_source({"model": "ViT-B-32", "pretrained": f"{tmp_path}/f/open_clip_model.safetensors"})
+
+
+def test_the_checkpoint_of_a_folder_is_the_one_that_open_clip_would_take(tmp_path):
+    for name in ("b.pth", "z.safetensors", "a.bin", "pytorch_model.bin", "open_clip_pytorch_model.bin", "x.npz"):
+        (tmp_path / name).touch()
+        theirs = open_clip.factory._find_checkpoint_in_dir(tmp_path)
+        assert str(checkpoint_in(tmp_path)) == theirs
+    assert checkpoint_in(tmp_path / "none").name == "open_clip_model.safetensors"
+
+
+def test_two_architectures_differ_by_the_first_key_that_matters():
+    config = folder_config(FOLDER).model_cfg
+    changed = config.model_copy(update={"quick_gelu": not config.quick_gelu})
+    assert config.differs(changed) == "quick_gelu" and changed.value("quick_gelu") != config.value("quick_gelu")
+    vision = config.vision_cfg.model_copy(update={"patch_dropout": 0.5})
+    assert config.differs(config.model_copy(update={"vision_cfg": vision})) is None

@@ -1,0 +1,166 @@
+"""Where a backbone comes from: its configuration and its weights as files, checked before anything is built of them.
+
+Reads and downloads files. What it returns is validated: open_clip sees nothing else of a stranger's configuration.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tgems.backbones.checkpoint import OPENAI_KEYS, is_openais, read_state
+from tgems.backbones.config import (
+    DOWNLOAD_AGAIN,
+    check_same,
+    check_supported,
+    checkpoint_in,
+    folder_config,
+    local_folder,
+    model_config,
+    read_architecture,
+    weights_form,
+)
+from tgems.backbones.open_clip_config import CONFIG_NAME, OpenClipConfig, PreprocessConfig
+from tgems.errors import UserError, first_line
+from tgems.provenance import digest_tensors
+from tgems.untrusted import HubName, file_inside, read_json_as, validated
+
+logger = logging.getLogger(__name__)
+CONNECT = "connect to the internet, or name a copy by 'pretrained: FILE' or 'pretrained: local-dir:FOLDER'"
+RESIZING = ("mean", "std", "interpolation", "resize_mode")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A backbone that is not built yet.
+
+    Attributes:
+        entry: What the configuration says of it.
+        config: Architecture and preprocessing, validated.
+        checkpoint: File of the weights; None for random ones.
+        weights_digest: SHA-256 of the tensors in it, as float32; None for random ones.
+    """
+
+    entry: dict
+    config: OpenClipConfig
+    checkpoint: Path | None
+    weights_digest: str | None
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return self.entry.get("model") or self.entry["pretrained"]
+
+
+def find_source(backbone: dict) -> Source:
+    """Fetch and check the files that an entry of the configuration names (docs/adding-a-backbone.md).
+
+    Raises:
+        UserError: Unknown architecture or weights, files that cannot be fetched or are not what they should be, or
+            weights trained with another activation than the architecture's.
+    """
+    config = read_config(backbone)
+    path = _checkpoint(backbone)
+    if path is None:
+        return Source(backbone, config, None, None)
+    state = read_state(path)
+    if is_openais(state):
+        state = {k: v for k, v in state.items() if k not in OPENAI_KEYS}
+    return Source(backbone, config, path, digest_tensors(state.items()))
+
+
+def read_config(backbone: dict) -> OpenClipConfig:
+    """Architecture and preprocessing of an entry; downloads a configuration where it lies on the hub, never weights.
+
+    Raises:
+        UserError: See `find_source`.
+    """
+    pretrained, name = backbone["pretrained"], backbone.get("model")
+    form = weights_form(pretrained)
+    check_supported(model_config(backbone), name or pretrained)
+    if form == "local-dir":
+        return folder_config(local_folder(pretrained))
+    if form == "hf-hub":
+        path = _from_hub(pretrained, name, CONFIG_NAME)
+        config = read_json_as(OpenClipConfig, path, f"{pretrained} cannot be used")
+        check_same(name, config.model_cfg, pretrained)
+        check_supported(config.model_cfg.model_dump(exclude_unset=True), pretrained)
+        return config
+    preprocess = _published(_check_tag(name, pretrained)) if form == "tag" else _common_preprocessing(name)
+    return OpenClipConfig(model_cfg=read_architecture(name), preprocess_cfg=preprocess)
+
+
+def _checkpoint(backbone: dict) -> Path | None:
+    """File of the weights, downloaded where it is not here."""
+    from open_clip import download_pretrained, get_pretrained_cfg
+
+    pretrained, name = backbone["pretrained"], backbone.get("model")
+    form = weights_form(pretrained)
+    if form == "random":
+        return None
+    if form == "file":
+        return Path(pretrained)
+    if form == "local-dir":
+        folder = local_folder(pretrained)
+        return file_inside(folder, checkpoint_in(folder).name, DOWNLOAD_AGAIN)
+    if form == "hf-hub":
+        return _from_hub(pretrained, name)
+    return Path(_fetched(pretrained, name, lambda: download_pretrained(get_pretrained_cfg(name, pretrained))))
+
+
+def _from_hub(pretrained: str, name: str | None, filename: str | None = None) -> Path:
+    """A file of a repository on the hub; without a name its weights, as safetensors where there are some."""
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    repository = pretrained.partition(":")[2]
+    validated(HubName, {"repository": repository}, f"backbone weights {pretrained!r}", "write 'hf-hub:ORG/REPO'")
+    return Path(_fetched(pretrained, name, lambda: download_pretrained_from_hf(repository, filename=filename)))
+
+
+def _fetched(pretrained: str, name: str | None, download: Callable[[], str]) -> str:
+    try:
+        return download()
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        raise UserError(
+            f"backbone weights {pretrained!r} of {name!r} cannot be loaded: {first_line(error)}; {CONNECT}"
+        ) from error
+
+
+def _check_tag(name: str, tag: str) -> dict:
+    """What open_clip knows of a tag. Weights trained with QuickGELU lose accuracy silently under GELU, and the reverse.
+
+    Raises:
+        UserError: It knows no such tag, or the activation differs from the architecture's.
+    """
+    import open_clip
+
+    published = open_clip.get_pretrained_cfg(name, tag)
+    if not published:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        hint = f"known: {', '.join(tags)}" if tags else "it knows none for this architecture"
+        raise UserError(f"backbone weights {tag!r}: open_clip knows no weights {tag!r} for {name!r}; {hint}")
+    trained_with = bool(published.get("quick_gelu", False))
+    if trained_with != read_architecture(name).quick_gelu:
+        wanted = f"{name}-quickgelu" if trained_with else name.removesuffix("-quickgelu")
+        raise UserError(
+            f"backbone weights {tag!r} of {name!r} were trained with {'QuickGELU' if trained_with else 'GELU'}; "
+            f"write 'model: {wanted}'"
+        )
+    return published
+
+
+def _published(published: dict) -> PreprocessConfig:
+    given = {key: published[key] for key in RESIZING if published.get(key) is not None}
+    return PreprocessConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+
+def _common_preprocessing(name: str) -> PreprocessConfig:
+    """What all published weights of an architecture were trained with; where they differ, nothing but a word."""
+    import open_clip
+
+    published = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+    distinct = {_published(cfg) for cfg in published}
+    if len(distinct) == 1:
+        return distinct.pop()
+    logger.info("%s: published weights do not agree on one preprocessing; open_clip's default is used", name)
+    return PreprocessConfig()

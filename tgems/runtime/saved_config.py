@@ -1,0 +1,196 @@
+"""The config.json of a saved T-GEM: a closed model of it, and reading it. Imports neither torch nor open_clip.
+
+A T-GEM's folder may come from a stranger. Nothing in it names code: policies are those of tgems, and a tokenizer is a
+name on the Hugging Face hub unless the user says otherwise.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, StringConstraints, model_validator
+
+from tgems.backbones.open_clip_config import ModelConfig
+from tgems.errors import UserError
+from tgems.exits.architecture import Architecture
+from tgems.untrusted import Closed, Digest, Size, file_inside, read_json_as
+
+FORMAT, FORMAT_VERSION = "tgems", 1
+CONFIG, TENSORS = "config.json", "model.safetensors"
+FILES = (CONFIG, TENSORS, "README.md")
+WAY_OUT = "export it with `tgems export`, or download it again"
+GATES = {
+    **{"tgem": "image", "learned_confidence": "confidence", "tgem_bank": "bank"},
+    **dict.fromkeys(("max_softmax", "entropy", "margin", "fixed")),
+}
+"""Policies that can be saved, and the kind of their gates; None where they have none."""
+
+Text = Annotated[str, StringConstraints(max_length=4096)]
+Macs = Annotated[int, Field(ge=0, le=2**60)]
+PerBlock = tuple[Macs, ...]
+Rate = Annotated[float, Field(ge=0, le=1e3)]
+Exit = Annotated[int, Field(ge=0)]
+
+
+class BackboneEntry(Closed):
+    """The backbone's entry in the configuration of the run."""
+
+    model: Text | None = None
+    pretrained: Annotated[Text, StringConstraints(min_length=1)]
+    source: Text | None = None
+    exits: Literal["all", "every_other", "last_half"] | tuple[Size, ...] = "all"
+    tokenizer: Text | None = None
+
+    @model_validator(mode="after")
+    def _names_are_printable(self) -> Self:
+        for name in (self.model, self.pretrained, self.tokenizer):
+            if not (name or "").isprintable():
+                raise ValueError(f"backbone: {name!r} holds control characters")
+        return self
+
+
+class Costs(Closed):
+    """See `tgems.profiling.costs.ExitCosts`."""
+
+    blocks: tuple[Size, ...]
+    encoder: Annotated[PerBlock, Field(min_length=2)]
+    head: PerBlock
+    image_gate: PerBlock
+    confidence_gate: PerBlock
+    bank_gate: PerBlock
+    projection: Macs | None
+    embed_dim: Size
+    widths: tuple[Size, ...]
+    summary_dim: Size
+
+    @model_validator(mode="after")
+    def _one_for_each_exit(self) -> Self:
+        exits = len(self.blocks)
+        if any(a >= b for a, b in pairwise(self.blocks)):
+            raise ValueError(f"costs.blocks {list(self.blocks)} do not ascend")
+        if len(self.encoder) != exits:
+            raise ValueError(f"costs.encoder has {len(self.encoder)} numbers for {exits} exits")
+        for name in ("head", "image_gate", "confidence_gate", "bank_gate", "widths"):
+            if (found := len(getattr(self, name))) != exits - 1:
+                raise ValueError(f"costs.{name} has {found} numbers for {exits - 1} exits before the last")
+        if not self.encoder[-1]:
+            raise ValueError("costs.encoder: the full encoder costs nothing")
+        return self
+
+
+class CalibrationConfig(Closed):
+    """See `tgems.runtime.model.Calibration`."""
+
+    threshold: float | None
+    visited: tuple[Exit, ...] | None
+    rate_validation: Rate
+
+
+class Result(Closed):
+    """A metric on test images, beside the full encoder's."""
+
+    dataset: Text
+    calibration: Text
+    metric: Text
+    value: float
+    full: float
+    rate: Rate
+
+
+class About(Closed):
+    """What else its author says of a T-GEM: `results`, and anything that is a number or a text."""
+
+    model_config = Closed.model_config | {"extra": "allow"}
+    __pydantic_extra__: dict[str, Text | int | float | bool | None]
+    results: tuple[Result, ...] = ()
+
+    def as_dict(self) -> dict:
+        """As it was written: results last, and only where they were given."""
+        results = {"results": [row.model_dump() for row in self.results]}
+        return dict(self.model_extra) | (results if "results" in self.model_fields_set else {})
+
+
+class SavedConfig(Closed):
+    """config.json as a whole; docs/using-a-t-gem.md#save-load-share."""
+
+    format: Literal["tgems"]
+    format_version: Literal[1]
+    backbone: BackboneEntry
+    architecture: ModelConfig
+    weights: Digest
+    preprocess: Text
+    policy: Literal["tgem", "learned_confidence", "tgem_bank", "max_softmax", "entropy", "margin", "fixed"]
+    rate_target: Annotated[float, Field(gt=0, le=1)] | None
+    costs: Costs
+    rates: tuple[Rate, ...]
+    modules: dict[Literal["heads", "gates"], Architecture]
+    calibrations: Annotated[dict[Text, CalibrationConfig], Field(min_length=1)]
+    about: About
+    model_digest: Digest
+    recorded: dict[Text, JsonValue]
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        before_last, gates = len(self.costs.blocks) - 1, GATES[self.policy]
+        kinds = {name: module.kind for name, module in self.modules.items()}
+        if kinds != {"heads": "heads"} | ({} if gates is None else {"gates": gates}):
+            raise ValueError(f"modules {kinds} are not those of policy {self.policy!r}")
+        for name, module in self.modules.items():
+            found = {"n_exits": module.n_exits, "summary_dim": module.summary_dim}
+            if found != {"n_exits": before_last, "summary_dim": self.costs.summary_dim}:
+                raise ValueError(f"modules.{name} {found} do not fit costs of {before_last} exits before the last, "
+                                 f"summary_dim {self.costs.summary_dim}")  # fmt: skip
+        if self.modules["heads"].embed_dim != self.costs.embed_dim:
+            raise ValueError("modules.heads.embed_dim and costs.embed_dim differ")
+        if len(self.rates) != before_last + 1:
+            raise ValueError(f"rates has {len(self.rates)} numbers for {before_last + 1} exits")
+        for name, point in self.calibrations.items():
+            _check_calibration(name, point, before_last, self.policy == "fixed")
+        return self
+
+
+def _check_calibration(name: str, point: CalibrationConfig, before_last: int, fixed: bool) -> None:
+    """A fixed exit has one exit and no threshold; all others have a threshold and look at exits in order."""
+    visited = range(before_last) if point.visited is None else point.visited
+    if not visited or any(a >= b for a, b in pairwise(visited)) or visited[-1] >= before_last:
+        raise ValueError(f"calibrations.{name}.visited {point.visited} are not some of {before_last} exits, in order")
+    if fixed != (point.threshold is None) or (fixed and len(visited) != 1):
+        raise ValueError(f"calibrations.{name}: threshold {point.threshold} at exits {list(visited)}")
+
+
+class _Header(Closed):
+    """What tells a format from others, whatever else a file says."""
+
+    model_config = Closed.model_config | {"extra": "ignore"}
+    format: JsonValue = None
+    format_version: JsonValue = None
+
+
+def read_config(folder: Path) -> SavedConfig:
+    """Read and check config.json.
+
+    Raises:
+        UserError: It is missing, of another format, of another version, or does not describe a T-GEM.
+    """
+    folder = Path(folder)
+    for needed in (CONFIG, TENSORS):
+        if not (folder / needed).exists():
+            raise UserError(f"{folder}: not a saved T-GEM, {needed} is missing; {WAY_OUT}")
+    path = file_inside(folder, CONFIG, WAY_OUT)
+    header = read_json_as(_Header, path, WAY_OUT)
+    if header.format != FORMAT:
+        raise UserError(f"{path}: format is {header.format!r}, not {FORMAT!r}: no saved T-GEM; {WAY_OUT}")
+    if header.format_version != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format version {header.format_version!r}, this tgems reads {FORMAT_VERSION}; "
+            "install a newer tgems, or export the T-GEM again"
+        )
+    return read_json_as(SavedConfig, path, WAY_OUT)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder holds a T-GEM of any version, whole or not."""
+    try:
+        return read_json_as(_Header, Path(folder) / CONFIG, WAY_OUT).format == FORMAT
+    except UserError:
+        return False
