@@ -1,5 +1,7 @@
 """Shared fixtures: the shipped demo backbone, a small random one, and a small cached split of each task."""
 
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,25 @@ def demo_features(demo_backbone, demo_data, tmp_path_factory):
         split = SplitFiles.of_folder(demo_data / dataset / "test")
         extract_features(demo_backbone, split, task, root / dataset, Encoding(batch_size=32))
     return root
+
+
+@pytest.fixture
+def canary(tmp_path, monkeypatch):
+    """A canary; transformers keeps downloaded code and files in folders of the test's own."""
+    from hostile import Canary
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    known = set(sys.modules)
+    yield Canary(tmp_path / "sang")
+    for name in set(sys.modules) - known:
+        if name.startswith("transformers_modules"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def demo_folder(tmp_path):
+    """A copy of a demo backbone, to be altered."""
+    return shutil.copytree(ROOT / "assets/backbones/demo-vit-8", tmp_path / "backbone")

@@ -45,7 +45,7 @@ def test_shipped_configurations_are_valid_and_completed(name):
         ({"policies": ["marginn"]}, "did you mean 'margin'?"),
         ({"seeds": []}, "seeds"),
         ({"backbones": {"b": {"source": "local-dir:x"}}}, "'pretrained' is a required property"),
-        ({"backbones": {"b": {"pretrained": "local-dir:assets/none"}}}, "assets/none/open_clip_config.json does not"),
+        ({"backbones": {"b": {"pretrained": "local-dir:assets/none"}}}, "folder assets/none does not exist"),
         ({"backbones": {"b": {"model": "convnext_base", "pretrained": "random"}}}, "'convnext_base' is not supported"),
         (
             {"backbones": {"b": {"model": "RN50", "pretrained": "random"}}, "rate_targets": [0.1]},

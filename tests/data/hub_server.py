@@ -51,19 +51,22 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
         listing = re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/]+)/revision/([^/]+)", path)
-        tree = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/.*)?", path)
+        tree = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path)
         file = re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         hub = self.server.hub
-        if not (listing or file) or tree:
+        if not (listing or tree or file):
             return self._refuse(404, "EntryNotFound")
-        repo, revision = (listing or file).groups()[:2]
+        repo, revision = (listing or tree or file).groups()[:2]
         if repo in hub.gated:
             return self._refuse(403, "GatedRepo")
         if repo not in hub.repos:
             return self._refuse(401, "RepoNotFound")
         if unquote(revision) not in ("main", COMMIT):
             return self._refuse(404, "RevisionNotFound")
-        return self._list(repo) if listing else self._send(repo, file[3])
+        if file:
+            return self._send(repo, file[3])
+        files = self._files(repo)
+        return self._answer(json.dumps({"id": repo, "sha": COMMIT, "siblings": files} if listing else files).encode())
 
     def _refuse(self, status: int, code: str):
         self.send_response(status)
@@ -71,17 +74,19 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _list(self, repo: str):
+    def _files(self, repo: str) -> list[dict]:
+        """What a repository holds, in the words of both listings of the API."""
         root = self.server.hub.repos[repo]
-        siblings = []
+        files = []
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
-            data = path.read_bytes()
-            one = {"rfilename": str(path.relative_to(root)), "size": len(data)}
-            one["blobId"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            data, name = path.read_bytes(), str(path.relative_to(root))
+            blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            one = {"rfilename": name, "blobId": blob, "type": "file", "path": name, "oid": blob, "size": len(data)}
             if path.suffix == LARGE:
-                one["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 130}
-            siblings.append(one)
-        self._answer(json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode())
+                digest = hashlib.sha256(data).hexdigest()
+                one["lfs"] = {"size": len(data), "sha256": digest, "oid": digest, "pointerSize": 130}
+            files.append(one)
+        return files
 
     def _send(self, repo: str, name: str):
         hub, path = self.server.hub, self.server.hub.repos[repo] / name

@@ -164,18 +164,21 @@ def _require_known_text_model(name: str) -> None:
     """Refuse a text tower of transformers' that needs code of its repository; open_clip itself would ask, and run it.
 
     Raises:
-        UserError: It does, or cannot be fetched.
+        UserError: It does, open_clip does not know its kind, or its configuration cannot be fetched.
     """
+    from open_clip.hf_configs import arch_dict
     from transformers import AutoConfig
 
     require_hub_id(name, "where no such folder lies")
     try:
-        AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"text tower {name!r} cannot be loaded without running code of its own: {first_line(error)}; connect to "
             "the internet, or use a backbone without it"
         ) from error
+    if kind not in arch_dict:
+        raise UserError(f"text tower {name!r} is a {kind!r}; open_clip knows {', '.join(arch_dict)}")
 
 
 @contextmanager

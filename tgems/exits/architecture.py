@@ -1,8 +1,8 @@
 """What the configuration of a trained exit module may say: a kind and its sizes. Imports no torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tgems.untrusted import Closed, Size
 
@@ -22,6 +22,13 @@ class PerExit(Closed):
     n_exits: Size
     summary_dim: Size
     widths: Widths
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> Self:
+        if self.widths is not None and (len(self.widths) != self.n_exits or self.summary_dim % max(self.widths)):
+            sizes = f"{self.n_exits} exits and summary_dim {self.summary_dim}"
+            raise ValueError(f"modules: widths {list(self.widths)} do not fit {sizes}")
+        return self
 
 
 class HeadsArchitecture(PerExit):

@@ -1,6 +1,7 @@
 """Hand over to clip_benchmark's command line with model type `tgems` known to it."""
 
 import sys
+from typing import NoReturn
 
 from tgems.errors import UserError, one_line_errors
 
@@ -39,6 +40,22 @@ def load_tgems(model_name: str, pretrained: str = "default", cache_dir: str | No
     return model, model.preprocess, model.tokenizer
 
 
+PICKLES = ("pkl", "pickle", "pyd")
+
+
+def refuse_pickles() -> None:
+    """Let webdataset, by which clip_benchmark reads shards, refuse members that it would unpickle, in this process.
+
+    Worker processes inherit this where they are forked, as on Linux.
+    """
+    from webdataset import autodecode
+
+    def refuse(_: bytes) -> NoReturn:
+        raise UserError("a shard holds a pickle, which can run any code; only data without pickles is read")
+
+    autodecode.decoders.update(dict.fromkeys(PICKLES, refuse))
+
+
 def _given(name: str, arguments: list[str]) -> bool:
     return any(word.partition("=")[0] == name for word in arguments)
 
@@ -47,6 +64,7 @@ def run(arguments: list[str]) -> None:
     """Run clip_benchmark with these arguments."""
     from clip_benchmark import models
 
+    refuse_pickles()
     models.TYPE2FUNC["tgems"] = load_tgems
     if "tgems" not in models.MODEL_TYPES:
         models.MODEL_TYPES.append("tgems")
@@ -56,5 +74,11 @@ def run(arguments: list[str]) -> None:
     sys.argv = ["clip_benchmark", *arguments]
     with one_line_errors():
         from clip_benchmark.cli import main
+        from webdataset.autodecode import DecodingError
 
-        main()
+        try:
+            main()
+        except DecodingError as error:
+            if isinstance(error.__context__, UserError):
+                raise error.__context__ from None
+            raise

@@ -117,6 +117,12 @@ def load(
             loaded = build_backbone(source)
     found = (loaded.architecture, loaded.weights_digest, loaded.preprocess_digest)
     _check_backbone(folder, config, loaded.entry, *found)
+    tower, costs = loaded.tower, early.costs
+    if costs.blocks[-1] != tower.depth or costs.widths != tuple(tower.widths[k - 1] for k in costs.blocks[:-1]):
+        raise UserError(
+            f"{folder / CONFIG}: costs are of exits {list(costs.blocks)} of widths {list(costs.widths)}, which the "
+            f"backbone of {tower.depth} blocks has not; {WAY_OUT}"
+        )
     return cls(loaded, early, **options)
 
 

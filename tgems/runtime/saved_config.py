@@ -73,6 +73,8 @@ class Costs(Closed):
         for name in ("head", "image_gate", "confidence_gate", "bank_gate", "widths"):
             if (found := len(getattr(self, name))) != exits - 1:
                 raise ValueError(f"costs.{name} has {found} numbers for {exits - 1} exits before the last")
+        if self.summary_dim % max(self.widths):
+            raise ValueError(f"costs.summary_dim {self.summary_dim} is no multiple of the largest of costs.widths")
         if not self.encoder[-1]:
             raise ValueError("costs.encoder: the full encoder costs nothing")
         return self
@@ -142,6 +144,8 @@ class SavedConfig(Closed):
                                  f"summary_dim {self.costs.summary_dim}")  # fmt: skip
         if self.modules["heads"].embed_dim != self.costs.embed_dim:
             raise ValueError("modules.heads.embed_dim and costs.embed_dim differ")
+        if self.architecture.embed_dim != self.costs.embed_dim:
+            raise ValueError("architecture.embed_dim and costs.embed_dim differ")
         if len(self.rates) != before_last + 1:
             raise ValueError(f"rates has {len(self.rates)} numbers for {before_last + 1} exits")
         for name, point in self.calibrations.items():
