@@ -70,7 +70,7 @@ def test_no_test_split_reaches_training_or_thresholds(project):
         (["--config", "rate_targets=[0.1]"], "rate target 0.1 is below the cheapest exit of backbone 'demo-vit-8'"),
         (
             ["--config", "backbones={x: {pretrained: 'local-dir:assets/x'}}"],
-            "assets/x/open_clip_config.json does not exist",
+            "folder assets/x does not exist",
         ),
     ],
 )
