@@ -75,7 +75,7 @@ def canary(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     known = set(sys.modules)
-    yield Canary(tmp_path / "sang")
+    yield Canary(tmp_path / "canary-ran")
     for name in set(sys.modules) - known:
         if name.startswith("transformers_modules"):
             del sys.modules[name]

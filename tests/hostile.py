@@ -28,7 +28,7 @@ class Canary:
         self.path = path
 
     @property
-    def sang(self) -> bool:
+    def ran(self) -> bool:
         return self.path.exists()
 
     def __reduce__(self):
@@ -57,7 +57,7 @@ def refused(canary: Canary, call, *arguments, **options) -> str:
     """The one line that a call ends with; nothing has run."""
     with pytest.raises(UserError) as error:
         call(*arguments, **options)
-    assert not canary.sang and "\n" not in str(error.value)
+    assert not canary.ran and "\n" not in str(error.value)
     return str(error.value)
 
 

@@ -9,8 +9,8 @@ def create_model_and_transforms(folder_or_hub_id, aug_cfg=None, **options):
         aug_cfg: Augmentation of the training transform, open_clip's `AugmentationCfg` as a mapping.
         options: `device`; `calibration`, the data set whose thresholds to use; `max_rate`, the share of the encoder
             that no image may exceed; `chunk`, images of a forward pass; `backbone`, where to read it from instead of
-            the reference that the folder holds; `tokenizer`, one to use in its place; `cache_dir`, `revision`, `token`
-            and others of huggingface_hub.
+            the reference that the folder holds; `tokenizer`, one to use instead of the backbone's own; `cache_dir`,
+            `revision`, `token` and others of huggingface_hub.
 
     Returns:
         Model (`tgems.runtime.model.EarlyExitCLIP`), transform for training, transform for inference.
@@ -30,7 +30,7 @@ def get_tokenizer(folder_or_hub_id, tokenizer=None, **download):
 
     Args:
         folder_or_hub_id: See `create_model_and_transforms`.
-        tokenizer: `local-dir:FOLDER`, or a name on the hub, in place of the tokenizer that the backbone names.
+        tokenizer: `local-dir:FOLDER` or a repository id on the hub, to use instead of the backbone's own tokenizer.
         download: Of huggingface_hub's `snapshot_download`.
 
     Returns:

@@ -40,7 +40,7 @@ BackboneFrom = Annotated[
 ]
 TokenizerFrom = Annotated[
     str | None,
-    typer.Option("--tokenizer", help="In place of its backbone's tokenizer: local-dir:FOLDER, or a name on the hub."),
+    typer.Option("--tokenizer", help="Tokenizer to use instead of the backbone's own: local-dir:FOLDER, or a hub id."),
 ]
 Index = Annotated[list[Path], typer.Option("--index", "-i", help="Parquet file of `tgems encode`; may be repeated.")]
 

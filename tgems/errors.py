@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would obey instead of show: control characters, line breaks, changes of text direction.
+    """Escape characters that a terminal would obey: control characters, line breaks, changes of text direction.
 
-    Names of images and of models come from strangers; `\\x1b[2J` in one of them would clear the screen.
+    Names of images and models can come from strangers, and `\\x1b[2J` in one of them would clear the screen.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -30,7 +30,7 @@ def nearest(word: object, known: Iterable) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """First line of what a library's exception says, or its class where it says nothing; at most 200 characters."""
+    """Return the first line of an exception's message, at most 200 characters, or its class if it has no message."""
     return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
 
 

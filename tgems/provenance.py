@@ -30,7 +30,7 @@ def digest_json(value: object) -> str:
 def digest_tensors(tensors: Iterable[tuple[str, object]]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of torch tensors, in name order.
 
-    Floating-point numbers count as float32, in which models run: a file's own precision makes no difference.
+    Floating-point tensors are hashed as float32, in which models run, so that the precision of a file does not matter.
     """
     import torch
 
@@ -91,7 +91,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)  # were it a link, what is written would go where it leads
+    partial.unlink(missing_ok=True)  # a link with this name would redirect what is written
     try:
         yield partial
         os.replace(partial, path)
@@ -111,10 +111,10 @@ def write_json(path: Path, value: object, sort_keys: bool = True) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Read JSON that tgems wrote.
+    """Read a JSON file that tgems wrote.
 
     Raises:
-        UserError: The file is not whole; names it.
+        UserError: The file is damaged.
     """
     try:
         return json.loads(Path(path).read_bytes())

@@ -1,8 +1,9 @@
-"""Read what a stranger may have written: JSON by closed models, tensors without code, files that stay in their folder.
+"""Safe readers for files that may come from a stranger: JSON, safetensors, and files that must not link elsewhere.
 
-Imports nothing else of tgems but errors; torch and safetensors inside the one function that needs them.
+This module imports nothing of tgems except errors. The one function that needs torch and safetensors imports them.
 """
 
+import re
 import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -14,43 +15,41 @@ from tgems.errors import UserError, first_line, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-JSON_BYTES = 16 * 2**20  # a larger file is no configuration
+JSON_BYTES = 16 * 2**20  # no configuration is larger than this
+HUB_ID = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?$"
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
 Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-HubId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?$")]
-"""`NAME` or `OWNER/NAME` on the Hugging Face hub; never a path."""
+HubId = Annotated[str, StringConstraints(pattern=HUB_ID)]
+"""The id of a repository on the Hugging Face hub, `NAME` or `OWNER/NAME`. The pattern excludes paths and URLs."""
 
 
 class Closed(BaseModel):
-    """A JSON object whose keys are all known and whose values are of the type that is said, unconverted and finite."""
+    """A JSON object with a fixed set of keys.
+
+    Values must already have the declared type, since nothing is converted, and numbers must be finite.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-
-class HubName(Closed):
-    """The name of a repository on the Hugging Face hub, for checking it."""
-
-    repository: HubId
 
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_json_as(model: type[Model], path: Path, way_out: str) -> Model:
-    """Read a JSON file as a model of pydantic's.
+    """Read a JSON file and validate it with a pydantic model.
 
     Args:
-        model: What the file must be.
+        model: The model that the content must satisfy.
         path: The file.
-        way_out: What the user can do about a bad file; ends the error's line.
+        way_out: What the user can do about a bad file. Error messages end with it.
 
     Raises:
-        UserError: The file is missing, too large, no JSON, or says something that the model does not allow.
+        UserError: The file is missing, too large, not valid JSON, or does not satisfy the model.
     """
     try:
         if Path(path).stat().st_size > JSON_BYTES:
-            raise UserError(f"{path}: larger than {JSON_BYTES >> 20} MB, which no configuration is; {way_out}")
+            raise UserError(f"{path}: larger than {JSON_BYTES >> 20} MB, too large for a configuration; {way_out}")
         return model.model_validate_json(Path(path).read_bytes())
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, model)}; {way_out}") from None
@@ -58,20 +57,13 @@ def read_json_as(model: type[Model], path: Path, way_out: str) -> Model:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {way_out}") from None
 
 
-def validated(model: type[Model], value: object, where: str, way_out: str) -> Model:
-    """Check a value that is already in memory, as `read_json_as` checks a file.
-
-    Raises:
-        UserError: It is not what the model allows.
-    """
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise UserError(f"{where}: {explain(error, model)}; {way_out}") from None
+def is_hub_id(name: str) -> bool:
+    """Return whether a name has the form of a repository id on the Hugging Face hub."""
+    return re.fullmatch(HUB_ID, name) is not None
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """What is wrong with a JSON value, in a line without the name of its file."""
+    """Describe the first problem that pydantic found, in one line that does not name the file."""
     first = error.errors(include_url=False)[0]
     kind, place = first["type"], ".".join(str(part) for part in first["loc"] if _is_key(part))
     key = str(first["loc"][-1]) if first["loc"] else ""
@@ -82,19 +74,19 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown key {reprlib.repr(key)} at {inside}; {nearest(key, _keys_at(model, first['loc'][:-1]))}"
     if kind == "missing":
         return f"key {key!r} is missing at {inside}"
-    if kind == "value_error":  # said by a model of ours, which names the place itself
+    if kind == "value_error":  # raised by a validator of tgems, which names the key itself
         return str(first["ctx"]["error"])
     said = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
     return f"{place or 'it'} is {reprlib.repr(first['input'])}: {said}"
 
 
 def _is_key(part: str | int) -> bool:
-    """Whether a part of pydantic's location is a key or an index, not the name of an alternative's type."""
+    """Return whether a part of a pydantic location is a key or an index, rather than the name of a union's member."""
     return isinstance(part, int) or not ("[" in part or "-" in part or part in ("int", "float", "str", "bool"))
 
 
 def _keys_at(model: Any, place: tuple) -> list[str]:
-    """Known keys of the object at a place within a model."""
+    """Return the allowed keys of the object at a location within a model."""
     for part in place:
         field = model.model_fields.get(part) if isinstance(part, str) else None
         inner = [] if field is None else [a for a in (field.annotation, *get_args(field.annotation)) if _is_model(a)]
@@ -107,30 +99,31 @@ def _is_model(annotation: Any) -> bool:
 
 
 def file_inside(folder: Path, name: str, way_out: str) -> Path:
-    """A regular file of a folder that somebody else may have filled.
+    """Return the path of a file in a folder whose content may come from a stranger.
 
-    Links may lead to other places within the folder, and from a snapshot of the Hugging Face hub's cache to its blobs.
+    A symbolic link may point to another place within the folder. In a snapshot of the Hugging Face cache it may point
+    to the cache's blobs.
 
     Raises:
-        UserError: It is missing, no regular file, or a link that leads out of the folder.
+        UserError: The file is missing, is not a regular file, or is a link to a place outside the folder.
     """
     folder, path = Path(folder), Path(folder) / name
     if not path.is_file():
-        what = "no regular file" if path.exists() or path.is_symlink() else "missing"
+        what = "not a regular file" if path.exists() or path.is_symlink() else "missing"
         raise UserError(f"{path}: {what}; {way_out}")
     roots, target = [folder.resolve()], path.resolve()
     if roots[0].parent.name == "snapshots":
         roots.append(roots[0].parent.parent / "blobs")
     if not any(target.is_relative_to(root) for root in roots):
-        raise UserError(f"{path}: a link that leads out of its folder, to {target}; put a copy in its place")
+        raise UserError(f"{path}: a link to {target}, outside its folder; replace it by a copy")
     return path
 
 
 def read_safetensors(path: Path, way_out: str) -> "dict[str, Tensor]":
-    """Read all tensors of a safetensors file, on the CPU.
+    """Read all tensors of a safetensors file onto the CPU.
 
     Raises:
-        UserError: The file is missing, truncated, or of another format.
+        UserError: The file is missing or truncated, or has another format.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -138,4 +131,4 @@ def read_safetensors(path: Path, way_out: str) -> "dict[str, Tensor]":
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: no whole safetensors file ({first_line(error)}); {way_out}") from error
+        raise UserError(f"{path}: not a complete safetensors file ({first_line(error)}); {way_out}") from error

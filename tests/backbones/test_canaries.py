@@ -1,6 +1,6 @@
 """Nothing in a backbone's folder or repository runs code.
 
-The first tests let the libraries beneath run each canary (tests/hostile.py), so that one that cannot sing is noticed;
+The first tests let the libraries beneath run each canary (tests/hostile.py), so that one that cannot run is noticed;
 the others go the same ways through tgems.
 """
 
@@ -27,7 +27,7 @@ def test_open_clip_runs_code_of_a_folder(demo_folder, canary):
     edit(demo_folder, hf_tokenizer_name="any", tokenizer_kwargs={"trust_remote_code": True})
     with pytest.raises(Exception):  # noqa: B017  # the code has run, and is no tokenizer
         open_clip.get_tokenizer(f"local-dir:{demo_folder}")
-    assert canary.sang
+    assert canary.ran
 
 
 @pytest.mark.parametrize("of", ["AutoTokenizer", "AutoConfig"])
@@ -40,10 +40,10 @@ def test_transformers_runs_code_of_a_repository(tmp_path, canary, monkeypatch, o
             getattr(transformers, of).from_pretrained("evil/canary", trust_remote_code=True)
         except Exception:  # the code has run; what comes of it does not matter
             pass
-    assert canary.sang
+    assert canary.ran
 
 
-def test_pickles_sing(tmp_path, canary):
+def test_pickles_run_code(tmp_path, canary):
     for form, write in PICKLES.items():
         canary.path.unlink(missing_ok=True)
         write(tmp_path / "p", canary)
@@ -52,7 +52,7 @@ def test_pickles_sing(tmp_path, canary):
                 np.load(file, allow_pickle=True)["a"]
             else:
                 torch.load(file, weights_only=False) if form != "plain" else pickle.load(file)
-        assert canary.sang, form
+        assert canary.ran, form
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,16 @@ def test_a_tokenizer_is_never_read_from_the_folder_of_the_weights(demo_folder, c
     edit(demo_folder, hf_tokenizer_name=demo_folder.name)
     line = refused(canary, load_backbone, backbone(demo_folder))
     assert (
-        f"'{demo_folder.name}' is a repository of the Hugging Face hub, but {demo_folder} would be read in its place"
-        in line
+        f"'{demo_folder.name}' is a repository on the Hugging Face hub, but {demo_folder} would be read instead" in line
     )
     edit(demo_folder, hf_tokenizer_name="", hf_model_name=demo_folder.name)
-    assert "would be read in its place" in refused(canary, load_backbone, backbone(demo_folder))
+    assert "would be read instead" in refused(canary, load_backbone, backbone(demo_folder))
 
 
 def test_a_folder_that_the_user_names_for_the_tokenizer_runs_no_code_either(demo_folder, tmp_path, canary):
     write_remote_code(tmp_path / "tokenizer", canary)
     line = refused(canary, load_backbone, backbone(demo_folder, tokenizer=f"local-dir:{tmp_path}/tokenizer"))
-    assert "tokenizer_config.json: auto_map is " in line and "use a tokenizer that needs no code of its own" in line
+    assert "tokenizer_config.json: auto_map is " in line and "use a tokenizer that does not need code of its own" in line
     line = refused(canary, load_backbone, backbone(demo_folder, tokenizer=f"local-dir:{tmp_path}/none"))
     assert "none does not exist" in line
 
@@ -182,10 +181,10 @@ def test_a_link_out_of_a_folder_is_not_followed(demo_folder, tmp_path, canary):
         shutil.move(demo_folder / name, tmp_path / name)
         (demo_folder / name).symlink_to(tmp_path / name)
         line = refused(canary, load_backbone, backbone(demo_folder))
-        assert f"{demo_folder / name}: a link that leads out of its folder, to {tmp_path / name}" in line
+        assert f"{demo_folder / name}: a link to {tmp_path / name}, outside its folder" in line
     (demo_folder / CONFIG).unlink()
     (demo_folder / CONFIG).symlink_to("/dev/zero")
-    assert "no regular file" in refused(canary, load_backbone, backbone(demo_folder))
+    assert "not a regular file" in refused(canary, load_backbone, backbone(demo_folder))
     (demo_folder / CONFIG).unlink()
     (demo_folder / CONFIG).symlink_to(demo_folder / "inner.json")
     (tmp_path / CONFIG).rename(demo_folder / "inner.json")

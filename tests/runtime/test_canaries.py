@@ -31,7 +31,7 @@ def test_a_t_gem_runs_no_code_of_its_backbone(shared, demo_folder, canary, tmp_p
     edit(demo_folder, hf_tokenizer_name="any/name", tokenizer_kwargs={"trust_remote_code": True})
     picture = ROOT / "docs/tradeoff.png"
     output = command("encode", picture, "-m", shared, "-o", tmp_path / "i.parquet", code=1)
-    assert "unknown key 'trust_remote_code'" in output and len(output.splitlines()) == 1 and not canary.sang
+    assert "unknown key 'trust_remote_code'" in output and len(output.splitlines()) == 1 and not canary.ran
     for call in (tgems.create_model_and_transforms, tgems.get_tokenizer, load):
         assert "unknown key 'trust_remote_code'" in refused(canary, call, shared)
 
@@ -65,7 +65,7 @@ def test_a_t_gem_names_no_folder_for_a_tokenizer_but_its_user_may(shared, demo_f
     named = f"local-dir:{tmp_path}/tokenizer"
     edit_t_gem(shared, lambda c: c["backbone"].update(tokenizer=named))
     for call in (load, tgems.get_tokenizer):
-        assert f"if you trust it, say tokenizer='{named}' (--tokenizer)" in refused(canary, call, shared)
+        assert f"if you trust it, pass tokenizer='{named}' (--tokenizer)" in refused(canary, call, shared)
         assert "auto_map is " in refused(canary, call, shared, tokenizer=named)
     edit_t_gem(shared, lambda c: c["backbone"].update(tokenizer="../tokenizer"))
     assert "'../tokenizer'" in refused(canary, load, shared)
@@ -76,21 +76,21 @@ def test_a_t_gem_names_no_policy_file(shared, canary, policy):
     (shared / "canary.py").write_text(f"open({str(canary.path)!r}, 'w')\nclass Canary: pass\n")
     edit_t_gem(shared, lambda c: c.update(policy=policy.format(folder=shared)))
     assert "policy is " in refused(canary, load, shared)
-    assert "policy is " in command("info", shared, code=1) and not canary.sang
+    assert "policy is " in command("info", shared, code=1) and not canary.ran
 
 
 @pytest.mark.parametrize("form", PICKLES)
 def test_tensors_of_a_t_gem_are_no_pickle(shared, canary, form):
     PICKLES[form](shared / "model.safetensors", canary)
     edit_t_gem(shared, lambda c: c.update(model_digest=digest_file(shared / "model.safetensors")))
-    assert "model.safetensors: no whole safetensors file" in refused(canary, load, shared)
+    assert "model.safetensors: not a complete safetensors file" in refused(canary, load, shared)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_t_gem_s_links_stay_within_its_folder(shared, tmp_path, canary, name):
     shutil.move(shared / name, tmp_path / name)
     (shared / name).symlink_to(tmp_path / name)
-    assert f"{shared / name}: a link that leads out of its folder" in refused(canary, load, shared)
+    assert f"{shared / name}: a link to {tmp_path / name}, outside its folder" in refused(canary, load, shared)
 
 
 def test_saving_onto_a_stranger_s_folder_writes_nowhere_else(shared, make, tmp_path):
@@ -112,7 +112,7 @@ def test_a_hub_s_snapshot_of_links_is_loaded(saved, tmp_path, monkeypatch, canar
     assert load(folder).early_exit.policy == "tgem"
     (folder / "config.json").unlink()
     (folder / "config.json").symlink_to(saved / "config.json")
-    assert "a link that leads out of its folder" in refused(canary, load, folder)
+    assert "outside its folder" in refused(canary, load, folder)
 
 
 def test_clip_benchmark_does_not_unpickle_a_shard(saved, tmp_path, canary, demo_data):
@@ -137,7 +137,7 @@ def test_clip_benchmark_does_not_unpickle_a_shard(saved, tmp_path, canary, demo_
 
     decoders = dict(autodecode.decoders)
     read()
-    assert canary.sang, "left alone, it does"
+    assert canary.ran, "left alone, it does"
     canary.path.unlink()
     try:
         refuse_pickles()
@@ -146,7 +146,7 @@ def test_clip_benchmark_does_not_unpickle_a_shard(saved, tmp_path, canary, demo_
         assert "a shard holds a pickle" in str(error.value.__context__)
     finally:
         autodecode.decoders.update(decoders)
-    assert not canary.sang
+    assert not canary.ran
 
 
 def test_names_cannot_give_orders_to_a_terminal(saved, tmp_path):

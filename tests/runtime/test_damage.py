@@ -92,7 +92,10 @@ DAMAGE = {
     "shorter rates": (lambda folder: edit(folder, lambda c: c["rates"].pop()), "rates has 7 numbers for 8 exits"),
     "costs of words": (put("costs", "encoder", 0, to="1"), "costs.encoder.0 is '1'"),
     "costs backwards": (lambda folder: edit(folder, lambda c: c["costs"]["blocks"].reverse()), "do not ascend"),
-    "other blocks": (put("costs", "blocks", 7, to=9), r"costs are of exits .*, which the backbone of 8 blocks has not"),
+    "other blocks": (
+        put("costs", "blocks", 7, to=9),
+        r"costs are of exits .*, which the backbone of 8 blocks does not have",
+    ),
     "other widths": (put("costs", "widths", 0, to=32), "costs are of exits .* of widths .32, 64"),
     "no widths": (put("modules", "heads", "widths", to=[]), r"widths \[\] do not fit 7 exits and summary_dim 128"),
     "wide": (put("costs", "widths", 0, to=100), "costs.summary_dim 128 is no multiple"),

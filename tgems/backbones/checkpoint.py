@@ -1,4 +1,4 @@
-"""Read a checkpoint file into a model. Nothing in the file is executed, but for OpenAI's own published archives."""
+"""Read a checkpoint file into a model. No file is executed, except for the archives that OpenAI published."""
 
 import zipfile
 from collections.abc import Mapping
@@ -16,14 +16,18 @@ DOWNLOAD_AGAIN = "download or copy it again"
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint by name, on the CPU.
+    """Read the tensors of a checkpoint onto the CPU.
 
     Args:
-        path: `.safetensors`, what `torch.save` wrote of tensors alone, or a TorchScript archive that OpenAI published.
+        path: A `.safetensors` file, a file that `torch.save` wrote and that holds only tensors, or a TorchScript
+            archive that OpenAI published.
+
+    Returns:
+        Tensors by name.
 
     Raises:
-        UserError: The file is not whole, holds more than tensors, or is a program (TorchScript) that is none of the
-            published ones.
+        UserError: The file is damaged, holds more than tensors, or is a TorchScript program that OpenAI did not
+            publish.
     """
     path = str(path)
     if path.endswith(".safetensors"):
@@ -43,21 +47,22 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def is_openais(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state is one of OpenAI's releases, by the keys that they alone hold."""
+    """Return whether a state is one of OpenAI's releases, which hold keys that no other checkpoint has."""
     return state.keys() >= set(OPENAI_KEYS)
 
 
 def load_checkpoint(model: nn.Module, path: str | Path, name: str, quick_gelu: bool) -> None:
-    """Load the weights of a file; those that OpenAI released need an architecture with QuickGELU.
+    """Load the weights of a file into a model.
 
     Args:
-        model: open_clip model, changed in place.
+        model: An open_clip model, changed in place.
         path: See `read_state`.
-        name: Architecture, for messages.
-        quick_gelu: Whether the model has QuickGELU.
+        name: Name of the architecture, for messages.
+        quick_gelu: Whether the model has QuickGELU, with which OpenAI's releases were trained.
 
     Raises:
-        UserError: See `read_state`; or the weights do not fit, or were trained with QuickGELU and the model has none.
+        UserError: See `read_state`; or the weights do not fit the model, or were trained with QuickGELU and the model
+            has GELU.
     """
     import open_clip
 
@@ -78,10 +83,10 @@ def load_checkpoint(model: nn.Module, path: str | Path, name: str, quick_gelu: b
 
 
 def _saved_tensors(path: str) -> dict[str, Tensor]:
-    """State that `torch.save` wrote; nothing but tensors and plain values is read."""
+    """Read a state that `torch.save` wrote. torch's restricted unpickler reads only tensors and plain values."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # whatever a file that is none makes of the reader
+    except Exception as error:  # an arbitrary file can make torch's reader raise anything
         raise UserError(
             f"backbone weights {path!r} are not tensors alone ({first_line(error)}); convert them to .safetensors"
         ) from error
@@ -94,14 +99,14 @@ def _saved_tensors(path: str) -> dict[str, Tensor]:
 
 
 def published_digests() -> set[str]:
-    """SHA-256 of the archives that OpenAI published, by the addresses that open_clip knows."""
+    """Return the SHA-256 of the archives that OpenAI published, from the addresses that open_clip knows."""
     from open_clip import get_pretrained_url, list_openai_models
 
     return {get_pretrained_url(name, "openai").split("/")[-2] for name in list_openai_models()}
 
 
 def _is_program(path: str) -> bool:
-    """Whether a file is a TorchScript archive."""
+    """Return whether a file is a TorchScript archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())

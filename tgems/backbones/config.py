@@ -49,7 +49,7 @@ def backbone_files(backbone: dict) -> list[str]:
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """The weights of a `local-dir:` folder: the file that open_clip would choose, whether it exists or not."""
+    """Return the weights in a folder: the file that open_clip would choose, or its default name if there is none."""
     found = [path for path in sorted(folder.glob("*")) if path.suffix in (".safetensors", ".bin", ".pth")]
     named = [folder / name for name in PREFERRED if folder / name in found]
     safe = [path for path in found if path.suffix == ".safetensors"]
@@ -88,16 +88,16 @@ def model_config(backbone: dict) -> dict:
 
 
 def folder_config(folder: Path) -> OpenClipConfig:
-    """The configuration that lies beside weights.
+    """Read the configuration beside weights.
 
     Raises:
-        UserError: It is missing, a link out of the folder, not whole, or says what it must not.
+        UserError: It is missing, a link out of the folder, damaged, or holds a key or value that is not allowed.
     """
     return read_json_as(OpenClipConfig, file_inside(folder, CONFIG_NAME, DOWNLOAD_AGAIN), DOWNLOAD_AGAIN)
 
 
 def architecture(name: str) -> dict:
-    """open_clip's configuration of a built-in architecture, as open_clip writes it.
+    """Return the configuration of one of open_clip's own architectures, with the keys that open_clip's file has.
 
     Raises:
         UserError: There is none of that name; tells the nearest.
@@ -106,7 +106,7 @@ def architecture(name: str) -> dict:
 
 
 def read_architecture(name: str) -> ModelConfig:
-    """open_clip's configuration of a built-in architecture.
+    """Read the configuration of one of open_clip's own architectures.
 
     Raises:
         UserError: There is none of that name; tells the nearest.

@@ -1,4 +1,4 @@
-"""Build a frozen CLIP backbone through open_clip, from files that tgems/backbones/source.py has checked."""
+"""Build a frozen CLIP backbone with open_clip, from files that tgems/backbones/source.py has checked."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,14 +23,14 @@ class Backbone:
     """A frozen CLIP model with its preprocessing and tokenizer.
 
     Attributes:
-        entry: What the configuration says of it.
-        architecture: What the model was built from.
+        entry: The backbone's entry in the configuration of the run.
+        architecture: The configuration that the model was built from.
         model: open_clip model in eval mode, gradients off.
         tower: Its image tower.
         blocks: Exits that features are kept for, 1-based, ascending; the last is L.
         preprocess: PIL image -> float32 `[3, h, w]`.
         tokenizer: Texts -> int64 `[m, context_length]`.
-        weights_digest: SHA-256 of the checkpoint's tensors as float32; of the model's where weights are random.
+        weights_digest: SHA-256 of the checkpoint's tensors as float32, or of the model's if its weights are random.
         preprocess_digest: Description of the preprocessing, as text.
     """
 
@@ -64,15 +64,15 @@ def load_backbone(backbone: dict) -> Backbone:
 
 
 def build_backbone(source: Source) -> Backbone:
-    """Build a model and its tokenizer.
+    """Build the model, its preprocessing and its tokenizer.
 
     Raises:
-        UserError: open_clip cannot build the architecture, weights do not fit, or the tokenizer cannot be had.
+        UserError: open_clip cannot build the architecture, the weights do not fit, or the tokenizer cannot be loaded.
     """
     from open_clip import set_model_preprocess_cfg
 
     config, entry = source.config.model_cfg, source.entry
-    with _of_the_architecture(source.name):
+    with _build_errors_on_one_line(source.name):
         model = _build(config)
         tower = as_tower(model.visual)
     if source.checkpoint is not None:
@@ -94,9 +94,12 @@ def build_backbone(source: Source) -> Backbone:
 
 
 def preprocessing(config: OpenClipConfig) -> tuple[dict, Callable]:
-    """Preprocessing of evaluation, as open_clip makes it: its settings, and PIL image -> float32 `[3, h, w]`.
+    """Return the preprocessing for evaluation, as open_clip builds it.
 
-    The size is the image tower's, whatever `preprocess_cfg` says.
+    The image size is that of the image tower; open_clip ignores the one in `preprocess_cfg` as well.
+
+    Returns:
+        The settings, and a callable from a PIL image to float32 `[3, h, w]`.
     """
     from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
@@ -134,18 +137,20 @@ def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
 
     cfg, name = model_config(backbone), backbone.get("model") or backbone["pretrained"]
     check_supported(cfg, name)
-    with _of_the_architecture(name):
+    with _build_errors_on_one_line(name):
         with torch.device("meta"):
-            visual = _build_vision_tower(cfg["embed_dim"], _untrained(cfg["vision_cfg"]), cfg.get("quick_gelu", False))
+            visual = _build_vision_tower(
+                cfg["embed_dim"], _without_timm_weights(cfg["vision_cfg"]), cfg.get("quick_gelu", False)
+            )
         return as_tower(visual.to_empty(device=device).eval().requires_grad_(False))
 
 
 def _build(config: ModelConfig) -> nn.Module:
-    """A model with random weights, drawn with seed 0, of the class that open_clip's factory would choose."""
+    """Build a model of the class that open_clip's factory would choose, with random weights from seed 0."""
     from open_clip import CLIP, CoCa, CustomTextCLIP
 
     arguments = config.model_dump(exclude_unset=True)
-    arguments["vision_cfg"] = _untrained(arguments["vision_cfg"])
+    arguments["vision_cfg"] = _without_timm_weights(arguments["vision_cfg"])
     custom = arguments.pop("custom_text", False)
     if hf_model := config.text_cfg.hf_model_name:
         _require_known_text_model(hf_model)
@@ -155,16 +160,18 @@ def _build(config: ModelConfig) -> nn.Module:
     return built(**arguments)
 
 
-def _untrained(vision: dict) -> dict:
-    """An image tower's configuration without timm's own weights, which would be downloaded."""
+def _without_timm_weights(vision: dict) -> dict:
+    """Return an image tower's configuration that does not make timm download weights."""
     return vision | ({"timm_model_pretrained": False} if "timm_model_name" in vision else {})
 
 
 def _require_known_text_model(name: str) -> None:
-    """Refuse a text tower of transformers' that needs code of its repository; open_clip itself would ask, and run it.
+    """Refuse a text tower from transformers that needs code from its repository.
+
+    open_clip does not decline such code, so that transformers would ask the user on the terminal whether to run it.
 
     Raises:
-        UserError: It does, open_clip does not know its kind, or its configuration cannot be fetched.
+        UserError: The text tower needs code, has a type that open_clip does not know, or cannot be downloaded.
     """
     from open_clip.hf_configs import arch_dict
     from transformers import AutoConfig
@@ -178,12 +185,12 @@ def _require_known_text_model(name: str) -> None:
             "the internet, or use a backbone without it"
         ) from error
     if kind not in arch_dict:
-        raise UserError(f"text tower {name!r} is a {kind!r}; open_clip knows {', '.join(arch_dict)}")
+        raise UserError(f"text tower {name!r} has type {kind!r}; open_clip supports {', '.join(arch_dict)}")
 
 
 @contextmanager
-def _of_the_architecture(name: str) -> Iterator[None]:
-    """Turn what open_clip and timm raise at sizes that do not go together into one line."""
+def _build_errors_on_one_line(name: str) -> Iterator[None]:
+    """Turn the errors of open_clip and timm about inconsistent sizes into one line."""
     try:
         yield
     except UserError:
@@ -191,5 +198,5 @@ def _of_the_architecture(name: str) -> Iterator[None]:
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
         raise UserError(
             f"backbone {name!r}: open_clip cannot build the architecture of its configuration ({first_line(error)}); "
-            f"check model_cfg, or download it again"
+            "check model_cfg, or download it again"
         ) from error

@@ -1,7 +1,8 @@
-"""What open_clip_config.json may say: the keys that tgems lets through to open_clip, and what their values may be.
+"""The keys and values that tgems accepts in an open_clip_config.json, as closed pydantic models.
 
-The file comes with weights, hence from strangers. Its keys are those of open_clip's own dataclasses; nothing in it may
-name code, and names are names on the Hugging Face hub, never paths. Imports neither torch nor open_clip.
+The file comes with weights and may therefore come from a stranger. The allowed keys are the fields of open_clip's own
+dataclasses. No value can name code, and names refer to the Hugging Face hub, never to paths. This module imports
+neither torch nor open_clip.
 """
 
 from typing import Annotated, Any, Literal
@@ -24,7 +25,7 @@ INERT = {
     "init_logit_scale": True,
     "init_logit_bias": True,
 }
-"""Keys that change nothing about a model with weights that embeds one image or text."""
+"""Keys that do not influence how a model with loaded weights embeds an image or a text."""
 
 
 class Activation(Closed):
@@ -40,7 +41,7 @@ class Norm(Closed):
 
 
 class Attention(Closed):
-    """Options of open_clip's attention blocks, alike in both towers."""
+    """Options of attention blocks that both towers share."""
 
     act_kwargs: Activation | None = None
     norm_kwargs: Norm | None = None
@@ -82,7 +83,7 @@ class VisionConfig(Attention):
 
 
 class TokenizerOptions(Closed):
-    """`tokenizer_kwargs`: how texts are cleaned and cut; whatever else a tokenizer takes could name code or files."""
+    """`tokenizer_kwargs`: how texts are cleaned. Other options of tokenizers could name code or files."""
 
     clean: Literal["canonicalize", "lower", "whitespace"] | None = None
     strip_sep_token: bool | None = None
@@ -124,7 +125,7 @@ class MultimodalConfig(TextConfig):
 
 
 class ModelConfig(Closed):
-    """`model_cfg`: what open_clip builds a model from."""
+    """`model_cfg`: the architecture that open_clip builds."""
 
     embed_dim: Size
     vision_cfg: VisionConfig
@@ -139,17 +140,20 @@ class ModelConfig(Closed):
     pad_id: Annotated[int, Field(ge=0)] = 0
 
     def differs(self, other: "ModelConfig") -> str | None:
-        """The first key, with its part, in which another model embeds images or texts otherwise; None where none."""
+        """Return the first key that makes another architecture embed images or texts differently, or None.
+
+        Keys of sections are joined by dots, as in `vision_cfg.layers`.
+        """
         ours, theirs = (_flat(config.model_dump(exclude=INERT)) for config in (self, other))
         return next((key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)), None)
 
     def value(self, key: str) -> Any:
-        """Value of a key that `differs` names."""
+        """Return the value of a key as `differs` writes it."""
         return _flat(self.model_dump()).get(key)
 
 
 class PreprocessConfig(Closed):
-    """`preprocess_cfg`: how an image becomes numbers (open_clip.transform.PreprocessCfg)."""
+    """`preprocess_cfg`: how an image is resized and normalised (open_clip.transform.PreprocessCfg)."""
 
     size: ImageSize | tuple[ImageSize, ImageSize] | None = None
     mode: Literal["RGB"] = "RGB"
@@ -161,14 +165,14 @@ class PreprocessConfig(Closed):
 
 
 class OpenClipConfig(Closed):
-    """open_clip_config.json as a whole."""
+    """The whole of open_clip_config.json."""
 
     model_cfg: ModelConfig
     preprocess_cfg: PreprocessConfig = PreprocessConfig()
 
 
 def _flat(tree: dict, before: str = "") -> dict[str, Any]:
-    """Values of nested mappings, by their keys joined by dots."""
+    """Flatten nested mappings; keys are joined by dots."""
     flat = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}

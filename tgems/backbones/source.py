@@ -1,6 +1,6 @@
-"""Where a backbone comes from: its configuration and its weights as files, checked before anything is built of them.
+"""Find the files of a backbone and check them, before a model or a tokenizer is built from them.
 
-Reads and downloads files. What it returns is validated: open_clip sees nothing else of a stranger's configuration.
+This module reads and downloads files. The configuration that it returns is validated; open_clip never sees another.
 """
 
 import logging
@@ -23,7 +23,7 @@ from tgems.backbones.config import (
 from tgems.backbones.open_clip_config import CONFIG_NAME, OpenClipConfig, PreprocessConfig
 from tgems.errors import UserError, first_line
 from tgems.provenance import digest_tensors
-from tgems.untrusted import HubName, file_inside, read_json_as, validated
+from tgems.untrusted import file_inside, is_hub_id, read_json_as
 
 logger = logging.getLogger(__name__)
 CONNECT = "connect to the internet, or name a copy by 'pretrained: FILE' or 'pretrained: local-dir:FOLDER'"
@@ -32,13 +32,13 @@ RESIZING = ("mean", "std", "interpolation", "resize_mode")
 
 @dataclass(frozen=True)
 class Source:
-    """A backbone that is not built yet.
+    """The files of a backbone that is not built yet.
 
     Attributes:
-        entry: What the configuration says of it.
-        config: Architecture and preprocessing, validated.
-        checkpoint: File of the weights; None for random ones.
-        weights_digest: SHA-256 of the tensors in it, as float32; None for random ones.
+        entry: The backbone's entry in the configuration of the run.
+        config: Validated architecture and preprocessing.
+        checkpoint: File of the weights; None for random weights.
+        weights_digest: SHA-256 of the checkpoint's tensors as float32; None for random weights.
     """
 
     entry: dict
@@ -48,16 +48,16 @@ class Source:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """The name to use in messages."""
         return self.entry.get("model") or self.entry["pretrained"]
 
 
 def find_source(backbone: dict) -> Source:
-    """Fetch and check the files that an entry of the configuration names (docs/adding-a-backbone.md).
+    """Download and check the files that an entry of the configuration names (docs/adding-a-backbone.md).
 
     Raises:
-        UserError: Unknown architecture or weights, files that cannot be fetched or are not what they should be, or
-            weights trained with another activation than the architecture's.
+        UserError: The architecture or the weights are unknown, a file cannot be downloaded or is damaged, or the
+            weights were trained with another activation than the architecture has.
     """
     config = read_config(backbone)
     path = _checkpoint(backbone)
@@ -70,7 +70,7 @@ def find_source(backbone: dict) -> Source:
 
 
 def read_config(backbone: dict) -> OpenClipConfig:
-    """Architecture and preprocessing of an entry; downloads a configuration where it lies on the hub, never weights.
+    """Read the architecture and the preprocessing of an entry. This may download a configuration, but never weights.
 
     Raises:
         UserError: See `find_source`.
@@ -91,7 +91,7 @@ def read_config(backbone: dict) -> OpenClipConfig:
 
 
 def _checkpoint(backbone: dict) -> Path | None:
-    """File of the weights, downloaded where it is not here."""
+    """Return the file of the weights, and download it where necessary."""
     from open_clip import download_pretrained, get_pretrained_cfg
 
     pretrained, name = backbone["pretrained"], backbone.get("model")
@@ -109,11 +109,12 @@ def _checkpoint(backbone: dict) -> Path | None:
 
 
 def _from_hub(pretrained: str, name: str | None, filename: str | None = None) -> Path:
-    """A file of a repository on the hub; without a name its weights, as safetensors where there are some."""
+    """Download a file of a repository. Without a filename this is its weights, as safetensors where they exist."""
     from open_clip.pretrained import download_pretrained_from_hf
 
     repository = pretrained.partition(":")[2]
-    validated(HubName, {"repository": repository}, f"backbone weights {pretrained!r}", "write 'hf-hub:ORG/REPO'")
+    if not is_hub_id(repository):
+        raise UserError(f"backbone weights {pretrained!r}: {repository!r} is not a repository; write 'hf-hub:ORG/REPO'")
     return Path(_fetched(pretrained, name, lambda: download_pretrained_from_hf(repository, filename=filename)))
 
 
@@ -127,10 +128,12 @@ def _fetched(pretrained: str, name: str | None, download: Callable[[], str]) -> 
 
 
 def _check_tag(name: str, tag: str) -> dict:
-    """What open_clip knows of a tag. Weights trained with QuickGELU lose accuracy silently under GELU, and the reverse.
+    """Return what open_clip knows about a tag.
+
+    Weights that were trained with QuickGELU lose accuracy without a warning in a model with GELU, and the reverse.
 
     Raises:
-        UserError: It knows no such tag, or the activation differs from the architecture's.
+        UserError: open_clip does not know the tag, or the weights were trained with another activation.
     """
     import open_clip
 
@@ -155,7 +158,7 @@ def _published(published: dict) -> PreprocessConfig:
 
 
 def _common_preprocessing(name: str) -> PreprocessConfig:
-    """What all published weights of an architecture were trained with; where they differ, nothing but a word."""
+    """Return the preprocessing that all published weights of an architecture share; if they differ, log that."""
     import open_clip
 
     published = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]

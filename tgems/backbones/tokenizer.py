@@ -1,4 +1,4 @@
-"""The tokenizer of a backbone: open_clip's own, or one of transformers' that runs no code of its repository."""
+"""Build a backbone's tokenizer: open_clip's own, or one from transformers, which never runs code from a repository."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tgems.backbones.open_clip_config import TextConfig
 from tgems.errors import UserError, first_line
-from tgems.untrusted import read_json_as
+from tgems.untrusted import is_hub_id, read_json_as
 
 LOCAL = "local-dir:"
 CONFIGS = ("tokenizer_config.json", "config.json")
@@ -15,22 +15,25 @@ SAY_SO = "write 'tokenizer: local-dir:FOLDER' for a folder that you trust, or 't
 
 
 class WithoutCode(BaseModel):
-    """A JSON file of transformers' that names no Python class of its repository; other keys are transformers' own."""
+    """A configuration file of transformers that does not ask for Python code; its other keys are not checked here."""
 
     model_config = ConfigDict(extra="ignore")
     auto_map: None = None
 
 
 def build_tokenizer(text: TextConfig, chosen: str | None = None) -> Callable:
-    """Build the tokenizer that a configuration describes: texts -> int64 `[m, context_length]`.
+    """Build the tokenizer that a model's configuration describes.
 
     Args:
-        text: Of the model's configuration.
-        chosen: What the user chose in place of `hf_tokenizer_name`: a name on the Hugging Face hub, or
-            `local-dir:FOLDER`. No configuration that comes with weights can name a folder.
+        text: The section `text_cfg` of the configuration.
+        chosen: The user's own choice, which replaces `hf_tokenizer_name`: a repository id on the Hugging Face hub, or
+            `local-dir:FOLDER`. Only the user can choose a folder; a configuration that comes with weights cannot.
+
+    Returns:
+        A callable that maps texts to token numbers, int64 `[m, context_length]`.
 
     Raises:
-        UserError: The tokenizer cannot be fetched or read, or would run code that comes with it.
+        UserError: The tokenizer cannot be downloaded or read, or it would run code that comes with it.
     """
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
@@ -38,10 +41,13 @@ def build_tokenizer(text: TextConfig, chosen: str | None = None) -> Callable:
     name = chosen or text.hf_tokenizer_name
     if not name:
         if other := sorted(given.keys() - {"clean"}):
-            raise UserError(f"tokenizer option {other[0]!r} is for tokenizers of transformers; name one by 'tokenizer'")
+            raise UserError(f"tokenizer option {other[0]!r} needs a tokenizer of transformers; set 'tokenizer'")
         return SimpleTokenizer(context_length=text.context_length, **given)
-    source = _folder(name) if name.startswith(LOCAL) else name
-    require_hub_id(name, f"or write 'tokenizer: {LOCAL}{name}' if you trust that folder")
+    if name.startswith(LOCAL):
+        source = _folder(name)
+    else:
+        source = name
+        require_hub_id(name, f"or write 'tokenizer: {LOCAL}{name}' if you trust that folder")
     try:
         return HFTokenizer(
             source,
@@ -58,28 +64,32 @@ def build_tokenizer(text: TextConfig, chosen: str | None = None) -> Callable:
 
 
 def require_hub_id(name: str, way_out: str) -> None:
-    """Refuse a name on the hub that transformers would take for a folder, since one of that name lies here.
+    """Refuse a name that is not a repository id, or that transformers would read from the current folder instead.
+
+    transformers prefers a local folder where one has the name of the repository.
 
     Raises:
-        UserError: It does.
+        UserError: The name is not a repository id, or a file or folder of that name exists.
     """
-    if not name.startswith(LOCAL) and Path(name).exists():
+    if not is_hub_id(name):
+        raise UserError(f"{name!r} is not the id of a repository on the Hugging Face hub, OWNER/NAME")
+    if Path(name).exists():
         raise UserError(
-            f"{name!r} is a repository of the Hugging Face hub, but {Path(name).absolute()} would be read in its "
-            f"place; run in another folder, {way_out}"
+            f"{name!r} is a repository on the Hugging Face hub, but {Path(name).absolute()} would be read instead; "
+            f"run in another folder, {way_out}"
         )
 
 
 def _folder(name: str) -> str:
-    """Folder of a tokenizer that the user chose.
+    """Return the folder of a tokenizer that the user chose.
 
     Raises:
-        UserError: It does not exist, or needs code that lies in it.
+        UserError: The folder does not exist, or its tokenizer needs Python code from the folder.
     """
     folder = Path(name.removeprefix(LOCAL))
     if not folder.is_dir():
         raise UserError(f"tokenizer {name!r}: folder {folder} does not exist, seen from {Path.cwd()}")
     for file in CONFIGS:
         if (folder / file).exists():
-            read_json_as(WithoutCode, folder / file, "use a tokenizer that needs no code of its own")
+            read_json_as(WithoutCode, folder / file, "use a tokenizer that does not need code of its own")
     return str(folder)

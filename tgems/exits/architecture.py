@@ -1,4 +1,4 @@
-"""What the configuration of a trained exit module may say: a kind and its sizes. Imports no torch."""
+"""Closed models of an exit module's kind and sizes, as its config.json holds them. Does not import torch."""
 
 from typing import Annotated, Literal, Self
 
@@ -11,12 +11,12 @@ Rates = tuple[Annotated[float, Field(gt=0, le=1e3)], ...]
 
 
 class PerExit(Closed):
-    """Sizes that all modules have.
+    """Sizes that modules of all kinds have.
 
     Attributes:
         n_exits: Exits before the last.
         summary_dim: `S`.
-        widths: True width of either part of a summary, per exit; None where all are equal.
+        widths: Unpadded width of each half of a summary, per exit; None if all exits are equally wide.
     """
 
     n_exits: Size
@@ -32,7 +32,7 @@ class PerExit(Closed):
 
 
 class HeadsArchitecture(PerExit):
-    """Of `tgems.exits.modules.ExitHeads`."""
+    """Sizes of `tgems.exits.modules.ExitHeads`."""
 
     kind: Literal["heads"]
     hidden: Annotated[int, Field(ge=0, le=2**20)]
@@ -40,14 +40,14 @@ class HeadsArchitecture(PerExit):
 
 
 class GatesArchitecture(PerExit):
-    """Of `tgems.exits.modules.ImageGates` (`confidence`) and `BankGates` (`bank`)."""
+    """Sizes of `tgems.exits.modules.ImageGates` (kind `confidence`) and `BankGates` (kind `bank`)."""
 
     kind: Literal["confidence", "bank"]
     hidden: Size
 
 
 class LookaheadArchitecture(PerExit):
-    """Of `tgems.exits.modules.LookaheadGates`: `lookahead` before it is trained for a rate, `image` after."""
+    """Sizes of `tgems.exits.modules.LookaheadGates`: kind `lookahead` before training for a rate, `image` after it."""
 
     kind: Literal["lookahead", "image"]
     hidden: Size

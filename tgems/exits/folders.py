@@ -1,4 +1,4 @@
-"""Rebuild trained modules from the folders that the exits stage writes, and from saved T-GEMs."""
+"""Rebuild trained modules from files: from the folders that the exits stage writes, and from saved T-GEMs."""
 
 from pathlib import Path
 
@@ -24,17 +24,17 @@ TENSORS, EXTRA = "model.safetensors", "training.safetensors"
 
 
 class ModuleConfig(Closed):
-    """config.json of a trained module.
+    """The config.json of a trained module.
 
     Attributes:
-        architecture: What is built.
-        options: Of the training.
+        architecture: Kind and sizes.
+        options: Options of the training.
         blocks: Exits, 1-based; the last is L.
         weights: Digest of the backbone's weights.
         training_data: Number of images and digests of shards.
         model_digest: SHA-256 of `model.safetensors`.
-        extra_digest: SHA-256 of `training.safetensors`, which later training reads; None where there is none.
-        recorded: Versions and commit.
+        extra_digest: SHA-256 of `training.safetensors`, which later training reads; None if there is no such file.
+        recorded: Versions of packages and the commit.
     """
 
     architecture: Architecture
@@ -55,8 +55,7 @@ def load_module(folder: Path, weights: str) -> nn.Module:
         weights: Digest of the backbone in use.
 
     Raises:
-        UserError: The folder is not whole, its tensors are not those that were written, or the module was trained on
-            another backbone.
+        UserError: A file is missing or was altered, or the module was trained on another backbone.
     """
     config = _read_config(folder)
     if config.weights != weights:
@@ -69,10 +68,10 @@ def load_module(folder: Path, weights: str) -> nn.Module:
 
 
 def load_extra(folder: Path) -> dict[str, Tensor]:
-    """Tensors that were kept beside a module for later training.
+    """Read the tensors that were kept beside a module for later training.
 
     Raises:
-        UserError: They are missing, or not those that were written.
+        UserError: The file is missing or was altered.
     """
     path = checked_file(folder, EXTRA, _read_config(folder).extra_digest, RUN_AGAIN)
     return read_safetensors(path, RUN_AGAIN)
@@ -83,10 +82,10 @@ def _read_config(folder: Path) -> ModuleConfig:
 
 
 def checked_file(folder: Path, name: str, digest: str | None, way_out: str) -> Path:
-    """A file of a folder whose content is what its configuration says.
+    """Return the path of a file after comparing its SHA-256.
 
     Raises:
-        UserError: It is missing, a link out of the folder, or of another digest.
+        UserError: The file is missing, a link out of the folder, or has another digest.
     """
     path = file_inside(folder, name, way_out)
     if digest_file(path) != digest:
@@ -95,18 +94,18 @@ def checked_file(folder: Path, name: str, digest: str | None, way_out: str) -> P
 
 
 def build_module(architecture: Architecture, tensors: dict[str, Tensor], path: Path, way_out: str) -> nn.Module:
-    """Build a module, frozen and in eval mode.
+    """Build a frozen module in eval mode.
 
-    Sizes are compared on the meta device first: a configuration of absurd sizes takes no memory.
+    Shapes are first compared on the meta device, so that absurd sizes in a configuration do not take up memory.
 
     Args:
         architecture: Kind and sizes.
-        tensors: Its state.
+        tensors: The module's state.
         path: File of the tensors, for messages.
         way_out: What the user can do about a bad file.
 
     Raises:
-        UserError: Tensors are not those of the architecture, or not finite.
+        UserError: The tensors do not have the shapes of the architecture, or are not finite.
     """
     builder, sizes = BUILDERS[architecture.kind], architecture.model_dump(exclude={"kind"})
     with torch.device("meta"):

@@ -1,6 +1,6 @@
 """The model card of a saved T-GEM: Markdown with the hub's metadata block. Pure: a T-GEM in, text out.
 
-Names within it may be a stranger's, since a T-GEM can be loaded and saved again: they are shown as text, not markup.
+A T-GEM can be loaded and saved again, so its names may come from a stranger. They are written as text, never as markup.
 """
 
 import html
@@ -105,12 +105,12 @@ def _table(header: tuple[str, ...], rows) -> list[str]:
 
 
 def _text(value: object) -> str:
-    """A value as one line of text in Markdown: neither markup nor HTML."""
+    """Write a value as one line of plain text in Markdown, with markup and HTML escaped."""
     return re.sub(r"([\\`*\[\]|!~])", r"\\\1", html.escape(printable(str(value)), quote=False))
 
 
 def _code(value: object) -> str:
-    """A value as a code span, fenced by more backticks than it holds in a row."""
+    """Write a value as a code span, whose fence is longer than any run of backticks in the value."""
     text = printable(str(value))
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     space = " " if longest else ""

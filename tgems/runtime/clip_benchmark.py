@@ -44,14 +44,15 @@ PICKLES = ("pkl", "pickle", "pyd")
 
 
 def refuse_pickles() -> None:
-    """Let webdataset, by which clip_benchmark reads shards, refuse members that it would unpickle, in this process.
+    """Make webdataset, with which clip_benchmark reads shards, refuse the members that it would unpickle.
 
-    Worker processes inherit this where they are forked, as on Linux.
+    This changes webdataset's table of decoders in the current process. Worker processes inherit the change if they are
+    forked, which is the default on Linux up to Python 3.13.
     """
     from webdataset import autodecode
 
     def refuse(_: bytes) -> NoReturn:
-        raise UserError("a shard holds a pickle, which can run any code; only data without pickles is read")
+        raise UserError("a shard holds a pickle, which could run any code; use shards without pickles")
 
     autodecode.decoders.update(dict.fromkeys(PICKLES, refuse))
 

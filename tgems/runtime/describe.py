@@ -1,4 +1,4 @@
-"""Describe a saved T-GEM in rows of text. Imports neither torch nor open_clip, so that it is quick."""
+"""Describe a saved T-GEM in rows of text. Imports neither torch nor open_clip, so that it starts quickly."""
 
 from pathlib import Path
 

@@ -95,7 +95,7 @@ def load(
         folder: As `save` wrote it.
         backbone: A loaded backbone, or the word `pretrained` of a configuration (`local-dir:FOLDER`, `FILE`, ...) to
             read it from elsewhere than the folder says; its digest must be the same.
-        tokenizer: `local-dir:FOLDER`, or a name on the hub, in place of the tokenizer that the backbone names.
+        tokenizer: `local-dir:FOLDER` or a repository id on the hub, to use instead of the backbone's own tokenizer.
         cls: What to build.
         options: Of `EarlyExitCLIP`: `calibration`, `max_rate`, `chunk`.
 
@@ -109,11 +109,11 @@ def load(
         loaded = backbone
     else:
         entry = backbone_entry(folder, config, backbone, tokenizer)
-        with _naming(folder):
+        with _errors_that_name(folder):
             source = find_source(entry)
             found = (source.config.model_cfg, source.weights_digest, str(preprocessing(source.config)[1]))
         _check_backbone(folder, config, entry, *found)  # before a model or a tokenizer is built
-        with _naming(folder):
+        with _errors_that_name(folder):
             loaded = build_backbone(source)
     found = (loaded.architecture, loaded.weights_digest, loaded.preprocess_digest)
     _check_backbone(folder, config, loaded.entry, *found)
@@ -121,14 +121,14 @@ def load(
     if costs.blocks[-1] != tower.depth or costs.widths != tuple(tower.widths[k - 1] for k in costs.blocks[:-1]):
         raise UserError(
             f"{folder / CONFIG}: costs are of exits {list(costs.blocks)} of widths {list(costs.widths)}, which the "
-            f"backbone of {tower.depth} blocks has not; {WAY_OUT}"
+            f"backbone of {tower.depth} blocks does not have; {WAY_OUT}"
         )
     return cls(loaded, early, **options)
 
 
 @contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """Let errors of a backbone name the T-GEM that asked for it, and the way out."""
+def _errors_that_name(folder: Path) -> Iterator[None]:
+    """Add the T-GEM's folder, and what the user can do, to errors about its backbone."""
     try:
         yield
     except UserError as error:
@@ -136,26 +136,26 @@ def _naming(folder: Path) -> Iterator[None]:
 
 
 def backbone_entry(folder: Path, config: SavedConfig, pretrained: str | None, tokenizer: str | None) -> dict:
-    """The backbone's entry, as the folder says it and the user changes it.
+    """Return the backbone's entry of a T-GEM, with the user's changes.
 
     Raises:
-        UserError: The folder names another folder for the tokenizer, and the user does not.
+        UserError: The T-GEM names a folder for the tokenizer, which only the user may do.
     """
     changes = {"pretrained": pretrained, "tokenizer": tokenizer}
     entry = config.backbone.model_dump(exclude_unset=True) | {k: v for k, v in changes.items() if v is not None}
     named = entry.get("tokenizer") or ""
     if tokenizer is None and named.startswith("local-dir:"):
         raise UserError(
-            f"{folder}: names a folder for its tokenizer; if you trust it, say tokenizer={named!r} (--tokenizer)"
+            f"{folder}: names a folder for its tokenizer; if you trust it, pass tokenizer={named!r} (--tokenizer)"
         )
     return entry
 
 
 def check_architecture(folder: Path, config: SavedConfig, entry: dict, architecture: ModelConfig) -> None:
-    """Compare a backbone's architecture with that of the one that a T-GEM was trained on.
+    """Compare a backbone's architecture with that of the backbone that a T-GEM was trained on.
 
     Raises:
-        UserError: It would embed images or texts otherwise; names the first key.
+        UserError: The architectures embed images or texts differently; the message names the first such key.
     """
     key = config.architecture.differs(architecture)
     if key is not None:
@@ -167,10 +167,18 @@ def check_architecture(folder: Path, config: SavedConfig, entry: dict, architect
 def _check_backbone(
     folder: Path, config: SavedConfig, entry: dict, architecture: ModelConfig, weights: str | None, preprocess: str
 ) -> None:
-    """Compare a backbone, built or not, with the one that a T-GEM was trained on; `weights` is None before random ones.
+    """Compare a backbone, which need not be built yet, with the one that a T-GEM was trained on.
+
+    Args:
+        folder: Folder of the T-GEM, for messages.
+        config: The T-GEM's configuration.
+        entry: The backbone's entry, for messages.
+        architecture: The backbone's architecture.
+        weights: Digest of the backbone's weights; None for random weights that are not drawn yet.
+        preprocess: Description of the backbone's preprocessing.
 
     Raises:
-        UserError: They differ.
+        UserError: The backbones differ.
     """
     check_architecture(folder, config, entry, architecture)
     if weights not in (config.weights, None):
@@ -187,7 +195,7 @@ def _other_backbone(folder: Path, entry: dict, ours: str, own: str) -> UserError
 
 
 def _early_exit(config: SavedConfig, folder: Path) -> EarlyExit:
-    """Heads, gates and thresholds; tensors are read after their digest is found to be what the configuration says."""
+    """Build heads, gates and thresholds. The digest of the tensors is compared before they are read."""
     tensors = read_safetensors(checked_file(folder, TENSORS, config.model_digest, WAY_OUT), WAY_OUT)
     modules, rest = {}, dict(tensors)
     for name, architecture in config.modules.items():

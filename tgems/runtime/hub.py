@@ -86,7 +86,7 @@ def load_tokenizer(folder_or_hub_id: str | Path, tokenizer: str | None = None, *
         download: See `fetch`.
 
     Raises:
-        UserError: See `fetch` and `read_config`; or the backbone's architecture is not what the T-GEM was made for.
+        UserError: See `fetch` and `read_config`; or the backbone has another architecture than the T-GEM was made for.
     """
     from tgems.backbones.source import read_config as read_backbone_config
     from tgems.backbones.tokenizer import build_tokenizer

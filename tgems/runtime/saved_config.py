@@ -1,7 +1,7 @@
-"""The config.json of a saved T-GEM: a closed model of it, and reading it. Imports neither torch nor open_clip.
+"""The config.json of a saved T-GEM as a closed model. Imports neither torch nor open_clip.
 
-A T-GEM's folder may come from a stranger. Nothing in it names code: policies are those of tgems, and a tokenizer is a
-name on the Hugging Face hub unless the user says otherwise.
+The folder of a T-GEM may come from a stranger, so nothing in it can name code: a policy is one of tgems' own, and a
+tokenizer is a repository id on the Hugging Face hub unless the user chooses a folder.
 """
 
 from itertools import pairwise
@@ -23,7 +23,7 @@ GATES = {
     **{"tgem": "image", "learned_confidence": "confidence", "tgem_bank": "bank"},
     **dict.fromkeys(("max_softmax", "entropy", "margin", "fixed")),
 }
-"""Policies that can be saved, and the kind of their gates; None where they have none."""
+"""The policies that can be saved, with the kind of their gates, or None if they have no gates."""
 
 Text = Annotated[str, StringConstraints(max_length=4096)]
 Macs = Annotated[int, Field(ge=0, le=2**60)]
@@ -33,7 +33,7 @@ Exit = Annotated[int, Field(ge=0)]
 
 
 class BackboneEntry(Closed):
-    """The backbone's entry in the configuration of the run."""
+    """The backbone's entry in the configuration of the run (configs/README.md)."""
 
     model: Text | None = None
     pretrained: Annotated[Text, StringConstraints(min_length=1)]
@@ -89,7 +89,7 @@ class CalibrationConfig(Closed):
 
 
 class Result(Closed):
-    """A metric on test images, beside the full encoder's."""
+    """A metric on test images, and that of the full encoder."""
 
     dataset: Text
     calibration: Text
@@ -100,20 +100,20 @@ class Result(Closed):
 
 
 class About(Closed):
-    """What else its author says of a T-GEM: `results`, and anything that is a number or a text."""
+    """Information from the T-GEM's author: `results`, and any other key whose value is a number or a text."""
 
     model_config = Closed.model_config | {"extra": "allow"}
     __pydantic_extra__: dict[str, Text | int | float | bool | None]
     results: tuple[Result, ...] = ()
 
     def as_dict(self) -> dict:
-        """As it was written: results last, and only where they were given."""
+        """Return the mapping that was saved; `results` comes last, and only if it was saved."""
         results = {"results": [row.model_dump() for row in self.results]}
         return dict(self.model_extra) | (results if "results" in self.model_fields_set else {})
 
 
 class SavedConfig(Closed):
-    """config.json as a whole; docs/using-a-t-gem.md#save-load-share."""
+    """The whole of config.json (docs/using-a-t-gem.md#save-load-share)."""
 
     format: Literal["tgems"]
     format_version: Literal[1]
@@ -154,7 +154,7 @@ class SavedConfig(Closed):
 
 
 def _check_calibration(name: str, point: CalibrationConfig, before_last: int, fixed: bool) -> None:
-    """A fixed exit has one exit and no threshold; all others have a threshold and look at exits in order."""
+    """Check an operating point: a fixed exit has one exit and no threshold, every other policy has a threshold."""
     visited = range(before_last) if point.visited is None else point.visited
     if not visited or any(a >= b for a, b in pairwise(visited)) or visited[-1] >= before_last:
         raise ValueError(f"calibrations.{name}.visited {point.visited} are not some of {before_last} exits, in order")
@@ -163,7 +163,7 @@ def _check_calibration(name: str, point: CalibrationConfig, before_last: int, fi
 
 
 class _Header(Closed):
-    """What tells a format from others, whatever else a file says."""
+    """The two keys that identify the format; other keys are ignored."""
 
     model_config = Closed.model_config | {"extra": "ignore"}
     format: JsonValue = None
@@ -174,7 +174,7 @@ def read_config(folder: Path) -> SavedConfig:
     """Read and check config.json.
 
     Raises:
-        UserError: It is missing, of another format, of another version, or does not describe a T-GEM.
+        UserError: It is missing, has another format or version, or does not describe a T-GEM.
     """
     folder = Path(folder)
     for needed in (CONFIG, TENSORS):
@@ -193,7 +193,7 @@ def read_config(folder: Path) -> SavedConfig:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether a folder holds a T-GEM of any version, whole or not."""
+    """Return whether a folder holds a T-GEM of any version, complete or not."""
     try:
         return read_json_as(_Header, Path(folder) / CONFIG, WAY_OUT).format == FORMAT
     except UserError:
