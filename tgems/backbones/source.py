@@ -84,7 +84,6 @@ def read_config(backbone: dict) -> OpenClipConfig:
         path = _from_hub(pretrained, name, CONFIG_NAME)
         config = read_json_as(OpenClipConfig, path, f"{pretrained} cannot be used")
         check_same(name, config.model_cfg, pretrained)
-        check_supported(config.model_cfg.model_dump(exclude_unset=True), pretrained)
         return config
     preprocess = _published(_check_tag(name, pretrained)) if form == "tag" else _common_preprocessing(name)
     return OpenClipConfig(model_cfg=read_architecture(name), preprocess_cfg=preprocess)

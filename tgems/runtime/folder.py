@@ -106,10 +106,14 @@ def load(
     config = read_config(folder)
     early = _early_exit(config, folder)
     if isinstance(backbone, Backbone):
+        if tokenizer is not None:
+            raise UserError(
+                f"tokenizer {tokenizer!r}: the given backbone has a tokenizer already; leave one of them out"
+            )
         loaded = backbone
     else:
         entry = backbone_entry(folder, config, backbone, tokenizer)
-        with _errors_that_name(folder):
+        with _errors_that_name(folder, "; name a copy of it by backbone='local-dir:FOLDER' (--backbone)"):
             source = find_source(entry)
             found = (source.config.model_cfg, source.weights_digest, str(preprocessing(source.config)[1]))
         _check_backbone(folder, config, entry, *found)  # before a model or a tokenizer is built
@@ -127,12 +131,12 @@ def load(
 
 
 @contextmanager
-def _errors_that_name(folder: Path) -> Iterator[None]:
+def _errors_that_name(folder: Path, way_out: str = "") -> Iterator[None]:
     """Add the T-GEM's folder, and what the user can do, to errors about its backbone."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{folder}: {error}; name a copy of it by backbone='local-dir:FOLDER' (--backbone)") from error
+        raise UserError(f"{folder}: {error}{way_out}") from error
 
 
 def backbone_entry(folder: Path, config: SavedConfig, pretrained: str | None, tokenizer: str | None) -> dict:
