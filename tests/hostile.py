@@ -47,7 +47,22 @@ def write_remote_code(folder: Path, canary: Canary) -> Path:
     return folder
 
 
+def write_tokenizer(folder: Path) -> None:
+    """Files of a harmless tokenizer of transformers that knows three words, 1 to 3."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "red": 2, "four": 3}, "[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    folder.mkdir()
+    words.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "pad_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
 def edit(folder: Path, **text_cfg) -> None:
+    """Change `text_cfg` of a backbone's configuration."""
     config = read_json(folder / CONFIG)
     config["model_cfg"]["text_cfg"] |= text_cfg
     (folder / CONFIG).write_text(json.dumps(config))
@@ -62,6 +77,7 @@ def refused(canary: Canary, call, *arguments, **options) -> str:
 
 
 def backbone(folder: Path, **entry) -> dict:
+    """The entry of a backbone in a folder."""
     return {"pretrained": f"local-dir:{folder}"} | entry
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from data.hub_server import use
-from hostile import CONFIG, PICKLES, WEIGHTS, backbone, edit, refused, write_remote_code
+from hostile import CONFIG, PICKLES, WEIGHTS, backbone, edit, refused, write_remote_code, write_tokenizer
 
 from tgems.backbones import source
 from tgems.backbones.load import load_backbone
@@ -100,22 +100,15 @@ def test_a_tokenizer_is_never_read_from_the_folder_of_the_weights(demo_folder, c
 def test_a_folder_that_the_user_names_for_the_tokenizer_runs_no_code_either(demo_folder, tmp_path, canary):
     write_remote_code(tmp_path / "tokenizer", canary)
     line = refused(canary, load_backbone, backbone(demo_folder, tokenizer=f"local-dir:{tmp_path}/tokenizer"))
-    assert "tokenizer_config.json: auto_map is " in line and "use a tokenizer that does not need code of its own" in line
+    assert (
+        "tokenizer_config.json: auto_map is " in line and "use a tokenizer that does not need code of its own" in line
+    )
     line = refused(canary, load_backbone, backbone(demo_folder, tokenizer=f"local-dir:{tmp_path}/none"))
     assert "none does not exist" in line
 
 
 def test_a_tokenizer_in_a_folder_that_the_user_names_works(demo_folder, tmp_path, canary):
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-
-    words = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "red": 2, "four": 3}, "[UNK]"))
-    words.pre_tokenizer = Whitespace()
-    (tmp_path / "tokenizer").mkdir()
-    words.save(str(tmp_path / "tokenizer/tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "pad_token": "[UNK]"}
-    (tmp_path / "tokenizer/tokenizer_config.json").write_text(json.dumps(settings))
+    write_tokenizer(tmp_path / "tokenizer")
     built = load_backbone(backbone(demo_folder, tokenizer=f"local-dir:{tmp_path}/tokenizer"))
     tokens = built.tokenizer(["a red four"])
     assert tokens.shape == (1, read_json(demo_folder / CONFIG)["model_cfg"]["text_cfg"]["context_length"])
@@ -130,6 +123,19 @@ def test_a_repository_that_a_configuration_names_runs_no_code(demo_folder, tmp_p
         line = refused(canary, load_backbone, backbone(demo_folder))
         assert hub.downloads(), "it was asked for"
     assert "'evil/canary' cannot be loaded without running code of its own" in line
+
+
+def test_a_text_tower_names_no_kernel(demo_folder, tmp_path, canary, monkeypatch):
+    edit(demo_folder, hf_model_name="evil/canary")
+    (tmp_path / "remote").mkdir()
+    for more, message in (
+        ({"model_type": "bert", "attn_implementation": "evil/kernel"}, "asks for the attention 'evil/kernel'"),
+        ({"model_type": "gpt2"}, "has type 'gpt2'; open_clip supports roberta"),
+    ):
+        (tmp_path / "remote/config.json").write_text(json.dumps(more))
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        with use({"evil/canary": tmp_path / "remote"}, monkeypatch):
+            assert message in refused(canary, load_backbone, backbone(demo_folder))
 
 
 def test_a_hub_backbone_runs_no_code(demo_folder, canary, monkeypatch):

@@ -10,8 +10,10 @@ import pytest
 import torch
 from conftest import DEMO, ROOT
 from data.hub_server import use
+from hostile import write_tokenizer
 from open_clip.coca_model import MultimodalCfg
 from open_clip.transform import PreprocessCfg
+from safetensors.torch import save_file
 
 from tgems.backbones import load, source
 from tgems.backbones import open_clip_config as allowed
@@ -165,3 +167,25 @@ def test_two_architectures_differ_by_the_first_key_that_matters():
     assert config.differs(changed) == "quick_gelu" and changed.value("quick_gelu") != config.value("quick_gelu")
     vision = config.vision_cfg.model_copy(update={"patch_dropout": 0.5})
     assert config.differs(config.model_copy(update={"vision_cfg": vision})) is None
+
+
+def test_a_text_tower_and_a_tokenizer_of_transformers_are_built(demo_folder, tmp_path, canary, monkeypatch):
+    """A backbone whose text side lies in a repository of its own, as open_clip's xlm-roberta models have it."""
+    repository = tmp_path / "remote"
+    tower = {"model_type": "bert", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tower |= {"intermediate_size": 8, "max_position_embeddings": 16, "pad_token_id": 0}
+    write_tokenizer(repository)
+    (repository / "config.json").write_text(json.dumps(tower))
+    config = json.loads((demo_folder / "open_clip_config.json").read_text())
+    names = {"hf_model_name": "me/text", "hf_tokenizer_name": "me/text", "hf_proj_type": "linear", "context_length": 8}
+    config["model_cfg"]["text_cfg"] = names
+    (demo_folder / "open_clip_config.json").write_text(json.dumps(config))
+    with use({"me/text": repository}, monkeypatch):
+        text_cfg = names | {"hf_model_pretrained": False}
+        theirs = open_clip.CustomTextCLIP(64, config["model_cfg"]["vision_cfg"], text_cfg).eval()
+        save_file(theirs.state_dict(), demo_folder / "open_clip_model.safetensors")
+        ours = load_backbone({"pretrained": f"local-dir:{demo_folder}"})
+    tokens = ours.tokenizer(["a red four", "red"])
+    assert tokens.tolist() == [[1, 2, 3, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0, 0]]
+    with torch.no_grad():
+        assert torch.equal(ours.model.encode_text(tokens), theirs.encode_text(tokens))

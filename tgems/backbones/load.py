@@ -168,7 +168,8 @@ def _without_timm_weights(vision: dict) -> dict:
 def _require_known_text_model(name: str) -> None:
     """Refuse a text tower from transformers that needs code from its repository.
 
-    open_clip does not decline such code, so that transformers would ask the user on the terminal whether to run it.
+    open_clip does not decline such code, so that transformers would ask the user on the terminal whether to run it. A
+    configuration can also name an attention kernel, which transformers would download.
 
     Raises:
         UserError: The text tower needs code, has a type that open_clip does not know, or cannot be downloaded.
@@ -178,14 +179,17 @@ def _require_known_text_model(name: str) -> None:
 
     require_hub_id(name, "where no such folder lies")
     try:
-        kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"text tower {name!r} cannot be loaded without running code of its own: {first_line(error)}; connect to "
             "the internet, or use a backbone without it"
         ) from error
-    if kind not in arch_dict:
-        raise UserError(f"text tower {name!r} has type {kind!r}; open_clip supports {', '.join(arch_dict)}")
+    if config.model_type not in arch_dict:
+        known = ", ".join(arch_dict)
+        raise UserError(f"text tower {name!r} has type {config.model_type!r}; open_clip supports {known}")
+    if config._attn_implementation not in (None, "eager", "sdpa"):  # any other name may be a kernel to download
+        raise UserError(f"text tower {name!r} asks for the attention {config._attn_implementation!r}, which is code")
 
 
 @contextmanager
