@@ -22,7 +22,7 @@ REMOTE_CODE = {
 
 
 class Canary:
-    """Where code writes when it runs."""
+    """A file that exists once the code of a test has run; pickling it makes a pickle that creates the file."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _files(self, repo: str) -> list[dict]:
-        """What a repository holds, in the words of both listings of the API."""
+        """List the files of a repository, with the keys that both listings of the API use."""
         root = self.server.hub.repos[repo]
         files = []
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
