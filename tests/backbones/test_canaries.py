@@ -1,4 +1,4 @@
-"""Nothing in a backbone's folder or repository runs code.
+"""Loading a backbone runs no code from its folder or its repository.
 
 The first tests let the libraries beneath run each canary (tests/hostile.py), so that one that cannot run is noticed;
 the others go the same ways through tgems.

@@ -77,12 +77,20 @@ def test_a_model_is_of_the_class_and_preprocessing_that_open_clip_chooses(name):
     with torch.device("meta"):
         theirs, _, preprocess = open_clip.create_model_and_transforms(name, pretrained_text=False, device="meta")
         config = read_architecture(name)
-        ours = load._build(config)
+        ours = load.build_model(config, name)
     assert type(ours) is type(theirs)
     shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (ours, theirs)]
     assert shapes[0] == shapes[1]
     settings, made = load.preprocessing(allowed.OpenClipConfig(model_cfg=config))
     assert str(made) == str(preprocess) and settings == theirs.visual.preprocess_cfg
+
+
+def test_loading_leaves_the_caller_s_random_generator_as_it_is():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    load_backbone(DEMO)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_tokenizers_of_open_clip_itself_are_built_alike():

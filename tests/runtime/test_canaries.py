@@ -1,4 +1,4 @@
-"""Nothing in a T-GEM's folder runs code, leads out of it, or gives orders to a terminal (tests/hostile.py)."""
+"""Loading a T-GEM runs no code, follows no link out of its folder, and sends nothing to a terminal but text."""
 
 import json
 import pickle
@@ -43,7 +43,7 @@ def test_a_t_gem_of_another_backbone_is_refused_before_anything_is_built(shared,
         canary.path.touch()
         raise AssertionError("built before the digests were compared")
 
-    monkeypatch.setattr(building, "_build", never)
+    monkeypatch.setattr(building, "build_model", never)
     monkeypatch.setattr(building, "build_tokenizer", never)
     state = {k: v.clone() for k, v in load_file(demo_folder / WEIGHTS).items()}
     state["logit_scale"] += 1

@@ -1,6 +1,6 @@
 """What a backbone's configuration says about its architecture. Imports neither torch nor open_clip: it serves dry runs.
 
-An entry is `{model, pretrained, source, exits}` (docs/adding-a-backbone.md).
+An entry is `{model, pretrained, source, tokenizer, exits}` (docs/adding-a-backbone.md).
 """
 
 import difflib
@@ -49,7 +49,10 @@ def backbone_files(backbone: dict) -> list[str]:
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """Return the weights in a folder: the file that open_clip would choose, or its default name if there is none."""
+    """Return the weights in a folder: the file that open_clip would choose, or its default name if there is none.
+
+    open_clip does not consider `.pt` files here.
+    """
     found = [path for path in sorted(folder.glob("*")) if path.suffix in (".safetensors", ".bin", ".pth")]
     named = [folder / name for name in PREFERRED if folder / name in found]
     safe = [path for path in found if path.suffix == ".safetensors"]

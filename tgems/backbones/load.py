@@ -72,9 +72,8 @@ def build_backbone(source: Source) -> Backbone:
     from open_clip import set_model_preprocess_cfg
 
     config, entry = source.config.model_cfg, source.entry
-    with _build_errors_on_one_line(source.name):
-        model = _build(config)
-        tower = as_tower(model.visual)
+    model = build_model(config, source.name)
+    tower = as_tower(model.visual)
     if source.checkpoint is not None:
         load_checkpoint(model, source.checkpoint, source.name, config.quick_gelu)
     model.eval().requires_grad_(False)
@@ -137,16 +136,24 @@ def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
 
     cfg, name = model_config(backbone), backbone.get("model") or backbone["pretrained"]
     check_supported(cfg, name)
-    with _build_errors_on_one_line(name):
-        with torch.device("meta"):
-            visual = _build_vision_tower(
-                cfg["embed_dim"], _without_timm_weights(cfg["vision_cfg"]), cfg.get("quick_gelu", False)
-            )
-        return as_tower(visual.to_empty(device=device).eval().requires_grad_(False))
+    vision = _without_timm_weights(cfg["vision_cfg"])
+    with _build_errors_on_one_line(name), torch.device("meta"):
+        visual = _build_vision_tower(cfg["embed_dim"], vision, cfg.get("quick_gelu", False))
+    return as_tower(visual.to_empty(device=device).eval().requires_grad_(False))
 
 
-def _build(config: ModelConfig) -> nn.Module:
-    """Build a model of the class that open_clip's factory would choose, with random weights from seed 0."""
+def build_model(config: ModelConfig, name: str) -> nn.Module:
+    """Build a model of the class that open_clip's factory would choose, with random weights.
+
+    The weights are drawn with seed 0; the caller's random generator is left as it is.
+
+    Args:
+        config: Validated architecture.
+        name: Name of the backbone, for messages.
+
+    Raises:
+        UserError: open_clip cannot build the architecture, or its text tower needs code.
+    """
     from open_clip import CLIP, CoCa, CustomTextCLIP
 
     arguments = config.model_dump(exclude_unset=True)
@@ -156,8 +163,9 @@ def _build(config: ModelConfig) -> nn.Module:
         _require_known_text_model(hf_model)
         custom, arguments["text_cfg"]["hf_model_pretrained"] = True, False
     built = CLIP if not custom else CustomTextCLIP if config.multimodal_cfg is None else CoCa
-    torch.manual_seed(0)
-    return built(**arguments)
+    with _build_errors_on_one_line(name), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return built(**arguments)
 
 
 def _without_timm_weights(vision: dict) -> dict:
@@ -197,8 +205,6 @@ def _build_errors_on_one_line(name: str) -> Iterator[None]:
     """Turn the errors of open_clip and timm about inconsistent sizes into one line."""
     try:
         yield
-    except UserError:
-        raise
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
         raise UserError(
             f"backbone {name!r}: open_clip cannot build the architecture of its configuration ({first_line(error)}); "

@@ -85,7 +85,7 @@ def read_config(backbone: dict) -> OpenClipConfig:
         config = read_json_as(OpenClipConfig, path, f"{pretrained} cannot be used")
         check_same(name, config.model_cfg, pretrained)
         return config
-    preprocess = _published(_check_tag(name, pretrained)) if form == "tag" else _common_preprocessing(name)
+    preprocess = _preprocessing_of(_check_tag(name, pretrained)) if form == "tag" else _common_preprocessing(name)
     return OpenClipConfig(model_cfg=read_architecture(name), preprocess_cfg=preprocess)
 
 
@@ -151,7 +151,8 @@ def _check_tag(name: str, tag: str) -> dict:
     return published
 
 
-def _published(published: dict) -> PreprocessConfig:
+def _preprocessing_of(published: dict) -> PreprocessConfig:
+    """Return the preprocessing of weights that open_clip lists."""
     given = {key: published[key] for key in RESIZING if published.get(key) is not None}
     return PreprocessConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
@@ -161,7 +162,7 @@ def _common_preprocessing(name: str) -> PreprocessConfig:
     import open_clip
 
     published = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
-    distinct = {_published(cfg) for cfg in published}
+    distinct = {_preprocessing_of(cfg) for cfg in published}
     if len(distinct) == 1:
         return distinct.pop()
     logger.info("%s: published weights do not agree on one preprocessing; open_clip's default is used", name)

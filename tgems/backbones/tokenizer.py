@@ -11,7 +11,7 @@ from tgems.untrusted import is_hub_id, read_json_as
 
 LOCAL = "local-dir:"
 CONFIGS = ("tokenizer_config.json", "config.json")
-SAY_SO = "write 'tokenizer: local-dir:FOLDER' for a folder that you trust, or 'tokenizer: ORG/REPO'"
+CHOOSE_ANOTHER = "write 'tokenizer: local-dir:FOLDER' for a folder that you trust, or 'tokenizer: ORG/REPO'"
 
 
 class WithoutCode(BaseModel):
@@ -59,7 +59,7 @@ def build_tokenizer(text: TextConfig, chosen: str | None = None) -> Callable:
     except (RuntimeError, OSError, ValueError, ImportError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"tokenizer {name!r} cannot be loaded without running code of its own: {first_line(error)}; connect to the "
-            f"internet, or {SAY_SO}"
+            f"internet, or {CHOOSE_ANOTHER}"
         ) from error
 
 

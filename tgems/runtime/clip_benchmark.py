@@ -11,6 +11,7 @@ DEFAULTS = {
     "--pretrained": "default",
     "--output": "{dataset}_{pretrained}_{language}_{task}.json",
 }
+PICKLES = ("pkl", "pickle", "pyd")  # members that webdataset unpickles
 
 
 def load_tgems(model_name: str, pretrained: str = "default", cache_dir: str | None = None, device: str = "cpu"):
@@ -38,9 +39,6 @@ def load_tgems(model_name: str, pretrained: str = "default", cache_dir: str | No
             "clip_benchmark does not give them; export an image-guided policy, or use the workflow"
         )
     return model, model.preprocess, model.tokenizer
-
-
-PICKLES = ("pkl", "pickle", "pyd")
 
 
 def refuse_pickles() -> None:
