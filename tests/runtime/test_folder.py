@@ -54,6 +54,16 @@ def test_saving_again_replaces_a_t_gem_and_nothing_else(make, saved, tmp_path):
         make().save_pretrained(folder / "config.json")
 
 
+def test_what_could_not_be_loaded_is_not_saved(make, saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "g")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    model = make()
+    model.early_exit.about["more"] = {"nested": {}}
+    with pytest.raises(UserError, match="this T-GEM cannot be saved: about.more.* is "):
+        model.save_pretrained(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
 def test_create_model_and_transforms_mirrors_open_clip(saved):
     import open_clip
 

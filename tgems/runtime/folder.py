@@ -5,12 +5,13 @@ model.safetensors    heads and gates
 README.md            model card (tgems/runtime/card.py)
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from tgems.backbones.load import Backbone, build_backbone, preprocessing
@@ -19,7 +20,7 @@ from tgems.backbones.source import find_source
 from tgems.errors import UserError
 from tgems.exits.folders import BUILDERS, build_module, checked_file
 from tgems.profiling.costs import ExitCosts
-from tgems.provenance import commit, digest_file, versions, whole_file, write_json, write_text
+from tgems.provenance import commit, versions, whole_file, write_json, write_text
 from tgems.runtime.card import model_card
 from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
 from tgems.runtime.saved_config import (
@@ -29,6 +30,7 @@ from tgems.runtime.saved_config import (
     TENSORS,
     WAY_OUT,
     SavedConfig,
+    check_config,
     is_saved,
     read_config,
 )
@@ -39,15 +41,12 @@ def save(model: EarlyExitCLIP, folder: Path) -> None:
     """Write a T-GEM's folder, in place of one that it may hold already; its files are whole, config.json comes last.
 
     Raises:
-        UserError: The folder holds something else.
+        UserError: The folder holds something else, or the T-GEM holds something that could not be loaded again.
     """
     folder = Path(folder)
     check_free(folder)
     early, backbone = model.early_exit, model.backbone
-    (folder / CONFIG).unlink(missing_ok=True)  # until the new one stands, there is no T-GEM here
-    with whole_file(folder / TENSORS) as partial:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors_of(early)}, partial)
-    write_text(folder / "README.md", model_card(early, backbone))
+    tensors = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors_of(early)})
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -62,9 +61,14 @@ def save(model: EarlyExitCLIP, folder: Path) -> None:
         "modules": {name: {"kind": _kind(m)} | m.architecture for name, m in _modules(early).items()},
         "calibrations": {name: asdict(point) for name, point in early.calibrations.items()},
         "about": early.about,
-        "model_digest": digest_file(folder / TENSORS),
+        "model_digest": hashlib.sha256(tensors).hexdigest(),
         "recorded": {"versions": versions(), "commit": commit()},
     }
+    check_config(config, folder)  # before an older T-GEM is replaced
+    (folder / CONFIG).unlink(missing_ok=True)  # until the new one stands, there is no T-GEM here
+    with whole_file(folder / TENSORS) as partial:
+        partial.write_bytes(tensors)
+    write_text(folder / "README.md", model_card(early, backbone))
     # Not sorted: the first of the calibrations is the default, which a JSON object keeps by its order alone.
     write_json(folder / CONFIG, config, sort_keys=False)
 

@@ -4,16 +4,17 @@ The folder of a T-GEM may come from a stranger, so nothing in it can name code: 
 tokenizer is a repository id on the Hugging Face hub unless the user chooses a folder.
 """
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, StringConstraints, model_validator
+from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 from tgems.backbones.open_clip_config import ModelConfig
 from tgems.errors import UserError
 from tgems.exits.architecture import Architecture
-from tgems.untrusted import Closed, Digest, Size, file_inside, read_json_as
+from tgems.untrusted import Closed, Digest, Size, explain, file_inside, read_json_as
 
 FORMAT, FORMAT_VERSION = "tgems", 1
 CONFIG, TENSORS = "config.json", "model.safetensors"
@@ -190,6 +191,18 @@ def read_config(folder: Path) -> SavedConfig:
             "install a newer tgems, or export the T-GEM again"
         )
     return read_json_as(SavedConfig, path, WAY_OUT)
+
+
+def check_config(config: dict, folder: Path) -> None:
+    """Refuse to save a configuration that `read_config` would refuse to read.
+
+    Raises:
+        UserError: It holds a key or a value that is not allowed.
+    """
+    try:
+        SavedConfig.model_validate_json(json.dumps(config))
+    except ValidationError as error:
+        raise UserError(f"{folder}: this T-GEM cannot be saved: {explain(error, SavedConfig)}") from None
 
 
 def is_saved(folder: Path) -> bool:
