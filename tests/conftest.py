@@ -18,7 +18,8 @@ DEMO = {"pretrained": f"local-dir:{ROOT}/assets/backbones/demo-vit-8"}
 def variant(heads: int = 8, gates: int = 4, **changes) -> dict:
     """What `module_costs` reads of a variant."""
     hidden = {"heads": {"hidden": heads}, "image_gates": {"hidden": gates}, "bank_gates": {"hidden": gates}}
-    return {"exits": "all", "summary": "cls_and_patches"} | hidden | changes
+    own = {"exits": "all", "summary": {"grid": 2}, "training": {"scheme": "staged"}}
+    return own | hidden | changes
 
 
 def options(stage: str, **changes) -> dict:

@@ -60,6 +60,14 @@ def test_shipped_configurations_are_valid_and_completed(name):
         ({"guidance": [], "policies": ["full", "random"]}, "draws from a T-GEM's exit histogram"),
         ({"policies": ["full", "own.py:Own"]}, "there is no file 'own.py'"),
         ({"variants": {"a": {"heads": {"hiden": 1}}}}, "unknown key 'hiden' at variants.a.heads"),
+        ({"summary": {"grid": 5}}, "summary.grid 5 is too fine for backbone 'demo-vit-8', which has 4 x 4 positions"),
+        ({"variants": {"a": {"summary": {"grid": 9}}}}, "summary.grid 9 is too fine for backbone 'demo-vit-8'"),
+        (
+            {"backbones": {"b": {"model": "RN50", "pretrained": "random"}}, "summary": {"grid": 15}},
+            "summary.grid 15 is too fine for backbone 'b', which has 14 x 14 positions",
+        ),
+        ({"summary": {"grid": -1}}, "summary.grid: -1 is less than the minimum of 0"),
+        ({"summary": "cls"}, "summary: 'cls' is not of type 'object'"),
         ({"variants": {"a": {"exits": [9]}}}, "expected some of blocks 1 to 7"),
         ({"variants": {"a": {"exits": "last_half"}}, "rate_targets": [0.45]}, "variant 'a'"),
         ({"calibration": ["transfer"]}, "calibration"),
@@ -221,6 +229,6 @@ def test_every_key_is_described_closed_and_in_the_readme():
         assert part["description"] in row, f"{place} in configs/README.md"
         if part.get("type") != "object" and "default" in part:
             default = part["default"]
-            shown = ", ".join(default) if isinstance(default, list) else str(default)
+            shown = ", ".join(map(str, default)) if isinstance(default, list) else str(default)
             shown = shown.lower() if isinstance(default, bool) else shown
             assert f"| {shown} |" in row, f"default of {place} in configs/README.md"

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import yaml
 
-from tgems.backbones.config import check_supported, model_config
+from tgems.backbones.config import check_supported, model_config, positions_at_exits
+from tgems.backbones.summary_grid import require_grid
 from tgems.data.entries import complete_entries
 from tgems.errors import UserError, nearest
 from tgems.exits.names import POLICY_NAMES
 from tgems.profiling.costs import ExitCosts, check_targets, module_costs
 
-VARIED = ("rate_targets", "summary", "exits", "heads", "image_gates", "bank_gates", "confidence_gates")
+VARIED = (
+    *("rate_targets", "summary", "exits", "training", "heads", "image_gates", "bank_gates", "confidence_gates"),
+    "joint",
+)
 
 
 def complete_config(config: dict, schema_file: Path) -> dict:
@@ -54,7 +58,7 @@ def costs_of(config: dict, backbone: str, variant: str) -> ExitCosts | None:
 
 def _variant(config: dict, changes: dict) -> dict:
     """All options of a variant: the configuration's own, but for its changes."""
-    own = {key: config[key] for key in VARIED}
+    own = {key: config[key] for key in VARIED} | {"training": {"scheme": config["training"]["scheme"]}}
     return own | {k: own[k] | v if isinstance(v, dict) else v for k, v in changes.items()}
 
 
@@ -138,8 +142,12 @@ def _check_backbone(name: str, config: dict) -> None:
     Where there is no closed form, the count of MACs checks the targets.
     """
     backbone = config["backbones"][name]
-    check_supported(model_config(backbone), backbone.get("model") or backbone["pretrained"])
+    model_cfg = model_config(backbone)
+    check_supported(model_cfg, backbone.get("model") or backbone["pretrained"])
+    positions = positions_at_exits(model_cfg)
     for variant in config["variants"]:
+        if positions is not None:
+            require_grid(config["variants"][variant]["summary"]["grid"], positions, f"backbone {name!r}")
         costs = costs_of(config, name, variant)
         if costs is not None:
             owner = f"backbone {name!r}, variant {variant!r}"

@@ -51,7 +51,7 @@ def shapes(tower: Tower) -> tuple[tuple, list, list]:
     summaries, embeddings = [], []
     for k in (0, tower.depth - 1) if tower.accepts_raw else range(tower.depth):
         state = tower.block(k, state)
-        summaries.append(tuple(tower.summarise(state).shape))
+        summaries.append(tuple(tower.summarise(state, (2,)).shape))
         if tower.accepts_raw or k == tower.depth - 1:
             embeddings.append(tuple(tower.finish(state).shape))
     return tower.widths, summaries, embeddings
@@ -60,19 +60,18 @@ def shapes(tower: Tower) -> tuple[tuple, list, list]:
 @pytest.fixture(scope="module")
 def walked():
     """Name -> (refusal by configuration, refusal by tower, what a forward pass yields) of every open_clip model."""
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(timm.layers.weight_init, "_trunc_normal_", lambda tensor, *_: tensor)  # slow without values
     seen, outcome = {}, {}
-    for name in open_clip.list_models():
-        cfg = architecture(name)
-        key = json.dumps([cfg["embed_dim"], cfg["vision_cfg"]], sort_keys=True)
-        if key not in seen:
-            visual = on_meta(cfg).eval().requires_grad_(False)
-            told = refusal(as_tower, visual)
-            seen[key] = (told, None if told else shapes(as_tower(visual)))
-        told, forward = seen[key]
-        outcome[name] = (refusal(check_supported, cfg, name), told, forward)
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(timm.layers.weight_init, "_trunc_normal_", lambda tensor, *_: tensor)  # slow without values
+        for name in open_clip.list_models():
+            cfg = architecture(name)
+            key = json.dumps([cfg["embed_dim"], cfg["vision_cfg"]], sort_keys=True)
+            if key not in seen:
+                visual = on_meta(cfg).eval().requires_grad_(False)
+                told = refusal(as_tower, visual)
+                seen[key] = (told, None if told else shapes(as_tower(visual)))
+            told, forward = seen[key]
+            outcome[name] = (refusal(check_supported, cfg, name), told, forward)
     return outcome
 
 
@@ -91,7 +90,7 @@ def test_every_supported_tower_yields_summaries_and_embeddings(walked):
             continue
         widths, summaries, embeddings = forward
         assert len(widths) >= 4, name
-        assert summaries == [(2, 2, w) for w in (widths if len(set(widths)) > 1 else widths[:2])], name
+        assert summaries == [(2, 1 + 4, w) for w in (widths if len(set(widths)) > 1 else widths[:2])], name
         assert set(embeddings) == {(2, architecture(name)["embed_dim"])}, name
 
 
@@ -141,6 +140,16 @@ def test_the_last_exit_is_the_encoder_bit_for_bit_and_images_may_be_dropped(name
     assert torch.isfinite(whole).all()
     for part in kept:
         assert torch.allclose(tower.finish(part), whole[[1]], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
+def test_summaries_of_every_family_hold_the_grids_that_are_asked_for(name):
+    tower = as_tower(on_meta(architecture(name)).eval().requires_grad_(False))
+    state = tower.stem(torch.empty(2, 3, *tower.image_size, device="meta"))
+    for k in range(tower.depth):
+        state = tower.block(k, state)
+        assert tower.summarise(state, (0, 1, 2)).shape == (2, 1 + 1 + 4, tower.widths[k])
+        assert tower.summarise(state, ()).shape == tower.summarise(state, (0,)).shape == (2, 1, tower.widths[k])
 
 
 SMALL = {"ViT-L-14-CLIPA": {"layers": 3, "image_size": 112}, "coca_ViT-B-32": {"layers": 4}}

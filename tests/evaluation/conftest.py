@@ -12,20 +12,22 @@ from tgems.evaluation.inputs import Split
 from tgems.evaluation.rows import endpoint_rows, mean_over_seeds, policy_rows
 from tgems.evaluation.thresholds import fit_policies
 from tgems.evaluation.wins import curves_of
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
+from tgems.exits.bank_modules import BankGates
+from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 from tgems.exits.outputs import ExitModules
 from tgems.exits.registry import POLICIES
 from tgems.features.cache import load_features
 from tgems.profiling.costs import module_costs
 
 TARGETS = [0.45, 0.8]
+S = 5 * 64
 
 
 def random_modules(seed: int) -> ExitModules:
     """Untrained modules for the demo backbone's seven exits."""
     torch.manual_seed(seed)
-    image = {t: LookaheadGates(7, 128, 4, [k / 8 for k in range(1, 9)]) for t in TARGETS}
-    return ExitModules(ExitHeads(7, 128, 8, 64), image, BankGates(7, 128, 4), ImageGates(7, 128, 4))
+    image = {t: LookaheadGates(7, S, 4, [k / 8 for k in range(1, 9)]) for t in TARGETS}
+    return ExitModules(ExitHeads(7, S, 8, 64), image, BankGates(7, S, 4), ImageGates(7, S, 4))
 
 
 @pytest.fixture(scope="session", params=["digits", "scenes"])

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
+from tgems.exits.bank_modules import BankGates
+from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 from tgems.exits.outputs import ExitModules, ExitOutputs
 from tgems.profiling.costs import ExitCosts
 

@@ -14,12 +14,14 @@ from tgems.evaluation.rows import policy_rows
 from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.thresholds import fit_policies, usable
 from tgems.exits.bank_gates import train_bank_gates
+from tgems.exits.bank_modules import BankGates, break_even_price
 from tgems.exits.image_gates import hit_probabilities, train_image_gates, train_lookahead
 from tgems.exits.layers import ExitNorm
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates, break_even_price
+from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.exits.outputs import ExitModules
+from tgems.exits.pairs import Pairs
 from tgems.exits.registry import POLICIES
-from tgems.exits.train import Pairs, embed, train_confidence_gates, train_heads
+from tgems.exits.train import embed, train_confidence_gates, train_heads
 from tgems.features.cache import FeatureSet
 from tgems.features.encode import encode_images
 from tgems.features.rows import Rows
@@ -28,7 +30,14 @@ from tgems.profiling.count import trace_modules
 from tgems.profiling.macs import count_encoder
 
 SIZES = {"hidden": 8, "passes": 1, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.0}
-HEADS = SIZES | {"text": 1.0, "mixed_gallery": True, "similarity": 0.5, "distill": 1.0, "rate_target": 0}
+HEADS = SIZES | {
+    "text": 1.0,
+    "mixed_gallery": True,
+    "similarity": 0.5,
+    "distill": 1.0,
+    "rate_target": 0,
+    "whiten": True,
+}
 IMAGE = SIZES | {"temperature": 0.05, "foresight_passes": 1, "foresight_learning_rate": 1e-3, "entropy": 0.0}
 IMAGE |= {"regularizer": "lagrangian", "kappa": 5.0, "eta": 0.02, "lambda": 1.0}
 BANK = SIZES | {"pass_over": 0.5, "largest_bank": 16, "banks_per_image": 1, "bank_batch_size": 16}
@@ -60,7 +69,8 @@ def trained(request):
     encoded = encode_images(tower, torch.randn(n, 3, *tower.image_size), blocks)
     frame = pd.DataFrame({"image": range(n), "text": range(n), "caption": [f"number {i}" for i in range(n)]})
     widths = list(tower.widths[:-1])
-    manifest = {"blocks": list(blocks), "widths": widths, "logit_scale": 10.0, "n": n, "shards": {}, "prompts": ""}
+    manifest = {"blocks": list(blocks), "widths": widths, "grids": [2], "logit_scale": 10.0, "n": n, "prompts": ""}
+    manifest["shards"] = {}
     texts = F.normalize(torch.randn(n, 8), dim=-1)
     samples = pd.DataFrame({"key": [str(i) for i in range(n)], "label": None})
     raw = None if encoded.raw_embeddings is None else Rows((encoded.raw_embeddings[:, :-1],))
@@ -158,9 +168,9 @@ def test_exits_of_a_choice_are_filled_up_to_their_own_widest(trained):
     tower, features, _, _ = trained
     if tower.accepts_raw:
         pytest.skip("all exits are as wide as each other")
-    some = features.at_exits((1, 2, 4), 2 * tower.widths[1])
-    w, whole = tower.widths[1], features.summaries[:].unflatten(-1, (2, -1))
-    assert torch.equal(some.summaries[:].unflatten(-1, (2, -1)), whole[:, :2, :, :w])
+    some = features.at_exits((1, 2, 4), 5 * tower.widths[1])
+    w, whole = tower.widths[1], features.summaries[:].unflatten(-1, (5, -1))
+    assert torch.equal(some.summaries[:].unflatten(-1, (5, -1)), whole[:, :2, :, :w])
     assert some.manifest["widths"] == list(tower.widths[:2]) and some.widths == tower.widths[:2]
     one = features.at_exits((1, 4), tower.widths[0])
     assert one.widths is None and torch.equal(one.summaries[:], whole[:, :1, 0, : tower.widths[0]])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates, bank_features
+from tgems.exits.bank_modules import BankGates, bank_features
+from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 from tgems.exits.sizes import BANK_FEATURES, bank_gate_inputs
 
 

@@ -17,7 +17,7 @@ from tgems.profiling.costs import module_costs, write_costs
 def _train(features, macs, out):
     """Every kind of module, a pass or two each -> weights by kind."""
     small = {"passes": 2, "batch_size": 16}
-    run_heads(features, macs, options("heads", hidden=4, **small), 0, f"{out}/heads")
+    run_heads(features, macs, options("heads", hidden=4, products="float32", **small), 0, f"{out}/heads")
     heads = [f"{out}/heads"]
     image = options("image_gates", foresight_passes=1, **small)
     run_lookahead(features, macs, heads, image, [0], [f"{out}/lookahead"])

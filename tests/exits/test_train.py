@@ -9,15 +9,16 @@ from tgems.errors import UserError
 from tgems.exits.bank_gates import draw_bank_examples, train_bank_gates, worth_of_going_on
 from tgems.exits.folders import load_module
 from tgems.exits.image_gates import hard_rate, hit_probabilities, train_image_gates, train_lookahead
+from tgems.exits.pairs import Pairs
 from tgems.exits.stage import Training, run_heads
-from tgems.exits.train import Pairs, embed, train_confidence_gates, train_heads
+from tgems.exits.train import embed, train_confidence_gates, train_heads
 from tgems.features.cache import load_features
 from tgems.profiling.costs import ExitCosts, module_costs, write_costs
 
 RATES = torch.tensor([0.25, 0.5, 0.75, 1.0])
 
 
-HEADS = options("heads", passes=40, batch_size=64, hidden=16, learning_rate=0.01)
+HEADS = options("heads", passes=40, batch_size=64, hidden=16, learning_rate=0.01, weight_decay=0.05)
 
 
 def toy_pairs(n=600, seed=0) -> Pairs:
@@ -55,7 +56,8 @@ def test_heads_learn_what_their_exit_shows(trained):
     assert right[:, 2].float().mean() > 0.95
 
 
-GATES = {"batch_size": 64, "hidden": 8, "bank_size": 10, "foresight_passes": 20, "passes": 20}
+GATES = {"batch_size": 64, "hidden": 8, "bank_size": 10, "passes": 20}
+GATES |= {"foresight_passes": 20, "foresight_learning_rate": 0.006}
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +180,7 @@ def test_a_diverging_loss_stops_the_run(trained):
     pairs = toy_pairs(64)
     pairs.summaries[3] = torch.nan
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        train_heads(pairs, RATES, options("heads", passes=1, hidden=4), 0)
+        train_heads(pairs, RATES, options("heads", passes=1, hidden=4, whiten=False), 0)
 
 
 def test_modules_come_back_from_their_folder_and_know_their_backbone(demo_features, tmp_path):
@@ -187,7 +189,7 @@ def test_modules_come_back_from_their_folder_and_know_their_backbone(demo_featur
     run_heads(source, str(tmp_path / "macs.json"), chosen, 0, str(tmp_path / "heads"))
     data = Training.read(source, str(tmp_path / "macs.json"))
     features = data.features
-    assert features.summaries.shape[1:] == (2, 128)
+    assert features.summaries.shape[1:] == (2, 5 * 64)
     assert torch.equal(features.summaries[:], load_features(source).summaries[:][:, [1, 4]])
     heads = load_module(tmp_path / "heads", features.manifest["weights"])
     direct, _ = train_heads(data.pairs, data.rates, chosen, 0)

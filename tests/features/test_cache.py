@@ -5,10 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tgems.data.webdataset import read_shard, shard_paths
+from tgems.data.webdataset import SplitFiles, read_shard, shard_paths
 from tgems.errors import UserError
+from tgems.exits.sizes import summary_dim
 from tgems.features.cache import load_features
 from tgems.features.encode import encode_images
+from tgems.features.extract import extract_features
+from tgems.features.shards import Encoding
 
 
 def test_cache_holds_what_the_encoder_says(demo_backbone, demo_data, demo_features):
@@ -21,6 +24,37 @@ def test_cache_holds_what_the_encoder_says(demo_backbone, demo_data, demo_featur
     assert features.samples["key"].tolist() == [s.key for s in drawn]
     assert features.captions["caption"].tolist() == [c for s in drawn for c in s.captions]
     assert len(features.text_embeddings) == len(features.captions)
+
+
+@pytest.fixture(scope="module")
+def by_grids(demo_backbone, demo_data, tmp_path_factory):
+    """Grids -> features of `digits` extracted with them."""
+    root, split = tmp_path_factory.mktemp("grids"), SplitFiles.of_folder(demo_data / "digits/test")
+    features = {}
+    for grids in ((1, 2), (1,), (2,), ()):
+        folder = root / f"grids-{'-'.join(map(str, grids))}"
+        extract_features(demo_backbone, split, "zeroshot_classification", folder, Encoding(grids=grids))
+        features[grids] = load_features(folder)
+    return features
+
+
+@pytest.mark.parametrize("grid", [0, 1, 2])
+@pytest.mark.parametrize("blocks", [(1, 2, 3, 4, 5, 6, 7, 8), (2, 5, 8)])
+def test_a_variant_s_grid_is_one_of_those_extracted(by_grids, grid, blocks):
+    dim = summary_dim({"grid": grid}, 64)
+    alone, ours = by_grids[(grid,) if grid else ()], by_grids[1, 2].at_exits(blocks, dim)
+    assert alone.summaries.shape == (70, 7, dim) and ours.summaries.shape == (70, len(blocks) - 1, dim)
+    assert torch.equal(ours.summaries[:], alone.summaries[:][:, [block - 1 for block in blocks[:-1]]])
+    assert torch.equal(ours.summaries[:], alone.at_exits(blocks, dim).summaries[:])
+    assert ours.manifest["grids"] == ([grid] if grid else [])
+
+
+def test_a_grid_that_was_not_extracted_is_named(by_grids):
+    whole = by_grids[1, 2]
+    with pytest.raises(UserError, match=r"extracted with grids \[1, 2\] of means, but grid 3 is wanted"):
+        whole.at_exits(whole.manifest["blocks"], summary_dim({"grid": 3}, 64))
+    with pytest.raises(UserError, match=r"extracted with grids \[\] of means, but grid 2 is wanted"):
+        by_grids[()].at_exits(whole.manifest["blocks"], summary_dim({"grid": 2}, 64))
 
 
 def test_clusters_cover_every_image(demo_features):

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from tgems.data.demo import samples
+from tgems.errors import UserError
 from tgems.features.encode import class_embeddings, encode_images, encode_texts
 
 
@@ -31,10 +32,20 @@ def test_intermediates_equal_forward_intermediates(demo_backbone, images):
         theirs = demo_backbone.model.visual.forward_intermediates(
             images, output_fmt="NLC", intermediates_only=True, output_extra_tokens=True
         )
-    ours = encode_images(demo_backbone.tower, images, demo_backbone.blocks).summaries
+    ours = encode_images(demo_backbone.tower, images, demo_backbone.blocks, grids=(1, 2)).summaries
     for k in range(7):
         patches, prefix = theirs["image_intermediates"][k], theirs["image_intermediates_prefix"][k]
-        assert torch.equal(ours[:, k], torch.cat((prefix[:, 0], patches.mean(1)), -1))
+        assert torch.equal(ours[:, k, :64], prefix[:, 0])
+        assert torch.allclose(ours[:, k, 64:128], patches.mean(1), atol=1e-6)
+        rows = patches.unflatten(1, (4, 4))
+        for cell, (i, j) in enumerate([(0, 0), (0, 2), (2, 0), (2, 2)]):
+            mean = rows[:, i : i + 2, j : j + 2].mean((1, 2))
+            assert torch.allclose(ours[:, k, 64 * (2 + cell) : 64 * (3 + cell)], mean, atol=1e-6)
+
+
+def test_a_grid_finer_than_the_positions_is_refused(demo_backbone, images):
+    with pytest.raises(UserError, match="summary.grid 5 is too fine for VisionTransformer, which has 4 x 4 positions"):
+        encode_images(demo_backbone.tower, images, demo_backbone.blocks, grids=(5,))
 
 
 def test_fewer_exits_are_a_choice_of_all(demo_backbone, images):
@@ -46,7 +57,7 @@ def test_fewer_exits_are_a_choice_of_all(demo_backbone, images):
 def test_raw_embeddings_end_in_the_embedding(demo_backbone, images):
     encoded = encode_images(demo_backbone.tower, images, demo_backbone.blocks)
     assert torch.equal(encoded.raw_embeddings[:, -1], encoded.embeddings)
-    assert encoded.summaries.shape == (6, 7, 128)
+    assert encoded.summaries.shape == (6, 7, 5 * 64)
 
 
 def test_class_embeddings_equal_clip_benchmark(demo_backbone):

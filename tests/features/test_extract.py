@@ -45,7 +45,7 @@ def _equal(a, b):
 
 def test_one_grey_image_of_odd_shape_is_fine(demo_backbone, tmp_path):
     extract_features(demo_backbone, _split(tmp_path / "d", [_png()]), CLASSIFY, tmp_path / "f", Encoding())
-    assert load_features(tmp_path / "f").summaries.shape == (1, 7, 128)
+    assert load_features(tmp_path / "f").summaries.shape == (1, 7, 5 * 64)
 
 
 @pytest.mark.parametrize(

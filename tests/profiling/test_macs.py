@@ -7,7 +7,8 @@ from torch import nn
 from tgems.backbones.config import architecture, model_config
 from tgems.backbones.load import build_image_tower
 from tgems.errors import UserError
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
+from tgems.exits.bank_modules import BankGates
+from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 from tgems.exits.sizes import BANK_FEATURES, exit_blocks
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import module_costs, read_costs
@@ -38,12 +39,14 @@ def test_vit_b_32_by_hand():
 
 def test_modules_cost_what_fvcore_counts():
     costs = module_costs(model_config(DEMO), variant(128, 32))
-    s, bank = torch.zeros(1, 1, 128), torch.zeros(1, 1, BANK_FEATURES)
-    assert count_macs(ExitHeads(1, 128, 128, 64), (s,)).macs == costs.head[0]
-    assert count_macs(ImageGates(1, 128, 32), (s,)).macs == costs.confidence_gate[3]
-    assert count_macs(BankGates(1, 128, 32), (s, bank, torch.ones(1))).macs == costs.bank_gate[6]
-    every = LookaheadGates(7, 128, 32, [k / 8 for k in range(1, 9)])
-    assert count_macs(every, (torch.zeros(1, 7, 128),)).macs == sum(costs.image_gate)
+    dim = 5 * 64
+    assert (costs.summary_dim, costs.width, costs.grid) == (dim, 64, 2)
+    s, bank = torch.zeros(1, 1, dim), torch.zeros(1, 1, BANK_FEATURES)
+    assert count_macs(ExitHeads(1, dim, 128, 64), (s,)).macs == costs.head[0]
+    assert count_macs(ImageGates(1, dim, 32), (s,)).macs == costs.confidence_gate[3]
+    assert count_macs(BankGates(1, dim, 32), (s, bank, torch.ones(1))).macs == costs.bank_gate[6]
+    every = LookaheadGates(7, dim, 32, [k / 8 for k in range(1, 9)])
+    assert count_macs(every, (torch.zeros(1, 7, dim),)).macs == sum(costs.image_gate)
     assert costs.image_guided()[0] * costs.full == pytest.approx(costs.encoder[0] + costs.head[0] + costs.image_gate[0])
     assert costs.image_guided()[-1] * costs.full == pytest.approx(costs.full + sum(costs.image_gate))
 
@@ -55,7 +58,7 @@ def test_stage_writes_what_it_counted(tmp_path):
 
 
 def test_fewer_exits_and_smaller_summaries_cost_less(tmp_path):
-    chosen = variant(0, 32, exits="every_other", summary="cls")
+    chosen = variant(0, 32, exits="every_other", summary={"grid": 0})
     count_backbone(DEMO, build_image_tower(DEMO), chosen, [0.9], tmp_path / "macs.json")
     costs, whole = read_costs(tmp_path / "macs.json"), module_costs(model_config(DEMO), variant(128, 32))
     assert costs.blocks == (2, 4, 6, 8) and costs.encoder == whole.encoder[1::2]
@@ -137,6 +140,7 @@ def test_table_of_no_model_is_one_line(capsys, model, message):
 
 def test_table_uses_the_configurations_defaults():
     schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["properties"]
-    assert MODULES["exits"] == schema["exits"]["default"] and MODULES["summary"] == schema["summary"]["default"]
+    assert MODULES["exits"] == schema["exits"]["default"] and schema["summary"]["default"] == {}
+    assert MODULES["summary"] == {name: one["default"] for name, one in schema["summary"]["properties"].items()}
     for name in ("heads", "image_gates", "bank_gates"):
         assert MODULES[name]["hidden"] == schema[name]["properties"]["hidden"]["default"]

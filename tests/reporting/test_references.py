@@ -14,7 +14,7 @@ def _points(*values):
         {"backbone": b, "dataset": d, "policy": p, "metric": m, "value": v, "ci_low": v, "ci_high": v, "n": 1000}
         for b, d, p, m, v in values
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(score_normalisation="none")
 
 
 POINTS = _points(

@@ -22,6 +22,7 @@ def points(dataset: str) -> pd.DataFrame:
     rows = []
     for metric in DATASETS[dataset]:
         common = {"backbone": "demo", "variant": "default", "dataset": dataset, "metric": metric, "gmacs": 0.1}
+        common["score_normalisation"] = "none"
         rows.append(common | {"policy": "full", "rate": 1.0, "value": 0.9})
         for seed in ("0", "1", "mean"):
             rows += [

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tgems.backbones.config import model_config
 from tgems.data.webdataset import read_shard, shard_paths
-from tgems.evaluation.inputs import Split, load_modules
+from tgems.evaluation.inputs import Split, Trained
 from tgems.evaluation.stage import run_evaluation, run_thresholds
 from tgems.evaluation.thresholds import from_json
 from tgems.exits.names import POLICY_NAMES
@@ -49,11 +49,11 @@ def _evaluate(root, data, features) -> list[str]:
     """Thresholds and tables of both data sets; `scenes` stands for the training domain."""
     macs, exits = f"{root}/profiling/demo/default/macs.json", f"{root}/exits/demo/default"
     common = {"exits": exits, "seeds": [0], "rate_targets": [RATE], "policies": POLICIES, "gates": GATES}
-    common |= {"directions": ["image_to_text", "text_to_image"]}
+    common |= {"directions": ["image_to_text", "text_to_image"], "scheme": "staged", "score_normalisation": ["none"]}
     folders = {name: root / f"evaluation/demo/default/{name}" for name in ("scenes", "digits")}
     for name, folder in folders.items():
         out = {"thresholds": folder / "thresholds.json", "curves": folder / "curves.parquet"}
-        run_thresholds(features / name, macs, out, **common)
+        run_thresholds(features / name, macs, [], out, query_bank={}, **common)
     for name, folder in folders.items():
         thresholds = {"in_domain": folder / "thresholds.json"}
         thresholds |= {"transfer": folders["scenes"] / "thresholds.json"} if name == "digits" else {}
@@ -67,6 +67,7 @@ def _evaluate(root, data, features) -> list[str]:
             thresholds,
             curves,
             macs,
+            [],
             out,
             about,
             bootstrap_resamples=20,
@@ -85,7 +86,7 @@ def results(demo_data, demo_features, tmp_path_factory):
     folders = _evaluate(root, demo_data, demo_features)
     config = {
         "backbones": {"demo": DEMO},
-        "variants": {"default": {"rate_targets": [RATE]}},
+        "variants": {"default": {"rate_targets": [RATE], "training": {"scheme": "staged"}}},
         "seeds": [0],
         "policies": POLICIES,
         "datasets": {"scenes": {}, "digits": {}},
@@ -126,7 +127,8 @@ def split_of(results):
 
     def read(folder: Path) -> Split:
         costs, features = read_costs(results / "profiling/demo/default/macs.json"), load_features(folder)
-        modules = load_modules(results / "exits/demo/default", 0, [RATE], GATES, features.manifest["weights"])
+        trained = Trained(results / "exits/demo/default", [0], [RATE], GATES, "staged")
+        modules = trained.shared(0, features.manifest["weights"])
         return Split(features.at_exits(costs.blocks, costs.summary_dim), costs, modules, 0)
 
     return read

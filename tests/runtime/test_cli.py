@@ -234,7 +234,7 @@ def test_compare_says_what_moved(results, tmp_path):
     moved = points.assign(**{k: points[k].where(~chosen, points[k] + 2) for k in ("value", "ci_low", "ci_high")})
     moved.to_csv(other / "tables/tradeoff.csv", index=False)
     output = tgems("compare", results, other, code=3)
-    assert re.search(r"demo default digits tgem transfer 0\.6 0 acc1 +\d.\d{4} +\d.\d{4} +\+2\.0000", output)
+    assert re.search(r"demo default digits tgem transfer none 0\.6 0 acc1 +\d.\d{4} +\d.\d{4} +\+2\.0000", output)
     assert "1 moved" in output
     points[points["policy"].ne("hull")].to_csv(other / "tables/tradeoff.csv", index=False)
     assert re.search(r"demo digits hull +\d+ +0", tgems("compare", results, other, code=3))

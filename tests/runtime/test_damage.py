@@ -66,7 +66,8 @@ def spoil(state: dict) -> None:
 
 VALID, LINEAR = "config.json: not valid JSON", "heads.linear.weight"
 DAMAGE = {
-    "newer": (put("format_version", to=2), "format version 2, this tgems reads 1"),
+    "newer": (put("format_version", to=3), "format version 3, this tgems reads 2"),
+    "older": (put("format_version", to=1), "format version 1, this tgems reads 2"),
     "foreign": (put("format", to="other"), "format is 'other', not 'tgems'"),
     "unknown": (put("colour", to=1), "unknown key 'colour' at the top level; known"),
     "missing": (put("rates", to=...), "key 'rates' is missing at the top level"),
@@ -97,8 +98,9 @@ DAMAGE = {
         r"costs are of exits .*, which the backbone of 8 blocks does not have",
     ),
     "other widths": (put("costs", "widths", 0, to=32), "costs are of exits .* of widths .32, 64"),
-    "no widths": (put("modules", "heads", "widths", to=[]), r"widths \[\] do not fit 7 exits and summary_dim 128"),
-    "wide": (put("costs", "widths", 0, to=100), "costs.summary_dim 128 is no multiple"),
+    "no widths": (put("modules", "heads", "widths", to=[]), r"widths \[\] do not fit 7 exits and summary_dim 320"),
+    "wide": (put("costs", "widths", 0, to=100), "costs.summary_dim 320 is no multiple"),
+    "no grid": (put("costs", "summary_dim", to=192), "a summary of 3 parts does not consist of"),
     "no thresholds": (put("calibrations", to={}), r"calibrations is \{\}"),
     "NaN threshold": (put("calibrations", "scenes", "threshold", to=float("nan")), "scenes.threshold is "),
     "infinite threshold": (put("calibrations", "scenes", "threshold", to=float("inf")), "scenes.threshold is "),

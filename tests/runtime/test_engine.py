@@ -199,8 +199,8 @@ class EveryOther(ExitRule):
         return torch.arange(len(summaries)).remainder(2).float()
 
 
-@pytest.mark.parametrize("summary", ["cls", "cls_and_patches"])
-def test_exits_of_different_widths(summary):
+@pytest.mark.parametrize("grid", [0, 1, 3])
+def test_exits_of_different_widths(grid):
     from tgems.backbones.load import build_image_tower
     from tgems.features.encode import encode_images
 
@@ -212,13 +212,13 @@ def test_exits_of_different_widths(summary):
         buffer.fill_(1.0 if name.endswith("var") else 0.0)
     images, blocks = torch.randn(3, 3, *tower.image_size), (1, 2, 3, 4)
     widths = [tower.widths[b - 1] for b in blocks[:-1]]
-    dim = max(widths) * (1 if summary == "cls" else 2)
+    dim = max(widths) * (1 + grid**2)
     heads = ExitHeads(3, dim, 4, 8, widths).eval().requires_grad_(False)
     nn.init.normal_(heads.down.weight)
     rule = EveryOther(heads)
     rule.threshold = 0.5
     tower.finish = lambda state: state.mean((2, 3))[:, :8]
-    theirs = heads(encode_images(tower, images, blocks).summaries[..., :dim])
-    got = encode_early(tower, rule, images, blocks, (0, 1), Sizes(max(widths), dim, 8), chunk=3)
+    theirs = heads(encode_images(tower, images, blocks, [grid]).summaries)
+    got = encode_early(tower, rule, images, blocks, (0, 1), Sizes(max(widths), grid, 8), chunk=3)
     assert got.exits.tolist() == [3, 0, 1]
     assert torch.allclose(got.embeddings[[1, 2]], theirs[[1, 2], [0, 1]], atol=1e-5)

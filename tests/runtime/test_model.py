@@ -5,8 +5,9 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from tgems.errors import UserError
-from tgems.exits import modules
-from tgems.exits.modules import BankGates, ExitHeads, LookaheadGates
+from tgems.exits import bank_modules
+from tgems.exits.bank_modules import BankGates
+from tgems.exits.modules import ExitHeads, LookaheadGates
 from tgems.exits.registry import POLICIES
 from tgems.runtime.rules import BANK_RULES, ImageRule
 
@@ -104,8 +105,8 @@ def test_it_is_frozen_and_behaves_as_open_clip_s(make, known, demo_backbone):
 
 def test_rules_stay_on_an_accelerator(monkeypatch):
     """There may be no GPU: fake tensors refuse operations that mix devices."""
-    grid = modules._price_grid(40)
-    monkeypatch.setattr(modules, "_price_grid", lambda n: grid)
+    grid = bank_modules._price_grid(40)
+    monkeypatch.setattr(bank_modules, "_price_grid", lambda n: grid)
     gates = LookaheadGates(3, 16, 4, [0.2, 0.4, 0.6, 1.0])
     heads, bank_gates = ExitHeads(3, 16, 4, 6), BankGates(3, 16, 4)
     rules = [ImageRule(heads, gates), *(rule(heads, 10.0, bank_gates) for rule in BANK_RULES.values())]

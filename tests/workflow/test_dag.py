@@ -29,9 +29,9 @@ def test_pretraining_is_its_own_target_and_writes_below_results(project):
     assert all(line.split(": ")[1].startswith("results/") for line in output.splitlines() if "    output:" in line)
 
 
-def upstream(project) -> dict[str, set[str]]:
+def upstream(project, *arguments: str) -> dict[str, set[str]]:
     """Rule -> labels (rule and wildcards) of every job that its jobs depend on, directly or not."""
-    dot = snakemake(project, "--dag", "dot", "--forceall").stdout
+    dot = snakemake(project, "--dag", "dot", "--forceall", *arguments).stdout
     labels = dict(re.findall(r'(\d+)\[label = "([^"]*)"', dot))
     needs: dict[str, list[str]] = {}
     for source, target in re.findall(r"(\d+) -> (\d+)", dot):
@@ -50,8 +50,10 @@ def upstream(project) -> dict[str, set[str]]:
     return found
 
 
-def test_no_test_split_reaches_training_or_thresholds(project):
-    found = upstream(project)
+@pytest.mark.parametrize("name", ["paper", "rehearsal"])
+def test_no_test_split_reaches_training_or_thresholds(project, name):
+    """Of the demo, whose splits are encoded by one job, tests/workflow/test_smoke.py says the same by files."""
+    found = upstream(project, "--configfile", f"configs/{name}.yaml")
 
     def splits(rule):
         return {re.search(r"split: (\w+)", label)[1] for label in found[rule] if "split: " in label}
@@ -102,4 +104,6 @@ def test_a_set_without_validation_images_is_calibrated_elsewhere(project):
     own = "{source: demo, task: zeroshot_classification, splits: {validation: none}, calibration: [transfer]}"
     jobs = planned(snakemake(project, "-n", "--config", f"datasets={{digits: {own}}}").stdout)
     assert jobs["evaluate"] == 10 and jobs["fit_thresholds"] == 8
-    assert jobs["extract_features"] == 2 * (5 * 2 + 1 - 1) and jobs["generate_demo"] == 10
+    encoding = {name: n for name, n in jobs.items() if name.startswith("extract")}
+    assert encoding == {"extract_training_features": 2, "extract_demo_features": 6, "extract_features": 2}
+    assert jobs["generate_demo"] == 10

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from tgems.backbones.install import install
 from tgems.backbones.load import load_backbone
 from tgems.data.webdataset import Prompts, write_prompts
 from tgems.exits.names import POLICY_NAMES
-from tgems.provenance import read_json
+from tgems.provenance import digest_file, read_json
 
 pytestmark = pytest.mark.workflow
 SMOKE = ("--configfile", "configs/smoke.yaml")
@@ -61,6 +62,35 @@ def test_every_number_can_be_traced(smoke):
     assert digits["weights"] == read_json(smoke / "results/features/demo-vit-8/digits/test/manifest.json")["weights"]
 
 
+def test_no_test_split_of_the_demo_reaches_training_or_thresholds(smoke):
+    """File by file, since one job encodes all splits; what it made of a split depends on that split alone."""
+    rows = [line.split("\t") for line in snakemake(smoke, "-D", *SMOKE).stdout.splitlines() if "\t" in line]
+    rules = {row[0]: row[2] for row in rows[1:]}
+    inputs = {row[0]: row[4].split(",") for row in rows[1:]}
+    encoded = [file for file, rule in rules.items() if rule.startswith("extract_")]
+    assert len(encoded) == 1 + 2 * 2
+    for file in encoded:
+        split = file.removeprefix("results/features/demo-vit-8/")
+        assert f"results/data/{split}" in inputs[file]
+        tars = [path for path in (smoke / "results/data" / split).iterdir() if path.suffix == ".tar"]
+        assert read_json(smoke / file / "manifest.json")["shards"] == {p.name: digest_file(p) for p in tars}
+        inputs[file] = [f"results/data/{split}"]
+
+    def splits(rule):
+        found, todo = set(), [file for file, made_by in rules.items() if made_by == rule]
+        while todo:
+            file = todo.pop()
+            if file not in found:
+                found.add(file)
+                todo += inputs.get(file, [])
+        return {Path(file).name for file in found if file.startswith("results/data/") and (smoke / file).is_dir()}
+
+    assert splits("evaluate") == {"train", "validation", "test"}, "the walk sees test splits where they belong"
+    assert splits("fit_thresholds") == {"train", "validation"}
+    for rule in ("train_heads", "train_image_gates", "train_bank_gates", "train_confidence_gates", "train_lookahead"):
+        assert splits(rule) == {"train"}, rule
+
+
 def test_no_partial_file_is_left(smoke):
     assert not [p for p in (smoke / "results").rglob("*partial*")]
 
@@ -69,7 +99,9 @@ def test_validation_rates_stay_closely_below_the_target(smoke):
     for dataset in ("scenes", "digits"):
         fits = read_json(smoke / f"results/evaluation/demo-vit-8/default/{dataset}/thresholds.json")["thresholds"]
         fits = [f for f in fits if "threshold" in (f["point"]["parameters"] or {})]
-        assert len(fits) == 7
+        assert sum(f["score_normalisation"] == "none" for f in fits) == 7
+        assert sum(f["score_normalisation"] == "querybank" for f in fits) == (3 if dataset == "scenes" else 0)
+        assert len(fits) == (10 if dataset == "scenes" else 7)
         for fit in fits:
             target = fit["point"]["rate_target"]
             assert target - 0.005 <= fit["rate_validation"] <= target, fit
@@ -92,7 +124,7 @@ def test_a_policy_of_ones_own_is_a_file_and_a_word(smoke, tmp_path):
     folder = _copy(smoke, tmp_path)
     policies = ["--config", f"policies=[full,tgem,shuffled,'{own}:ConfirmedConfidence']"]
     jobs = planned(snakemake(folder, "-n", *SMOKE, *policies).stdout)
-    assert not {"train_heads", "train_image_gates", "train_bank_gates", "extract_features"} & set(jobs)
+    assert not {"train_heads", "train_image_gates", "train_bank_gates", "extract_demo_features"} & set(jobs)
     snakemake(folder, "--cores", "2", "results/tables/tradeoff.csv", *SMOKE, *policies)
     points = pd.read_csv(folder / "results/tables/tradeoff.csv").query("policy == 'confirmed_confidence'")
     assert set(points["dataset"]) == {"scenes", "digits"} and points["delta_shuffled"].notna().all()
@@ -106,7 +138,7 @@ def test_one_more_rate_target_trains_its_own_gates_only(smoke):
 
 def test_one_more_seed_trains_its_own_modules_and_keeps_features(smoke):
     jobs = planned(snakemake(smoke, "-n", *SMOKE, "--config", "seeds=[0,1]").stdout)
-    assert jobs["train_heads"] == jobs["train_bank_gates"] == 1 and "extract_features" not in jobs
+    assert jobs["train_heads"] == jobs["train_bank_gates"] == 1 and "extract_demo_features" not in jobs
 
 
 def test_a_set_without_validation_images_has_transferred_thresholds_alone(smoke, tmp_path):
@@ -114,7 +146,7 @@ def test_a_set_without_validation_images_has_transferred_thresholds_alone(smoke,
     own = ["--config", "datasets={digits: {splits: {validation: none}, calibration: [transfer]}}"]
     jobs = planned(snakemake(folder, "-n", *SMOKE, *own).stdout)
     jobs.pop("total"), jobs.pop("all")
-    assert jobs == {"evaluate": 1, "make_tables": 1, "plot_figure": 5}
+    assert jobs == {"extract_features": 1, "evaluate": 1, "make_tables": 1, "plot_figure": 5}
     snakemake(folder, "--cores", "2", *SMOKE, *own)
     both = [pd.read_csv(f / "results/tables/tradeoff.csv").query("dataset == 'digits'") for f in (smoke, folder)]
     before, after = both

@@ -5,6 +5,7 @@ An entry is `{model, pretrained, source, tokenizer, exits}` (docs/adding-a-backb
 
 import difflib
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -154,6 +155,25 @@ def family(model_cfg: dict) -> str:
     if vision["timm_model_name"]:
         return "timm"
     return "vit" if isinstance(vision["layers"], int) else "resnet"
+
+
+def positions_at_exits(model_cfg: dict) -> tuple[int, int] | None:
+    """Rows and columns of the coarsest feature map at an exit before the last; None for timm's towers.
+
+    Args:
+        model_cfg: open_clip model configuration of a supported tower.
+    """
+    kind, vision = family(model_cfg), vision_config(model_cfg)
+    if kind == "timm":
+        return None
+    stride = vision["patch_size"] if kind == "vit" else 16
+    (height, breadth), (tall, wide) = as_pair(vision["image_size"]), as_pair(stride)
+    return height // tall, breadth // wide
+
+
+def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a size that open_clip writes as one number or two."""
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def check_supported(model_cfg: dict, name: str) -> None:

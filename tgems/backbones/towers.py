@@ -6,8 +6,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tgems.backbones.config import SUPPORTED
+from tgems.backbones.summary_grid import require_grid
 from tgems.errors import UserError
 
 
@@ -58,24 +60,55 @@ class Tower(ABC):
         """
 
     @abstractmethod
-    def summarise(self, state: Tensor) -> Tensor:
-        """Global and local part of a state `[n, 2, w]`.
+    def feature_map(self, state: Tensor) -> Tensor:
+        """Return the state at its positions in the image `[n, w, h, b]`, without class and register tokens."""
 
-        The class token and the mean of the patches; without class token the mean and the maximum over all places.
+    def whole_image(self, state: Tensor) -> Tensor:
+        """Return the class token; without one, the maximum over all positions: `[n, w]`."""
+        return self.feature_map(state).amax((2, 3))
+
+    def summarise(self, state: Tensor, grids: Sequence[int]) -> Tensor:
+        """Summarise a state as exit modules see it (docs/method.md#notation).
+
+        Args:
+            state: State after a block.
+            grids: Numbers g; each one adds the means over the cells of a g x g grid of positions, row by row. Cells
+                overlap by one position where g does not divide the number of positions, as in
+                `torch.nn.AdaptiveAvgPool2d`. 0 adds nothing.
+
+        Returns:
+            `whole_image` followed by the cells of each grid, `[n, 1 + sum of g^2, w]`.
+
+        Raises:
+            UserError: A grid has more rows or columns than there are positions.
         """
+        parts = [self.whole_image(state)[:, None]]
+        for grid in grids:
+            if grid:
+                positions = self.feature_map(state)
+                require_grid(grid, positions.shape[2:], type(self.visual).__name__)
+                parts.append(F.adaptive_avg_pool2d(positions, grid).flatten(2).transpose(1, 2))
+        return torch.cat(parts, 1)
 
 
 class TokenTower(Tower):
-    """A tower whose state is tokens `[n, N, w]`, class and register tokens first."""
+    """A tower whose state is tokens `[n, N, w]`, class and register tokens first.
+
+    Attributes:
+        prefix: Number of class and register tokens.
+        grid_size: Rows and columns of patches.
+    """
 
     prefix = 1
+    grid_size: tuple[int, int]
 
-    def summarise(self, state: Tensor) -> Tensor:
-        """See `Tower.summarise`; register tokens are left out."""
-        patches = state[:, self.prefix :]
-        if self.has_class_token:
-            return torch.stack((state[:, 0], patches.mean(1)), 1)
-        return torch.stack((patches.mean(1), patches.amax(1)), 1)
+    def feature_map(self, state: Tensor) -> Tensor:
+        """See `Tower.feature_map`."""
+        return state[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid_size)
+
+    def whole_image(self, state: Tensor) -> Tensor:
+        """See `Tower.whole_image`."""
+        return state[:, 0] if self.has_class_token else super().whole_image(state)
 
 
 class VisionTransformerTower(TokenTower):
@@ -86,6 +119,7 @@ class VisionTransformerTower(TokenTower):
 
     def __init__(self, visual: nn.Module):
         blocks = visual.transformer.resblocks
+        self.grid_size = tuple(visual.grid_size)
         super().__init__(visual, blocks, [visual.transformer.width] * len(blocks))
 
     def stem(self, images: Tensor) -> Tensor:
@@ -107,6 +141,7 @@ class TimmTower(TokenTower):
         self.trunk = visual.trunk
         self.has_class_token, self.prefix = self.trunk.cls_token is not None, self.trunk.num_prefix_tokens
         super().__init__(visual, self.trunk.blocks, [self.trunk.embed_dim] * len(self.trunk.blocks))
+        self.grid_size = tuple(self.trunk.patch_embed.dynamic_feat_size(self.image_size))
 
     def stem(self, images: Tensor) -> Tensor:
         """Patches, positions, prefix tokens and what normalises them."""
@@ -157,9 +192,9 @@ class ResNetTower(Tower):
         """Attention pooling; it holds the projection."""
         return self.visual.attnpool(state)
 
-    def summarise(self, state: Tensor) -> Tensor:
-        """See `Tower.summarise`."""
-        return torch.stack((state.mean((2, 3)), state.amax((2, 3))), 1)
+    def feature_map(self, state: Tensor) -> Tensor:
+        """See `Tower.feature_map`."""
+        return state
 
 
 def as_tower(visual: nn.Module) -> Tower:

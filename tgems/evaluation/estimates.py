@@ -12,6 +12,7 @@ from tgems.profiling.costs import ExitCosts
 
 COLUMNS = [
     *("backbone", "dataset", "task", "direction", "policy", "twin_of", "variant", "guidance", "calibration"),
+    *("score_normalisation", "query_bank_size", "query_bank_beta", "gmacs_query_bank"),
     *("index_safe", "bank_size", "rate_target", "exit_block", "seed", "threshold", "rate_validation", "rate"),
     *("rate_ci_low", "rate_ci_high", "gmacs", "metric", "value", "ci_low", "ci_high", "value_std", "delta_full"),
     *("delta_full_ci_low", "delta_full_ci_high", "delta_shuffled", "delta_shuffled_ci_low"),
@@ -90,6 +91,7 @@ def tradeoff(estimates: Estimates, costs: ExitCosts, about: dict) -> pd.DataFram
         frames.append(frame[~frame["policy"].str.startswith("endpoint")])
     table = pd.concat(frames, ignore_index=True).assign(**about, n=estimates.n, n_clusters=estimates.n_clusters)
     table["gmacs"] = table["rate"] * costs.full / 1e9
+    table["gmacs_query_bank"] = table.get("query_bank_size", np.nan) * costs.embed_dim / 1e9
     return _with_deviation(table.reindex(columns=COLUMNS))
 
 
@@ -97,10 +99,10 @@ def _differences(rows: list[Row], metric: Metric) -> pd.DataFrame:
     frame = pd.DataFrame([r.about for r in rows])
     frame["value"] = metric.value
     frame["ci_low"], frame["ci_high"] = interval(metric.samples)
-    full = next(i for i, r in enumerate(rows) if r.about["policy"] == "full")
+    full = {r.about["score_normalisation"]: i for i, r in enumerate(rows) if r.about["policy"] == "full"}
     twin = {_point(r, "twin_of"): i for i, r in enumerate(rows) if r.about["policy"] == "shuffled"}
     partner = [twin.get(_point(r, "policy")) for r in rows]
-    for name, other in (("full", [full] * len(rows)), ("shuffled", partner)):
+    for name, other in (("full", [full[r.about["score_normalisation"]] for r in rows]), ("shuffled", partner)):
         paired = [i for i, j in enumerate(other) if j is not None]
         against = [other[i] for i in paired]
         low, high = interval(metric.samples[:, paired] - metric.samples[:, against])
@@ -112,12 +114,12 @@ def _differences(rows: list[Row], metric: Metric) -> pd.DataFrame:
 
 
 def _point(row: Row, key: str) -> tuple:
-    return tuple(str(row.about.get(k)) for k in (key, "rate_target", "calibration", "seed"))
+    return tuple(str(row.about.get(k)) for k in (key, "rate_target", "calibration", "seed", "score_normalisation"))
 
 
 def _with_deviation(table: pd.DataFrame) -> pd.DataFrame:
     """Fill `value_std` of means with the deviation over their seeds, where there are two or more."""
-    keys = ["policy", "twin_of", "calibration", "rate_target", "exit_block", "metric"]
+    keys = ["policy", "twin_of", "calibration", "score_normalisation", "rate_target", "exit_block", "metric"]
     seeds = table[table["seed"].notna() & table["seed"].ne("mean")]
     spread = seeds.groupby(keys, dropna=False)["value"].std().rename("spread").reset_index()
     spread = table[keys].merge(spread, on=keys, how="left")["spread"].to_numpy()

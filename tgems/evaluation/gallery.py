@@ -18,6 +18,7 @@ def pick_row(rows: list[Row], calibration: str) -> Row | None:
     """The T-GEM row to show: bank-guided where there is one, the middle rate target, the first seed."""
     for policy in PREFERRED:
         own = [r for r in rows if r.about["policy"] == policy and r.about["calibration"] == calibration]
+        own = [r for r in own if r.about["score_normalisation"] == "none" and r.exits is not None]
         if own:
             targets = sorted({r.about["rate_target"] for r in own})
             return next(r for r in own if r.about["rate_target"] == targets[len(targets) // 2])

@@ -1,16 +1,18 @@
 """Read what evaluation needs of one split and seed: cached features and trained modules; nothing is computed twice."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tgems.evaluation.metrics import image_to_text_ranks, rank_of_label
+from tgems.evaluation.query_bank import QueryBank
 from tgems.exits.folders import load_module
-from tgems.exits.names import image_gates_folder, module_folders
+from tgems.exits.names import image_gates_folder, joint_folder, module_folders
 from tgems.exits.outputs import ExitModules, ExitOutputs
+from tgems.exits.policies import Policy
 from tgems.exits.train import embed
 from tgems.features.cache import FeatureSet
 from tgems.profiling.costs import ExitCosts
@@ -18,15 +20,50 @@ from tgems.profiling.costs import ExitCosts
 ROWS = 4096
 
 
-def load_modules(exits: Path, seed: int, rate_targets: list[float], gates: list[str], weights: str) -> ExitModules:
-    """All modules of one seed below `results/exits/{backbone}/{variant}`; `gates` says which were trained."""
-    modules = {f: load_module(Path(exits) / f, weights) for f in module_folders(seed, rate_targets, gates)}
-    return ExitModules(
-        heads=modules[f"heads/seed-{seed}"],
-        image_gates={r: modules[image_gates_folder(seed, r)] for r in rate_targets if "image" in gates},
-        bank_gates=modules.get(f"bank/seed-{seed}"),
-        confidence_gates=modules.get(f"confidence/seed-{seed}"),
-    )
+@dataclass(frozen=True)
+class Trained:
+    """Where the exit modules of a variant are, and how they were trained.
+
+    Attributes:
+        exits: `results/exits/{backbone}/{variant}`.
+        seeds: Seeds.
+        rate_targets: Rate targets.
+        gates: Trained gates, of `image`, `bank` and `confidence`.
+        scheme: `staged` or `joint`.
+    """
+
+    exits: Path
+    seeds: list[int]
+    rate_targets: list[float]
+    gates: list[str]
+    scheme: str
+
+    @property
+    def folders(self) -> list[str]:
+        """Folders of all modules, below `exits`."""
+        return [f for seed in self.seeds for f in module_folders(seed, self.rate_targets, self.gates, self.scheme)]
+
+    def shared(self, seed: int, weights: str) -> ExitModules:
+        """Read what all policies of a seed share: heads, and gates that were trained on them."""
+        staged = self.scheme == "staged"
+        names = {"bank": f"bank/seed-{seed}", "confidence": f"confidence/seed-{seed}"}
+        found = {g: self._load(f, weights) for g, f in names.items() if g in self.gates and (staged or g != "bank")}
+        rates = self.rate_targets if staged and "image" in self.gates else []
+        return ExitModules(
+            heads=self._load(f"heads/seed-{seed}", weights),
+            image_gates={rate: self._load(image_gates_folder(seed, rate), weights) for rate in rates},
+            bank_gates=found.get("bank"),
+            confidence_gates=found.get("confidence"),
+        )
+
+    def joint(self, guidance: str, seed: int, rate: float, weights: str) -> ExitModules:
+        """Read heads and gates that were trained together for one rate target."""
+        folder = joint_folder(guidance, seed, rate)
+        heads, gates = (self._load(f"{folder}/{part}", weights) for part in ("heads", "gates"))
+        return ExitModules(heads, {rate: gates}) if guidance == "image" else ExitModules(heads, {}, gates)
+
+    def _load(self, folder: str, weights: str) -> nn.Module:
+        return load_module(Path(self.exits) / folder, weights)
 
 
 @dataclass(frozen=True)
@@ -62,12 +99,45 @@ class Split:
         costs: Of the same exits.
         modules: Of one seed, or None.
         seed: Of the modules, or None.
+        policies: Names of the policies that use these modules; None for all but those of `elsewhere`.
+        elsewhere: Names of the policies that have modules of their own.
+        rate_target: The one rate target that the modules were trained for; None for all.
+        query_bank: What normalises text-to-image scores, or None. Only text-to-image results are then of interest.
     """
 
     features: FeatureSet
     costs: ExitCosts
     modules: ExitModules | None = None
     seed: int | None = None
+    policies: tuple[str, ...] | None = None
+    elsewhere: tuple[str, ...] = ()
+    rate_target: float | None = None
+    query_bank: QueryBank | None = None
+
+    def normalised(self, query_bank: QueryBank) -> "Split":
+        """The same split with normalised text-to-image scores, which every image pays for."""
+        split = replace(self, costs=replace(self.costs, query_bank=query_bank.macs), query_bank=query_bank)
+        known = ("truth", "embeddings", "ranks")
+        split.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
+        return split
+
+    @property
+    def score_normalisation(self) -> str:
+        """`none` or `querybank`."""
+        return "none" if self.query_bank is None else "querybank"
+
+    def serves(self, policy: Policy) -> bool:
+        """Whether a policy is evaluated with these modules, and under this normalisation."""
+        if policy.frozen_head != (self.modules is None):
+            return False
+        if self.query_bank is not None and (policy.mixes or not policy.index_safe):
+            return False
+        return policy.name not in self.elsewhere if self.policies is None else policy.name in self.policies
+
+    @cached_property
+    def penalties(self) -> Tensor:
+        """What the query bank takes off the similarities of each image at each exit `[n, E]`."""
+        return self.query_bank.penalties(self.embeddings)
 
     @cached_property
     def truth(self) -> Truth:

@@ -9,6 +9,7 @@ import torch
 
 from tgems.evaluation.inputs import Split
 from tgems.evaluation.metrics import hits_per_image, text_to_image_ranks
+from tgems.evaluation.query_bank import with_penalties
 from tgems.evaluation.thresholds import Fitted
 from tgems.exits.policies import Policy
 from tgems.profiling.costs import ExitCosts
@@ -40,7 +41,10 @@ class Scorer:
     def __init__(self, split: Split):
         self.truth, self.embeddings = split.truth, split.embeddings
         ranks = split.ranks.numpy()
-        if self.truth.text_image is not None:
+        self.penalties = None if split.query_bank is None else split.penalties
+        if split.query_bank is not None:
+            self.image_hits = {}  # normalisation changes no ranking of texts
+        elif self.truth.text_image is not None:
             self.image_hits = {f"text_retrieval_recall@{k}": (ranks < k).astype(float) for k in RECALL_AT}
         else:
             self.image_hits = {f"acc{k}": (ranks < k).astype(float) for k in (1, 5) if len(self.truth.texts) >= k}
@@ -68,8 +72,11 @@ class Scorer:
         if self.truth.text_image is None:
             return {}
         n = len(exits)
-        gallery = self.embeddings[torch.arange(n), torch.from_numpy(exits)]
-        ranks = text_to_image_ranks(gallery, self.truth.texts, self.truth.text_image)
+        taken = torch.arange(n), torch.from_numpy(exits)
+        gallery, texts = self.embeddings[taken], self.truth.texts
+        if self.penalties is not None:
+            gallery, texts = with_penalties(gallery, self.penalties[taken], texts)
+        ranks = text_to_image_ranks(gallery, texts, self.truth.text_image)
         return {
             f"image_retrieval_recall@{k}": hits_per_image(ranks, self.truth.text_image, n, k).numpy() for k in RECALL_AT
         }
@@ -90,7 +97,7 @@ def policy_rows(
     Args:
         split: Images, and modules of one seed (or none).
         policies: By name.
-        fitted: Points of this seed.
+        fitted: Points; those of other modules, seeds or normalisations are passed over.
         calibration: Where they were fitted, `in_domain` or `transfer`; recorded where there is a rate target.
         shuffle: Whether twins are wanted.
         permutations: Of text-to-image twins.
@@ -99,6 +106,10 @@ def policy_rows(
     last = len(split.costs.blocks) - 1
     for fit in fitted:
         policy, point = policies[fit.policy], fit.point
+        if fit.seed != split.seed or fit.score_normalisation != split.score_normalisation or not split.serves(policy):
+            continue
+        if split.rate_target not in (None, point.rate_target):
+            continue
         price = policy.costs(split.costs, len(split.outputs.bank), point.visited)
         about = _about(fit, policy, calibration, split)
         if policy.mixes:
@@ -108,7 +119,7 @@ def policy_rows(
         text_to_image = policy.index_safe
         exits = policy.decide(split.outputs, point).numpy()
         yield Row(about, price[exits], scorer.at(exits, text_to_image), exits)
-        if shuffle and policy.adaptive:
+        if shuffle and policy.adaptive and split.query_bank is None:
             seed = [fit.seed, round(1000 * point.rate_target)]
             without = scorer.shuffled(exits, text_to_image, permutations, seed)
             twin = {"policy": "shuffled", "twin_of": fit.policy, "index_safe": about["index_safe"]}
@@ -123,11 +134,15 @@ def endpoint_rows(split: Split) -> Iterator[Row]:
     scorer = Scorer(split)
     for name, exit_ in (("first", 0), ("last", len(split.costs.blocks) - 1)):
         exits = np.full(len(split.outputs), exit_)
-        yield Row({"policy": f"endpoint_{name}", "seed": split.seed}, exits * np.nan, scorer.at(exits, True))
+        about = {"policy": f"endpoint_{name}", "seed": split.seed, "score_normalisation": split.score_normalisation}
+        yield Row(about, exits * np.nan, scorer.at(exits, True))
 
 
 def _about(fit: Fitted, policy: Policy, calibration: str, split: Split) -> dict:
     about = {"policy": fit.policy, "guidance": policy.guidance, "index_safe": policy.index_safe}
+    about["score_normalisation"] = split.score_normalisation
+    if split.query_bank is not None:
+        about |= split.query_bank.about
     if policy.needs_bank:
         about["bank_size"] = len(split.outputs.bank)
     if fit.seed is not None:
@@ -167,7 +182,7 @@ def exit_shares(rows: list[Row], costs: ExitCosts, about: dict) -> pd.DataFrame:
     """Share of images by exit, for every row that is calibrated to a rate target and decides."""
     records = []
     for row in rows:
-        if row.exits is None or "rate_target" not in row.about:
+        if row.exits is None or "rate_target" not in row.about or row.about["score_normalisation"] != "none":
             continue
         shares = np.bincount(row.exits, minlength=len(costs.blocks)) / len(row.exits)
         keep = {k: row.about[k] for k in ("policy", "calibration", "rate_target", "seed")}

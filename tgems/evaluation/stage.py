@@ -1,23 +1,26 @@
 """The evaluation stage: read features, modules and costs; write thresholds, or tidy tables of one test split."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from tgems.data.webdataset import SplitFiles
 from tgems.evaluation.estimates import Estimates, tradeoff
 from tgems.evaluation.gallery import gallery, pick_row
-from tgems.evaluation.inputs import Split, load_modules
+from tgems.evaluation.inputs import Split, Trained
 from tgems.evaluation.precision import precision_change
+from tgems.evaluation.query_bank import QueryBank, candidates, choose_query_bank, draw_captions
 from tgems.evaluation.rows import endpoint_rows, exit_shares, mean_over_seeds, policy_rows
 from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.thresholds import as_json, fit_policies, from_json, usable
-from tgems.evaluation.wins import areas, as_frame, curves_of, from_frame, of_other_domain, wins
-from tgems.exits.names import module_folders
-from tgems.exits.policies import require_index_safe
+from tgems.evaluation.wins import Curves, areas, as_frame, curves_of, from_frame, of_other_domain, wins
+from tgems.exits.policies import Policy, require_index_safe
 from tgems.exits.registry import find_policies
-from tgems.features.cache import COMPARED, SCHEMA_VERSION, FeatureSet, load_features
+from tgems.features.cache import COMPARED, SCHEMA_VERSION, FeatureSet, load_captions, load_features
 from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import commit, read_json, versions, whole_file, write_json
 
@@ -27,29 +30,54 @@ VALIDATION_PERMUTATIONS = 5
 def run_thresholds(
     validation: str,
     macs: str,
+    captions: list[str],
     out: dict[str, str],
     exits: str,
     seeds: list[int],
     rate_targets: list[float],
     policies: list[str],
     gates: list[str],
+    scheme: str,
     directions: list[str],
+    score_normalisation: list[str],
+    query_bank: dict,
 ) -> None:
-    """Fit every policy, seed and target on validation features: `thresholds.json`, and the curves they give there."""
+    """Fit every policy, seed and target on validation features: `thresholds.json`, and the curves they give there.
+
+    Args:
+        validation: Features of the validation split.
+        macs: `macs.json`.
+        captions: Training features, whose captions make the query bank; none where there is no query bank.
+        out: Files `thresholds` and `curves`.
+        exits: Folder of the trained modules.
+        seeds: Seeds.
+        rate_targets: Rate targets.
+        policies: Words of the configuration.
+        gates: Gates that were trained.
+        scheme: How they were trained, `staged` or `joint`.
+        directions: Ways of retrieval to report.
+        score_normalisation: `none`, and `querybank` if it is wanted.
+        query_bank: `sizes` and `betas` to choose from.
+    """
     costs = read_costs(macs)
     features = load_features(validation).at_exits(costs.blocks, costs.summary_dim)
     chosen = usable(find_policies(policies), costs)
     if features.captions is not None and directions == ["text_to_image"]:
         for policy in chosen.values():
             require_index_safe(policy)
+    trained = Trained(Path(exits), seeds, rate_targets, gates, scheme)
+    plain = list(splits(features, costs, trained))
+    bank = None
+    if captions and "text_to_image" in directions:
+        bank = _chosen_bank(plain[1], _bank_captions(captions[0], features), rate_targets, query_bank)
     fitted, rows = [], []
-    for split in splits(features, costs, exits, seeds, rate_targets, gates):
+    for split in with_normalised(plain, bank):
         own = fit_policies(split, chosen, rate_targets)
         fitted += own
         rows += policy_rows(split, chosen, own, "in_domain", "shuffled" in policies, VALIDATION_PERMUTATIONS)
         rows += endpoint_rows(split)
     curves = curves_of(Estimates([*rows, *mean_over_seeds(rows)], features, 0), chosen, costs, len(features.texts))
-    write_json(out["thresholds"], as_json(fitted, features.manifest))
+    write_json(out["thresholds"], as_json(fitted, features.manifest, bank and bank.about))
     _write(as_frame(curves), out["curves"])
 
 
@@ -59,6 +87,7 @@ def run_evaluation(
     thresholds: dict[str, str],
     curves: str,
     macs: str,
+    captions: list[str],
     out: dict[str, str],
     about: dict,
     exits: str,
@@ -66,7 +95,9 @@ def run_evaluation(
     rate_targets: list[float],
     policies: list[str],
     gates: list[str],
+    scheme: str,
     directions: list[str],
+    score_normalisation: list[str],
     bootstrap_resamples: int,
 ) -> None:
     """Apply frozen thresholds to test features and write the tidy parts in `out`.
@@ -77,6 +108,7 @@ def run_evaluation(
         thresholds: `thresholds.json` by calibration; the first emits all rows, others the calibrated ones.
         curves: Validation curves of the data set that the first thresholds are of, for picking competitors.
         macs: `macs.json`.
+        captions: Training features, whose captions make the query bank; none where there is no query bank.
         out: Files by part.
         about: Columns common to everything: backbone, variant, dataset, task.
         exits: Folder of the trained modules.
@@ -84,7 +116,9 @@ def run_evaluation(
         rate_targets: Rate targets.
         policies: Words of the configuration.
         gates: Gates that were trained.
+        scheme: How they were trained, `staged` or `joint`.
         directions: Ways of retrieval to report.
+        score_normalisation: `none`, and `querybank` if it is wanted.
         bootstrap_resamples: Resamples.
     """
     fixed = {calibration: read_json(path) for calibration, path in thresholds.items()}
@@ -94,15 +128,18 @@ def run_evaluation(
     features = load_features(test, like).at_exits(costs.blocks, costs.summary_dim)
     chosen = find_policies(policies)
     fitted = {calibration: from_json(value) for calibration, value in fixed.items()}
-    rows, seen = [], []
-    for split in splits(features, costs, exits, seeds, rate_targets, gates):
-        seen.append(split)
+    trained = Trained(Path(exits), seeds, rate_targets, gates, scheme)
+    plain = list(splits(features, costs, trained))
+    bank, rows = None, []
+    if captions and "text_to_image" in directions and (kept := fixed[first]["query_bank"]):
+        texts = _bank_captions(captions[0], features)[: kept["query_bank_size"]]
+        bank = QueryBank(texts, kept["query_bank_beta"], features.manifest["logit_scale"])
+    for split in with_normalised(plain, bank):
         for calibration, points in fitted.items():
-            own = [f for f in points if f.seed == split.seed]
-            if calibration != first:
-                own = [f for f in own if f.point.rate_target is not None]
+            own = points if calibration == first else [f for f in points if f.point.rate_target is not None]
             rows += policy_rows(split, chosen, own, calibration, "shuffled" in policies)
         rows += endpoint_rows(split)
+    shared = [split for split in plain if split.policies is None]
     estimates = Estimates([*rows, *mean_over_seeds(rows)], features, bootstrap_resamples)
     own = curves_of(estimates, chosen, costs, len(features.texts))
     validation = from_frame(pd.read_parquet(curves))
@@ -112,38 +149,88 @@ def run_evaluation(
     parts = {
         "tradeoff": _reported(tradeoff(estimates, costs, about), directions),
         "wins": _reported(wins(own, picked_on, names), directions),
-        "areas": _reported(areas(own, before, names), directions),
+        "areas": _reported(_areas(estimates, chosen, costs, bank, own, before, names), directions),
         "exits": exit_shares(rows, costs, names),
-        "semantic_content": semantic_content(seen[0], seen[1:], names, bootstrap_resamples),
+        "semantic_content": semantic_content(shared[0], shared[1:], names, bootstrap_resamples),
         "gallery": shown.assign(**names),
     }
     for name, frame in parts.items():
         _write(frame, out[name])
-    write_json(out["provenance"], _provenance(features, fixed, exits, seeds, rate_targets, gates))
+    write_json(out["provenance"], _provenance(features, fixed, trained))
 
 
-def splits(
-    features: FeatureSet, costs: ExitCosts, exits: str, seeds: list[int], rate_targets: list[float], gates: list[str]
-) -> Iterator[Split]:
-    """The backbone alone first, then the modules of each seed."""
+def splits(features: FeatureSet, costs: ExitCosts, trained: Trained) -> Iterator[Split]:
+    """The backbone alone first, then the modules of each seed; those trained together are splits of their own.
+
+    `random` draws from the exits of a T-GEM and so goes with its modules.
+    """
+    weights, owners = features.manifest["weights"], {}
+    if trained.scheme == "joint":
+        owners = {g: (name,) for g, name in (("image", "tgem"), ("bank", "tgem_bank")) if g in trained.gates}
+        owners = {g: (*names, "random") if g == next(iter(owners)) else names for g, names in owners.items()}
+    elsewhere = tuple(name for names in owners.values() for name in names)
     yield Split(features, costs)
-    for seed in seeds:
-        modules = load_modules(Path(exits), seed, rate_targets, gates, features.manifest["weights"])
-        yield Split(features, costs, modules, seed)
+    for seed in trained.seeds:
+        yield Split(features, costs, trained.shared(seed, weights), seed, elsewhere=elsewhere)
+        for guidance, names in owners.items():
+            for rate in trained.rate_targets:
+                modules = trained.joint(guidance, seed, rate, weights)
+                yield Split(features, costs, modules, seed, policies=names, rate_target=rate)
+
+
+def with_normalised(plain: list[Split], bank: QueryBank | None) -> Iterator[Split]:
+    """Every split as it is, and if there is a query bank, once more with normalised scores."""
+    for split in plain:
+        yield split
+        if bank is not None:
+            yield split.normalised(bank)
+
+
+def _bank_captions(training: str, features: FeatureSet) -> Tensor:
+    """Training captions in random order, without those of the split that is scored."""
+    texts, captions = load_captions(training, features.manifest["weights"])
+    return draw_captions(texts, captions, set(features.captions["caption"]))
+
+
+def _chosen_bank(split: Split, texts: Tensor, rate_targets: list[float], options: dict) -> QueryBank:
+    """Choose size and beta with the heads of the first seed; all seeds and policies use them."""
+    scale, rates = split.features.manifest["logit_scale"], torch.from_numpy(split.costs.fixed())
+    found = list(candidates(texts, options["sizes"], options["betas"], scale))
+    truth = split.truth
+    return choose_query_bank(
+        split.embeddings, truth.texts, truth.text_image, rates, split.costs.full, found, rate_targets
+    )
+
+
+def _areas(
+    estimates: Estimates,
+    policies: dict[str, Policy],
+    costs: ExitCosts,
+    bank: QueryBank | None,
+    own: Curves,
+    before: Curves,
+    names: dict,
+) -> pd.DataFrame:
+    """Areas under the curves as they are, and under those of normalised scores."""
+    frames = [areas(own, before, names).assign(score_normalisation="none")]
+    if bank is not None:
+        paid = replace(costs, query_bank=bank.macs)
+        curves = curves_of(estimates, policies, paid, len(bank.texts), "querybank")
+        frames.append(areas(curves, {}, names).assign(score_normalisation="querybank"))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _reported(frame: pd.DataFrame, directions: list[str]) -> pd.DataFrame:
     return frame if frame.empty else frame[frame["direction"].isin(["classification", *directions])]
 
 
-def _provenance(features: FeatureSet, fixed: dict, exits: str, seeds, rate_targets, gates) -> dict:
-    modules = [f for seed in seeds for f in module_folders(seed, rate_targets, gates)]
+def _provenance(features: FeatureSet, fixed: dict, trained: Trained) -> dict:
     return {
         "weights": features.manifest["weights"],
         "test": {key: features.manifest[key] for key in ("n", "shards", "prompts", "skipped")},
         "precision": precision_change(features),
         "validation": {calibration: value["validation"] for calibration, value in fixed.items()},
-        "modules": {m: read_json(Path(exits, m, "config.json"))["model_digest"] for m in modules},
+        "modules": {m: read_json(Path(trained.exits, m, "config.json"))["model_digest"] for m in trained.folders},
         "recorded": {"versions": versions(), "commit": commit()},
     }
 

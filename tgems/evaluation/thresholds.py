@@ -1,7 +1,7 @@
 """Fit everything that evaluation applies later, from validation features only, and keep it as plain JSON."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Fitted:
         exit_shares: Share of images by exit.
         bank_size: Texts in the bank, where the policy looks at one.
         n_clusters: Independent units among the validation images.
+        score_normalisation: `none` or `querybank`, whose cost the fit knows.
     """
 
     policy: str
@@ -35,6 +36,7 @@ class Fitted:
     exit_shares: tuple[float, ...]
     bank_size: int | None
     n_clusters: int
+    score_normalisation: str = "none"
 
 
 def usable(policies: dict[str, Policy], costs: ExitCosts) -> dict[str, Policy]:
@@ -57,10 +59,10 @@ def fit_policies(split: Split, policies: dict[str, Policy], rate_targets: list[f
     fitted = []
     n_clusters = split.features.n_clusters
     for name, policy in policies.items():
-        if policy.frozen_head != (split.modules is None):
+        if not split.serves(policy):
             continue
         size = len(split.outputs.bank) if policy.needs_bank else None
-        for point in policy.fit(split.outputs, rate_targets):
+        for point in policy.fit(split.outputs, rate_targets if split.rate_target is None else [split.rate_target]):
             price = policy.costs(split.costs, len(split.outputs.bank), point.visited)
             if policy.mixes:
                 shares = policy.shares(point, len(price))
@@ -69,13 +71,15 @@ def fit_policies(split: Split, policies: dict[str, Policy], rate_targets: list[f
                 shares = np.bincount(exits, minlength=len(price)) / len(exits)
             mean = float(shares @ price)
             variance = 0.0 if policy.mixes else float(shares @ (price - mean) ** 2)
-            fitted.append(Fitted(name, split.seed, point, mean, variance, tuple(shares.tolist()), size, n_clusters))
+            fit = Fitted(name, split.seed, point, mean, variance, tuple(shares.tolist()), size, n_clusters)
+            fitted.append(replace(fit, score_normalisation=split.score_normalisation))
     return fitted
 
 
-def as_json(fitted: list[Fitted], manifest: dict) -> dict:
+def as_json(fitted: list[Fitted], manifest: dict, query_bank: dict | None) -> dict:
     """What `thresholds.json` holds."""
     return {
+        "query_bank": query_bank,
         "thresholds": [asdict(f) for f in fitted],
         "weights": manifest["weights"],
         "preprocess": manifest["preprocess"],

@@ -37,7 +37,9 @@ class Curve:
 Curves = dict[str, dict[tuple, Curve]]
 
 
-def curves_of(estimates: Estimates, policies: dict[str, Policy], costs: ExitCosts, bank_size: int) -> Curves:
+def curves_of(
+    estimates: Estimates, policies: dict[str, Policy], costs: ExitCosts, bank_size: int, normalisation: str = "none"
+) -> Curves:
     """Curves of one split: metric -> (policy, twin_of, calibration) -> curve, means over seeds.
 
     Args:
@@ -45,17 +47,20 @@ def curves_of(estimates: Estimates, policies: dict[str, Policy], costs: ExitCost
         policies: By name; oracles, and policies of the backbone alone, have no curve.
         costs: Of the exits.
         bank_size: Texts in the bank.
+        normalisation: `score_normalisation` of the curves.
     """
     ends = {name: p.costs(costs, bank_size)[[0, -1]] for name, p in policies.items() if not (p.oracle or p.frozen_head)}
-    return {m: _curves(estimates, m, ends) for m in HEADLINE if m in estimates.metrics}
+    curves = {m: _curves(estimates, m, ends, normalisation) for m in HEADLINE if m in estimates.metrics}
+    return {m: by_key for m, by_key in curves.items() if by_key}
 
 
-def _curves(estimates: Estimates, metric: str, ends: dict[str, np.ndarray]) -> dict[tuple, Curve]:
+def _curves(estimates: Estimates, metric: str, ends: dict[str, np.ndarray], normalisation: str) -> dict[tuple, Curve]:
     part = estimates.metrics[metric]
     values = np.vstack((part.value, part.samples))
     rates = np.vstack((estimates.rate, estimates.rate_samples))[:, part.rows]
     abouts = [estimates.rows[i].about for i in part.rows]
-    means = [j for j, about in enumerate(abouts) if about.get("seed") == "mean"]
+    own = [j for j, about in enumerate(abouts) if about["score_normalisation"] == normalisation]
+    means = [j for j in own if abouts[j].get("seed") == "mean"]
     end = {abouts[j]["policy"]: values[:, [j]] for j in means if abouts[j]["policy"].startswith("endpoint")}
     knots: dict[tuple, list[int]] = {}
     for j in means:

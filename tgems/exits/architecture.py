@@ -40,9 +40,9 @@ class HeadsArchitecture(PerExit):
 
 
 class GatesArchitecture(PerExit):
-    """Sizes of `tgems.exits.modules.ImageGates` (kind `confidence`) and `BankGates` (kind `bank`)."""
+    """Sizes of `tgems.exits.modules.ImageGates` (`confidence`, `joint_image`), `BankGates` and `JointBankGates`."""
 
-    kind: Literal["confidence", "bank"]
+    kind: Literal["confidence", "joint_image", "bank", "joint_bank"]
     hidden: Size
 
 

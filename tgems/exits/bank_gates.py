@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tgems.exits.modules import PRICES, BankGates, bank_features
-from tgems.exits.train import Pairs, fit, shuffled_batches
+from tgems.exits.bank_modules import PRICES, BankGates, bank_features
+from tgems.exits.fitting import fit, shuffled_batches
+from tgems.exits.pairs import Pairs
 from tgems.features.rows import MappedRows
 from tgems.profiling.closed_form import bank_product_macs
 from tgems.profiling.costs import ExitCosts
@@ -34,6 +35,11 @@ class BankExamples:
     sizes: Tensor
 
 
+def random_bank_size(most: int, generator: torch.Generator) -> int:
+    """Draw the number of texts in a bank, log-uniform between `SMALLEST_BANK` and `most`."""
+    return max(2, int(SMALLEST_BANK * (most / SMALLEST_BANK) ** torch.rand((), generator=generator).item()))
+
+
 @torch.no_grad()
 def draw_bank_examples(pairs: Pairs, z: Tensor | MappedRows, options: dict, generator: torch.Generator) -> BankExamples:
     """Put every image before random banks: a caption of its own among M - 1 of all distinct captions.
@@ -51,7 +57,7 @@ def draw_bank_examples(pairs: Pairs, z: Tensor | MappedRows, options: dict, gene
     batches = list(shuffled_batches(len(pairs), options["bank_batch_size"], options["banks_per_image"], generator))
     parts = []
     for images in tqdm(batches, desc="draw banks", unit="batch", mininterval=2):
-        size = max(2, int(SMALLEST_BANK * (most / SMALLEST_BANK) ** torch.rand((), generator=generator).item()))
+        size = random_bank_size(most, generator)
         own = pairs.draw_captions(images, generator)
         others = torch.randperm(len(pairs.texts), generator=generator)[: size - 1]
         embedded = z[images]
@@ -87,13 +93,14 @@ def train_bank_gates(
     examples = draw_bank_examples(pairs, z, options, torch.Generator().manual_seed(seed))
     _, exits, dim = pairs.summaries.shape
     gates = BankGates(exits, dim, options["hidden"], pairs.widths)
+    pairs.prepare(gates)
     encoder = torch.tensor(costs.encoder, dtype=torch.float32) / costs.full
     module = torch.tensor(costs.head) + torch.tensor(costs.bank_gate)
     low, high = PRICES
 
     def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
         price = low * torch.exp(math.log(high / low) * torch.rand(len(batch), generator=generator))
-        hidden = gates.embed(pairs.summaries[examples.images[batch]], examples.features[batch])
+        hidden = gates.embed_normalised(pairs.normalised[examples.images[batch]], examples.features[batch])
         right, stay = gates.right(hidden), gates.worth(hidden, price)
         look = module + bank_product_macs(examples.sizes[batch], costs.embed_dim)[:, None]
         visited = torch.rand(exits, generator=generator) >= options["pass_over"]

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from tgems.errors import UserError
 from tgems.exits.architecture import Architecture
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
+from tgems.exits.bank_modules import BankGates, JointBankGates
+from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 from tgems.provenance import digest_file
 from tgems.untrusted import Closed, Digest, file_inside, read_json_as, read_safetensors
 
@@ -18,6 +19,8 @@ BUILDERS = {
     "image": LookaheadGates,
     "bank": BankGates,
     "confidence": ImageGates,
+    "joint_image": ImageGates,
+    "joint_bank": JointBankGates,
 }
 RUN_AGAIN = "delete the folder and run again"
 TENSORS, EXTRA = "model.safetensors", "training.safetensors"
@@ -65,6 +68,11 @@ def load_module(folder: Path, weights: str) -> nn.Module:
         )
     path = checked_file(folder, TENSORS, config.model_digest, RUN_AGAIN)
     return build_module(config.architecture, read_safetensors(path, RUN_AGAIN), path, RUN_AGAIN)
+
+
+def has_extra(folder: Path) -> bool:
+    """Return whether tensors were kept beside a module for later training."""
+    return _read_config(folder).extra_digest is not None
 
 
 def load_extra(folder: Path) -> dict[str, Tensor]:

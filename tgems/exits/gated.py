@@ -3,6 +3,7 @@
 import numpy as np
 from torch import Tensor
 
+from tgems.exits.bank_modules import JointBankGates
 from tgems.exits.outputs import ExitOutputs
 from tgems.exits.policies import ThresholdPolicy
 from tgems.features.rows import by_rows
@@ -39,7 +40,9 @@ class TGemBank(ThresholdPolicy):
     chooses_visits = True
 
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Minus the log of the break-even price, plus log odds."""
+        """Minus the log of the break-even price, plus log odds; for gates trained with the heads, their logits."""
+        if isinstance(outputs.modules.bank_gates, JointBankGates):
+            return outputs.joint_bank_logits
         return CONFIDENCE * outputs.statistics.first[:, :-1].logit(eps=1e-12) - outputs.break_even
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:

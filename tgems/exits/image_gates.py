@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from tgems.exits import losses
+from tgems.exits.fitting import fit
 from tgems.exits.modules import LookaheadGates
+from tgems.exits.pairs import Pairs
 from tgems.exits.policies import fit_threshold
-from tgems.exits.train import Pairs, fit
 from tgems.features.rows import MappedRows, Rows, by_rows
 
 
@@ -59,10 +60,11 @@ def train_lookahead(
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
     gates = LookaheadGates(exits, dim, options["hidden"], rates.tolist(), options["temperature"], pairs.widths)
+    pairs.prepare(gates)
     later = torch.ones(exits, exits + 1, dtype=torch.bool).triu()
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
-        logits = gates.foresee(pairs.summaries[images])
+        logits = gates.of_normalised(pairs.normalised[images])
         target = right[images][:, None].expand_as(logits)
         return nn.functional.binary_cross_entropy_with_logits(logits[:, later], target[:, later])
 
@@ -95,6 +97,7 @@ def train_image_gates(
         Frozen gates; and over steps the loss, expected rate, price, and last the rate at a positive logit.
     """
     gates = copy.deepcopy(foresight).requires_grad_(True)
+    gates.norm.requires_grad_(False)
     with torch.no_grad():
         start = by_rows(foresight, pairs.summaries).double() * foresight.temperature
     price = -fit_threshold(start, rates.double().numpy(), target)[0]
@@ -109,7 +112,7 @@ def train_image_gates(
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
         if options["regularizer"] == "lagrangian":
             gates.price.fill_(regularizer.mu)
-        log_pi = losses.exit_log_probabilities(gates(pairs.summaries[images]))
+        log_pi = losses.exit_log_probabilities(gates.decide(gates.of_normalised(pairs.normalised[images])))
         pi = log_pi.exp()
         rate = (pi @ rates).mean()
         seen.append({"rate": rate.item(), "price": gates.price.item()})

@@ -16,8 +16,8 @@ class ExitNorm(nn.Module):
     Args:
         n_exits: Exits before the last.
         dim: `S`.
-        widths: True width of either part of a summary, per exit: the rest is filled up, left out here and zero after.
-            None where all are equal.
+        widths: Unpadded width of each part of a summary, per exit; padding is ignored and zeroed in the output. None
+            if all exits are equally wide.
     """
 
     def __init__(self, n_exits: int, dim: int, widths: Sequence[int] | None = None):
@@ -35,6 +35,22 @@ class ExitNorm(nn.Module):
         centred = (x - (x * self.true).sum(-1, keepdim=True) / size) * self.true
         normalised = centred * (centred.square().sum(-1, keepdim=True) / size + EPSILON).rsqrt()
         return (normalised * self.weight + self.bias) * self.true
+
+    @property
+    def true_size(self) -> Tensor:
+        """Unpadded length of a summary, per exit `[E]`."""
+        exits, dim = self.weight.shape
+        return torch.full((exits,), dim) if self.true is None else self.true.sum(-1)
+
+    def centre(self, mean: Tensor) -> None:
+        """Fix scale and shift so that inputs whose normalised mean is `mean` `[E, S]` have the mean zero.
+
+        The scale and shift would add nothing to the linear maps that follow. Training converges several times faster on
+        centred inputs, because a large common component of all summaries makes their covariance ill-conditioned.
+        """
+        self.requires_grad_(False)
+        self.weight.fill_(1)
+        self.bias.copy_(-mean.detach())
 
     def alone(self, exit_: int) -> Callable[[Tensor], Tensor]:
         """The same for one exit alone, without what fills up: `[n, S] -> [n, true S]`."""

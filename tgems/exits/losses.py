@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tgems.exits.text_losses import text_losses
+
 
 def soft_targets(caption_ids: Tensor) -> Tensor:
     """`[B] -> [B, B]`: equal captions share the positive mass."""
@@ -11,44 +13,10 @@ def soft_targets(caption_ids: Tensor) -> Tensor:
     return same / same.sum(1, keepdim=True)
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy over the last dimension without reduction; `target` broadcasts."""
-    return logits.logsumexp(-1) - (target * logits).sum(-1)
-
-
-def mixed_gallery_loss(scores: Tensor, same: Tensor, shares: Tensor) -> Tensor:
-    """Text-to-image loss in galleries whose images left anywhere: every other image stands at all exits at once.
-
-    Text i meets its own image at one exit, and each other image at exit l with weight `shares[l]`; images whose
-    caption equals its own are no negatives.
-
-    Args:
-        scores: Scaled similarities at every exit, the last included `[E, B images, B texts]`.
-        same: Whether two captions are equal `[B, B]`.
-        shares: Share of images at every exit, summing to 1 `[E]`.
-
-    Returns:
-        Loss of each text by the exit of its own image `[E, B]`.
-    """
-    weighted = scores + shares.log()[:, None, None]
-    others = weighted.masked_fill(same, -torch.inf).logsumexp((0, 1))
-    own = scores.diagonal(dim1=1, dim2=2)
-    return torch.logaddexp(others.expand_as(own), own) - own
-
-
-def similarity_distillation(scores: Tensor, teacher: Tensor) -> Tensor:
-    """Divergence of an exit's softmax over texts and images from the last exit's: `[E, B, B]`, `[B, B]` -> `[E]`."""
-    losses = []
-    for dim in (-1, -2):
-        student, target = scores.log_softmax(dim), teacher.log_softmax(dim)
-        losses.append((target.exp() * (target - student)).sum(dim).mean(-1))
-    return (losses[0] + losses[1]) / 2
-
-
-def head_loss(
-    z: Tensor, z_last: Tensor, texts: Tensor, caption_ids: Tensor, scale: float, shares: Tensor, options: dict
+def per_exit_losses(
+    z: Tensor, z_last: Tensor, texts: Tensor, caption_ids: Tensor, scale: float, log_shares: Tensor, options: dict
 ) -> Tensor:
-    """Loss of all heads on one batch (docs/method.md#heads).
+    """Losses of a batch of pairs at every exit, the last included (docs/method.md#heads).
 
     Args:
         z: Head embeddings `[B, E-1, D]`.
@@ -56,27 +24,31 @@ def head_loss(
         texts: `[B, D]`.
         caption_ids: `[B]`.
         scale: Logit scale of the backbone.
-        shares: Weight of every exit, summing to 1 `[E]`.
+        log_shares: Logarithm of the weight of each image at each exit in a mixed gallery `[E, B]`.
         options: Weights `text`, `similarity`, `distill`, and `mixed_gallery`: whether the text-to-image half of `text`
             meets images at all depths, instead of its own image's.
+
+    Returns:
+        `[E, B]`: the loss of image i and of text i, where image i leaves at exit e.
     """
+    every = torch.cat((z.transpose(0, 1), z_last[None]))
+    scores, teacher = scale * torch.matmul(every, texts.T), scale * z_last @ texts.T
+    target = soft_targets(caption_ids)
+    of_texts = text_losses(
+        scores, teacher, target, log_shares, options["text"], options["similarity"], options["mixed_gallery"]
+    )
+    distance = 1 - (every * z_last).sum(-1)
+    return of_texts.per_image + of_texts.per_text + options["distill"] * distance
+
+
+def head_loss(
+    z: Tensor, z_last: Tensor, texts: Tensor, caption_ids: Tensor, scale: float, shares: Tensor, options: dict
+) -> Tensor:
+    """Loss of all heads on one batch: the mean of `per_exit_losses`, exits weighted by `shares` `[E]`."""
+    log_shares = shares.log()[:, None].expand(-1, len(z))
+    losses = per_exit_losses(z, z_last, texts, caption_ids, scale, log_shares, options)
     weights = shares[:-1] / shares[:-1].sum()
-    scores, teacher = scale * torch.einsum("bed,md->ebm", z, texts), scale * z_last @ texts.T
-    loss = torch.zeros(())
-    if options["text"]:
-        target = soft_targets(caption_ids)
-        image_to_text = soft_cross_entropy(scores, target).mean(-1)
-        if options["mixed_gallery"]:
-            every = torch.cat((scores, teacher[None]))
-            text_to_image = mixed_gallery_loss(every, target > 0, shares).mean(-1)[:-1]
-        else:
-            text_to_image = soft_cross_entropy(scores.transpose(-1, -2), target).mean(-1)
-        loss = options["text"] * (weights @ (image_to_text + text_to_image))
-    if options["similarity"]:
-        loss = loss + options["similarity"] * (weights @ similarity_distillation(scores, teacher))
-    if options["distill"]:
-        loss = loss + options["distill"] * (weights @ (1 - (z * z_last[:, None]).sum(-1)).mean(0))
-    return loss
+    return weights @ losses[:-1].mean(1)
 
 
 def exit_weights(rates: Tensor, target: float) -> Tensor:

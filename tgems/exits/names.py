@@ -1,4 +1,6 @@
-"""Names of exit policies and of the folders that their modules are in, for a dry run: imports nothing."""
+"""Names of exit policies and of the folders that their modules are in, for a dry run: imports nothing heavy."""
+
+from pathlib import PurePath
 
 POLICY_NAMES = (
     *("full", "fixed", "fixed_raw", "hull", "random", "shuffled", "max_softmax", "entropy", "margin", "patience"),
@@ -11,16 +13,37 @@ def trained_gates(policies: list[str], guidance: list[str]) -> list[str]:
     return [*guidance, *(["confidence"] if "learned_confidence" in policies else [])]
 
 
-def module_folders(seed: int, rate_targets: list[float], gates: list[str]) -> list[str]:
+def module_folders(seed: int, rate_targets: list[float], gates: list[str], scheme: str) -> list[str]:
     """Folders below `results/exits/{backbone}/{variant}` that a seed's modules are in: heads, then gates.
 
     Args:
         seed: Seed.
-        rate_targets: Targets that image-guided gates were trained for.
+        rate_targets: Rate targets of the variant.
         gates: Trained gates, of `image`, `bank` and `confidence`.
+        scheme: `staged`: gates on frozen heads; or `joint`: gates of a T-GEM have heads of their own.
     """
-    folders = [f"{name}/seed-{seed}" for name in ("heads", "bank", "confidence") if name in ("heads", *gates)]
+    shared = ("heads", "confidence") if scheme == "joint" else ("heads", "bank", "confidence")
+    folders = [f"{name}/seed-{seed}" for name in shared if name in ("heads", *gates)]
+    if scheme == "joint":
+        joint = [joint_folder(guidance, seed, rate) for guidance in joint_guidance(gates) for rate in rate_targets]
+        return folders + [f"{folder}/{part}" for folder in joint for part in ("heads", "gates")]
     return folders + [image_gates_folder(seed, rate) for rate in rate_targets if "image" in gates]
+
+
+def job_folders(seed: int, rate_targets: list[float], gates: list[str], scheme: str) -> list[str]:
+    """The same as jobs make them: heads and gates that are trained together lie in one folder."""
+    folders = module_folders(seed, rate_targets, gates, scheme)
+    return list(dict.fromkeys(str(PurePath(f).parent) if f.startswith("joint-") else f for f in folders))
+
+
+def joint_guidance(gates: list[str]) -> list[str]:
+    """Those of the trained gates that belong to a T-GEM, and so can be trained together with heads."""
+    return [guidance for guidance in ("image", "bank") if guidance in gates]
+
+
+def joint_folder(guidance: str, seed: int, rate_target: float) -> str:
+    """Folder of the heads and gates that were trained together for one target."""
+    return f"joint-{guidance}/rate-{rate_target:.2f}/seed-{seed}"
 
 
 def image_gates_folder(seed: int, rate_target: float) -> str:

@@ -1,7 +1,7 @@
 """What an exit policy may look at: everything that heads, gates and the text bank say about the images of one split."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates, bank_features, break_even_price
+from tgems.exits.bank_modules import BankGates, JointBankGates, bank_features, break_even_price
+from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.features.rows import Rows
 from tgems.profiling.costs import ExitCosts
 
@@ -23,8 +24,8 @@ class ExitModules:
     """The trained modules of one seed; `image_gates` by rate target. Absent ones are those the config leaves out."""
 
     heads: ExitHeads
-    image_gates: dict[float, LookaheadGates]
-    bank_gates: BankGates | None = None
+    image_gates: dict[float, ImageGates]
+    bank_gates: BankGates | JointBankGates | None = None
     confidence_gates: ImageGates | None = None
 
 
@@ -87,9 +88,18 @@ class ExitOutputs:
     @cached_property
     def break_even(self) -> Tensor:
         """Log of the price from which on each image leaves, by the bank gates `[n, E-1]` float64."""
+        return self._by_rows(lambda s, f: break_even_price(self.modules.bank_gates, s, f))
+
+    @cached_property
+    def joint_bank_logits(self) -> Tensor:
+        """Logits of the bank gates that were trained together with the heads `[n, E-1]` float64."""
+        return self._by_rows(self.modules.bank_gates).double()
+
+    @torch.no_grad()
+    def _by_rows(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Apply a function of summaries and bank features to all images, some at a time."""
         features = self.statistics.features.split(ROWS)
-        parts = zip(self.summaries.split(ROWS), features, strict=True)
-        return torch.cat([break_even_price(self.modules.bank_gates, s, f) for s, f in parts])
+        return torch.cat([function(s, f) for s, f in zip(self.summaries.split(ROWS), features, strict=True)])
 
 
 def bank_statistics(logits: Tensor, scale: float, last: bool = True) -> BankStatistics:

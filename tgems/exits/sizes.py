@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from tgems.backbones.summary_grid import n_parts
 from tgems.errors import UserError
 
 BANK_FEATURES = 11
 PRICE_INPUTS = 2
-SUMMARIES = {"cls": 1, "cls_and_patches": 2}
 
 
 def bank_gate_inputs(summary_dim: int) -> int:
@@ -14,9 +14,9 @@ def bank_gate_inputs(summary_dim: int) -> int:
     return summary_dim + BANK_FEATURES
 
 
-def summary_dim(summary: str, width: int) -> int:
-    """Numbers of a summary: the CLS token, or CLS token and mean of the patch tokens."""
-    return SUMMARIES[summary] * width
+def summary_dim(summary: dict, width: int) -> int:
+    """Length of the summary vector: the whole image and a grid of means, each `width` numbers."""
+    return n_parts([summary["grid"]]) * width
 
 
 def exit_blocks(placement: str | list[int], available: Sequence[int]) -> list[int]:

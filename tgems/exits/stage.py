@@ -1,7 +1,9 @@
 """The exits stage: read training features, train, write module folders that appear whole or not at all."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -9,9 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tgems.exits.bank_gates import train_bank_gates
-from tgems.exits.folders import EXTRA, TENSORS, load_extra, load_module
+from tgems.exits.folders import EXTRA, TENSORS, has_extra, load_extra, load_module
 from tgems.exits.image_gates import hit_probabilities, train_image_gates, train_lookahead
-from tgems.exits.train import Pairs, embed, embed_where_asked, train_confidence_gates, train_heads
+from tgems.exits.joint import train_joint
+from tgems.exits.pairs import Pairs
+from tgems.exits.train import cross_fit, embed_out_of_fold, train_confidence_gates, train_heads
 from tgems.features.cache import FeatureSet, load_features
 from tgems.features.rows import MappedRows
 from tgems.profiling.costs import ExitCosts, read_costs
@@ -38,18 +42,34 @@ class Training:
         """Relative cost of every exit `[E]`, modules of image guidance included."""
         return torch.from_numpy(self.costs.image_guided()).float()
 
-    def embed(self, heads: str) -> Tensor | MappedRows:
-        """Embeddings at every exit by heads of a folder `[n, E, D]`; streamed as the summaries are."""
-        module = load_module(heads, self.features.manifest["weights"])
-        how = embed_where_asked if self.features.streamed else embed
-        return how(module, self.pairs.summaries, self.pairs.last)
+    def embed(self, folder: str) -> Tensor | MappedRows:
+        """Embeddings at every exit `[n, E, D]` that gates learn from; streamed as the summaries are.
+
+        They are by the heads of a folder, and where these were cross-fitted, by those that have not seen the image.
+        """
+        heads = load_module(folder, self.features.manifest["weights"])
+        folds, unseen_by = [heads], torch.zeros(len(self.pairs), dtype=torch.uint8)
+        if has_extra(folder):
+            tensors = load_extra(folder)
+            unseen_by = tensors.pop("unseen_by")
+            folds = [copy.deepcopy(heads), copy.deepcopy(heads)]
+            for fold, module in enumerate(folds):
+                prefix = f"{fold}."
+                own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+                module.load_state_dict(own)
+        return embed_out_of_fold(folds, unseen_by, self.pairs)
 
 
 def run_heads(features: str, macs: str, options: dict, seed: int, out: str) -> None:
-    """Train and write the heads of one seed."""
+    """Train and write the heads of one seed, and those that gates learn from."""
     data = Training.read(features, macs)
     heads, history = train_heads(data.pairs, data.rates, options, seed)
-    _write(out, "heads", heads, data, options | {"seed": seed}, history)
+    extra = None
+    if options["fold_passes"]:
+        folds, unseen_by = cross_fit(data.pairs, data.rates, options, seed)
+        extra = {f"{fold}.{k}": v for fold, module in enumerate(folds) for k, v in module.state_dict().items()}
+        extra["unseen_by"] = unseen_by
+    _write(out, "heads", heads, data, options | {"seed": seed}, history, extra)
 
 
 def run_lookahead(
@@ -82,6 +102,16 @@ def run_image_gates(
         _write(folder, "image", gates, data, options | {"seed": seed} | achieved, history)
 
 
+def run_joint(features: str, macs: str, guidance: str, target: float, options: dict, seed: int, out: str) -> None:
+    """Train and write heads and gates of one rate target together, as folders `heads` and `gates` of `out`."""
+    data = Training.read(features, macs)
+    heads, gates, history = train_joint(data.pairs, data.costs, guidance, target, options, seed)
+    about = options | {"seed": seed, "rate_target": target}
+    with whole_folder(out) as partial:
+        _write(partial / "heads", "heads", heads, data, about, history)
+        _write(partial / "gates", f"joint_{guidance}", gates, data, about, history)
+
+
 def run_gates(
     kind: str, features: str, macs: str, heads: Sequence[str], options: dict, seeds: Sequence[int], out: Sequence[str]
 ) -> None:
@@ -97,7 +127,7 @@ def run_gates(
 
 
 def _write(
-    out: str,
+    out: str | Path,
     kind: str,
     module,
     data: Training,

@@ -19,11 +19,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tgems.backbones.summary_grid import grid_of, n_parts
 from tgems.errors import UserError
 from tgems.features.rows import Rows
 from tgems.provenance import digest_file, read_json, write_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 COMPARED = ("schema_version", "weights", "preprocess")
 
 
@@ -75,27 +76,32 @@ class FeatureSet:
 
         Args:
             blocks: Exits to keep, 1-based; the last is the encoder's depth.
-            summary_dim: Numbers of a summary to keep: both parts of the widest exit's `d`, or the global part alone.
+            summary_dim: `S`, which tells the grid: 1 + g^2 parts of the widest exit's `d`.
 
         Raises:
-            UserError: An exit was not extracted.
+            UserError: An exit or a grid was not extracted.
         """
         have = self.manifest["blocks"]
         if absent := sorted(set(blocks) - set(have)):
             raise UserError(f"features were extracted at blocks {have}, but block {absent[0]} is wanted as an exit")
         keep = [have.index(block) for block in blocks[:-1]]
         widths = [self.manifest["widths"][k] for k in keep]
+        grids, wanted = self.manifest["grids"], grid_of(summary_dim // max(widths))
+        if wanted and wanted not in grids:
+            raise UserError(f"features were extracted with grids {grids} of means, but grid {wanted} is wanted")
+        start = n_parts(grids[: grids.index(wanted)]) if wanted else 1
+        parts = [0, *range(start, start + wanted**2)]
         raw = self.raw_embeddings
         return replace(
             self,
-            summaries=self.summaries.columns(keep, 2, summary_dim // max(widths), max(widths)),
-            raw_embeddings=None if raw is None else raw.columns(keep, 1, 1, raw.shape[2]),
-            manifest=self.manifest | {"blocks": list(blocks), "widths": widths},
+            summaries=self.summaries.columns(keep, n_parts(grids), parts, max(widths)),
+            raw_embeddings=None if raw is None else raw.columns(keep, 1, [0], raw.shape[2]),
+            manifest=self.manifest | {"blocks": list(blocks), "widths": widths, "grids": [wanted] if wanted else []},
         )
 
     @property
     def widths(self) -> tuple[int, ...] | None:
-        """True width of either part of a summary, per exit before the last; None where all are equal."""
+        """Unpadded width of each part of a summary, per exit before the last; None where all are equal."""
         widths = tuple(self.manifest["widths"])
         return None if len(set(widths)) == 1 else widths
 
@@ -135,18 +141,47 @@ def load_features(folder: Path, like: dict | None = None) -> FeatureSet:
         UserError: Something is missing, truncated, altered, or was made with other weights.
     """
     folder = Path(folder)
+    expected = {"schema_version": SCHEMA_VERSION} if like is None else {k: like.get(k) for k in COMPARED}
+    manifest = _read_manifest(folder, expected)
+    _check_files(folder, folder, manifest["files"])
+    return _read(folder, manifest)
+
+
+def load_captions(folder: Path, weights: str) -> tuple[Tensor, pd.DataFrame]:
+    """Read the captions of a split without its images.
+
+    Args:
+        folder: Folder of the split.
+        weights: Digest of the backbone in use.
+
+    Returns:
+        Embeddings of the distinct captions `[m, D]`, and one row per caption with columns `text` (row of the
+        embeddings) and `caption`.
+
+    Raises:
+        UserError: Something is missing, truncated, altered, or was made with other weights.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    manifest = _read_manifest(folder, {"schema_version": SCHEMA_VERSION, "weights": weights})
+    files = {name: manifest["files"].get(name, "") for name in ("texts.safetensors", "captions.parquet")}
+    _check_files(folder, folder, files)
+    return load_file(folder / "texts.safetensors")["embeddings"], pd.read_parquet(folder / "captions.parquet")
+
+
+def _read_manifest(folder: Path, expected: dict) -> dict:
+    """Read a manifest and compare some of its keys with what is in use."""
     if not (folder / "manifest.json").is_file():
         raise UserError(f"{folder}: no manifest.json; the cache is not whole, delete the folder and run again")
     manifest = read_json(folder / "manifest.json")
-    expected = {"schema_version": SCHEMA_VERSION} if like is None else {k: like.get(k) for k in COMPARED}
     for key, wanted in expected.items():
         if manifest.get(key) != wanted:
             raise UserError(
                 f"{folder}: cached with {key} {manifest.get(key)!r}, but {wanted!r} is in use; "
                 "delete the folder and run again"
             )
-    _check_files(folder, folder, manifest["files"])
-    return _read(folder, manifest)
+    return manifest
 
 
 def _check_files(folder: Path, cache: Path, digests: dict[str, str]) -> None:

@@ -15,8 +15,8 @@ class EncodedImages(NamedTuple):
     """A batch at every exit.
 
     Attributes:
-        summaries: `[n, E-1, 2W]` at exits before the last: global and local part (docs/method.md#notation), each filled
-            up with zeros to the widest exit's W.
+        summaries: `[n, E-1, P W]` at exits before the last: the P parts of a summary (docs/method.md#notation), each
+            padded with zeros to the widest exit's W.
         embeddings: `[n, D]` unit embeddings, equal to open_clip's `encode_image(..., normalize=True)` bit for bit.
         raw_embeddings: `[n, E, D]` unit embeddings by the frozen pooling and projection; None where these accept the
             last block's tokens alone.
@@ -27,27 +27,28 @@ class EncodedImages(NamedTuple):
     raw_embeddings: Tensor | None
 
 
-def summary_rows(tower: Tower, state: Tensor, width: int) -> Tensor:
-    """Global and local part of a state, each filled up with zeros to `width`: `[n, 2 width]`."""
-    summary = tower.summarise(state)
+def summary_rows(tower: Tower, state: Tensor, width: int, grids: Sequence[int]) -> Tensor:
+    """Parts of a state's summary, each padded with zeros to `width`: `[n, P width]`."""
+    summary = tower.summarise(state, grids)
     return F.pad(summary, (0, width - summary.shape[-1])).flatten(1)
 
 
 @torch.no_grad()
-def encode_images(tower: Tower, images: Tensor, blocks: Sequence[int]) -> EncodedImages:
+def encode_images(tower: Tower, images: Tensor, blocks: Sequence[int], grids: Sequence[int] = (2,)) -> EncodedImages:
     """Run the encoder once and keep what the exits say.
 
     Args:
         tower: Of a frozen model.
         images: `[n, 3, h, w]`.
         blocks: Exits, 1-based, ascending; the last is L.
+        grids: Grids of means to keep in summaries, see `Tower.summarise`.
     """
     width = max(tower.widths[block - 1] for block in blocks[:-1])
     state, summaries, raw = tower.stem(images), [], []
     for block in range(1, tower.depth + 1):
         state = tower.block(block - 1, state)
         if block in blocks[:-1]:
-            summaries.append(summary_rows(tower, state, width))
+            summaries.append(summary_rows(tower, state, width, grids))
         if block == tower.depth or (tower.accepts_raw and block in blocks):
             raw.append(F.normalize(tower.finish(state).float(), dim=-1))
     return EncodedImages(torch.stack(summaries, 1), raw[-1], torch.stack(raw, 1) if tower.accepts_raw else None)

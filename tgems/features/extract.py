@@ -119,6 +119,7 @@ def _manifest(backbone: Backbone, encoding: Encoding, found: dict[str, dict], pr
         "logit_scale": backbone.logit_scale,
         "blocks": list(backbone.blocks),
         "widths": [backbone.tower.widths[block - 1] for block in backbone.blocks[:-1]],
+        "grids": list(encoding.grids),
         "precision": encoding.precision,
         "in_memory_gb": encoding.in_memory_gb,
         "shards": {s["tar"]: s["fingerprint"]["shard"] for s in found.values()},

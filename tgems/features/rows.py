@@ -14,15 +14,15 @@ class Rows:
     Attributes:
         files: Each `[n_i, E, S]`, of any float type; mapped files are read only where rows are asked for.
         exits: Exits to give, None for all.
-        have: Parts that the numbers of an exit consist of.
-        parts: How many of these to give, None for all.
+        have: Number of equal parts that the numbers of an exit consist of.
+        parts: Which of these to give, None for all.
         width: Numbers of each part to give, None for all.
     """
 
     files: tuple[Tensor, ...]
     exits: Tensor | None = None
     have: int = 1
-    parts: int | None = None
+    parts: tuple[int, ...] | None = None
     width: int | None = None
 
     def __len__(self) -> int:
@@ -32,16 +32,16 @@ class Rows:
     def shape(self) -> tuple[int, int, int]:
         """`(n, E, S)` of what is given."""
         _, exits, dim = self.files[0].shape
-        size = (self.parts or self.have) * (self.width or dim // self.have)
+        size = (len(self.parts) if self.parts else self.have) * (self.width or dim // self.have)
         return len(self), exits if self.exits is None else len(self.exits), size
 
-    def columns(self, exits: Sequence[int], have: int, parts: int, width: int) -> "Rows":
-        """The same rows with fewer exits (0-based), and of each the first `parts` of `have` parts, `width` of each."""
+    def columns(self, exits: Sequence[int], have: int, parts: Sequence[int], width: int) -> "Rows":
+        """The same rows with fewer exits (0-based), and of each some of its `have` parts (0-based), `width` of each."""
         _, every, dim = self.files[0].shape
         chosen = None if list(exits) == list(range(every)) else torch.tensor(exits)
-        if (parts, width) == (have, dim // have):
+        if (list(parts), width) == (list(range(have)), dim // have):
             return replace(self, exits=chosen)
-        return replace(self, exits=chosen, have=have, parts=parts, width=width)
+        return replace(self, exits=chosen, have=have, parts=tuple(parts), width=width)
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """Rows by index `[B]` int64, or a slice -> `[B, E, S]` float32."""
@@ -61,7 +61,7 @@ class Rows:
         if self.exits is not None:
             rows = rows[:, self.exits]
         if self.width is not None:
-            rows = rows.unflatten(-1, (self.have, -1))[..., : self.parts, : self.width].flatten(2)
+            rows = rows.unflatten(-1, (self.have, -1))[:, :, list(self.parts), : self.width].flatten(2)
         return rows.float()
 
     def split(self, size: int) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ reference.safetensors, under autocast only: float32 embeddings [m, D] of the fir
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Encoding:
         on_bad_sample: `fail`, or `skip`: leave out, log and count.
         in_memory_gb: Summaries of a split that take more (as float32) are read from their files by rows.
         code: Digest of the code that encodes; a change encodes anew.
+        grids: Grids of means in summaries, ascending (`tgems.backbones.towers.Tower.summarise`).
     """
 
     batch_size: int = 256
@@ -57,12 +59,14 @@ class Encoding:
     on_bad_sample: str = "fail"
     in_memory_gb: float = 8.0
     code: str = ""
+    grids: Sequence[int] = (2,)
 
     def fingerprint(self, backbone: Backbone, shard: str) -> dict:
         """All that a shard's features depend on; `shard` is the digest of the tar."""
         own = {k: v for k, v in asdict(self).items() if k in ("dtype", "precision", "on_bad_sample", "code")}
         images = {"weights": backbone.weights_digest, "preprocess": backbone.preprocess_digest, "shard": shard}
-        return own | images | {"blocks": list(backbone.blocks), "schema_version": SCHEMA_VERSION}
+        kept = {"blocks": list(backbone.blocks), "grids": list(self.grids)}
+        return own | images | kept | {"schema_version": SCHEMA_VERSION}
 
 
 def use_device(backbone: Backbone, encoding: Encoding) -> None:
@@ -130,7 +134,7 @@ def _encode_shard(
             if batch.images is not None:
                 images = batch.images.to(encoding.device, non_blocking=True)
                 with autocast(encoding.device, encoding.precision):
-                    writer.add(encode_images(backbone.tower, images, backbone.blocks))
+                    writer.add(encode_images(backbone.tower, images, backbone.blocks, encoding.grids))
                 if len(used) < wanted:
                     exact.append(_full_depth(backbone, images[: wanted - len(used)]))
                 used += [entries[place] for place in batch.places.tolist()]

@@ -1,10 +1,9 @@
 """Closed forms of MACs. Imports neither torch nor open_clip: a dry run can tell which rate targets are out of reach."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from tgems.backbones.config import family, vision_config
+from tgems.backbones.config import as_pair, family, vision_config
 
 NORMALISATION_PER_ELEMENT = 5
 
@@ -59,7 +58,7 @@ def _transformer_cost(vision: dict, embed_dim: int) -> EncoderCost:
     queries adds 2 q D^2 + 2 N w D + 2 q N D, and projects D to D.
     """
     width, depth = vision["width"], vision["layers"]
-    (height, breadth), (tall, wide) = _pair(vision["image_size"]), _pair(vision["patch_size"])
+    (height, breadth), (tall, wide) = as_pair(vision["image_size"]), as_pair(vision["patch_size"])
     patches = (height // tall) * (breadth // wide)
     tokens = patches + 1
     stem = patches * 3 * tall * wide * width
@@ -121,10 +120,6 @@ def _resnet_cost(vision: dict, embed_dim: int) -> EncoderCost:
         widths=tuple(widths),
         embed_dim=embed_dim,
     )
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def head_macs(summary_dim: int, hidden: int, embed_dim: int) -> int:

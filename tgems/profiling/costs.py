@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tgems.backbones.config import family
+from tgems.backbones.summary_grid import grid_of
 from tgems.errors import UserError
 from tgems.exits.sizes import PRICE_INPUTS, bank_gate_inputs, exit_blocks, summary_dim
 from tgems.profiling.closed_form import EncoderCost, bank_product_macs, encoder_cost, gate_macs, head_macs
@@ -23,13 +24,14 @@ class ExitCosts:
         blocks: Exits, 1-based, ascending; the last is L.
         encoder: Stem and blocks up to each exit; the last with pooling and projection.
         head: One head, per exit.
-        image_gate: One gate that sees the image alone and foresees every exit, per exit.
+        image_gate: One gate that sees the image alone, per exit; staged ones foresee every exit.
         confidence_gate: One gate that sees the image alone and says one number, per exit.
         bank_gate: One gate that also sees bank features, without the bank product, per exit.
         projection: The frozen pooling and projection; None where these accept the last block's tokens alone.
         embed_dim: `D`.
         widths: `d`, of a token or position, per exit.
         summary_dim: `S`, of a summary; narrower exits are filled up to it.
+        query_bank: What every image pays for query-bank normalisation, wherever it leaves.
     """
 
     blocks: tuple[int, ...]
@@ -42,11 +44,17 @@ class ExitCosts:
     embed_dim: int
     widths: tuple[int, ...]
     summary_dim: int
+    query_bank: int = 0
 
     @property
     def width(self) -> int:
         """Numbers of one part of a summary: the widest exit's `d`."""
         return max(self.widths)
+
+    @property
+    def grid(self) -> int:
+        """The g of the g x g grid of means in a summary; 0 without one."""
+        return grid_of(self.summary_dim // self.width)
 
     @property
     def full(self) -> int:
@@ -71,7 +79,7 @@ class ExitCosts:
         where = list(range(exits - 1)) if visited is None else list(visited)
         looks[where] = np.broadcast_to(per_visit, exits - 1)[where]
         taken[:-1] = at_exit
-        return (np.array(self.encoder) + np.cumsum(looks) + taken) / self.full
+        return (np.array(self.encoder) + np.cumsum(looks) + taken + self.query_bank) / self.full
 
     def fixed(self) -> np.ndarray:
         """Encoder and one head."""
@@ -104,8 +112,8 @@ def exit_costs(encoder: EncoderCost, modules: dict, accepts_raw: bool) -> ExitCo
 
     Args:
         encoder: Traced or by the closed form.
-        modules: A variant of the configuration: `exits`, `summary`, and `hidden` of `heads`, `image_gates` and
-            `bank_gates`; and `kept`, the backbone's own `exits`, if any.
+        modules: A variant of the configuration: `exits`, `summary`, `hidden` of `heads`, `image_gates` and
+            `bank_gates`, and the `scheme` of `training`; and `kept`, the backbone's own `exits`, if any.
         accepts_raw: Whether the frozen projection accepts the tokens of every block.
     """
     kept = exit_blocks(modules.get("kept", "all"), range(1, len(encoder.blocks) + 1))
@@ -113,13 +121,15 @@ def exit_costs(encoder: EncoderCost, modules: dict, accepts_raw: bool) -> ExitCo
     widths = tuple(encoder.widths[k - 1] for k in blocks[:-1])
     sizes = [summary_dim(modules["summary"], width) for width in widths]
     hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
+    joint = modules["training"]["scheme"] == "joint"
+    image_outputs, bank_outputs = (1, 1) if joint else (len(blocks), 2 + PRICE_INPUTS)
     return ExitCosts(
         blocks=tuple(blocks),
         encoder=(*(encoder.blocks[k - 1] for k in blocks[:-1]), encoder.full),
         head=tuple(head_macs(s, hidden["heads"], encoder.embed_dim) for s in sizes),
-        image_gate=tuple(gate_macs(s, hidden["image_gates"], len(blocks)) for s in sizes),
+        image_gate=tuple(gate_macs(s, hidden["image_gates"], image_outputs) for s in sizes),
         confidence_gate=tuple(gate_macs(s, hidden["image_gates"]) for s in sizes),
-        bank_gate=tuple(gate_macs(bank_gate_inputs(s), hidden["bank_gates"], 2 + PRICE_INPUTS) for s in sizes),
+        bank_gate=tuple(gate_macs(bank_gate_inputs(s), hidden["bank_gates"], bank_outputs) for s in sizes),
         projection=encoder.finish if accepts_raw else None,
         embed_dim=encoder.embed_dim,
         widths=widths,

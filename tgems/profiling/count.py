@@ -8,7 +8,8 @@ import torch
 
 from tgems.backbones.config import model_config
 from tgems.backbones.towers import Tower
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates, LookaheadGates
+from tgems.exits.bank_modules import BankGates, JointBankGates
+from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 from tgems.exits.sizes import BANK_FEATURES, summary_dim
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import ExitCosts, check_targets, exit_costs, write_costs
@@ -59,12 +60,14 @@ def trace_modules(costs: ExitCosts, modules: dict) -> ExitCosts:
         size = summary_dim(modules["summary"], width)
         s, bank, price = torch.zeros(1, 1, size), torch.zeros(1, 1, BANK_FEATURES), torch.ones(1)
         lookahead = LookaheadGates(early, size, hidden["image_gates"], rates)
-        by_width[width] = (
-            count_macs(ExitHeads(1, size, hidden["heads"], costs.embed_dim), (s,)).macs,
-            count_macs(lookahead, (s.expand(1, early, size),)).macs // early,
-            count_macs(ImageGates(1, size, hidden["image_gates"]), (s,)).macs,
-            count_macs(BankGates(1, size, hidden["bank_gates"]), (s, bank, price)).macs,
-        )
+        confidence = count_macs(ImageGates(1, size, hidden["image_gates"]), (s,)).macs
+        if modules["training"]["scheme"] == "joint":
+            gates = confidence, count_macs(JointBankGates(1, size, hidden["bank_gates"]), (s, bank)).macs
+        else:
+            image = count_macs(lookahead, (s.expand(1, early, size),)).macs // early
+            gates = image, count_macs(BankGates(1, size, hidden["bank_gates"]), (s, bank, price)).macs
+        head = count_macs(ExitHeads(1, size, hidden["heads"], costs.embed_dim), (s,)).macs
+        by_width[width] = (head, gates[0], confidence, gates[1])
     columns = zip(*(by_width[width] for width in costs.widths), strict=True)
     return replace(costs, **dict(zip(("head", "image_gate", "confidence_gate", "bank_gate"), columns, strict=True)))
 

@@ -12,9 +12,10 @@ from tgems.profiling.macs import count_encoder
 
 MODULES = {  # the configuration's defaults
     "exits": "all",
-    "summary": "cls_and_patches",
-    "heads": {"hidden": 128},
-    "image_gates": {"hidden": 32},
+    "summary": {"grid": 2},
+    "training": {"scheme": "staged"},
+    "heads": {"hidden": 256},
+    "image_gates": {"hidden": 16},
     "bank_gates": {"hidden": 32},
 }
 

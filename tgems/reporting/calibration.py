@@ -1,10 +1,15 @@
-"""Which rows stand for a data set where only one calibration is shown."""
+"""Which rows stand for a data set where only one calibration and score normalisation is shown."""
 
 import pandas as pd
 
 
 def shown_first(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows under a data set's own thresholds, or transferred ones where it has none; uncalibrated rows as they are."""
+    """Rows under a data set's own thresholds, or transferred ones where it has none; uncalibrated rows as they are.
+
+    Rows with normalised scores are left out.
+    """
+    if "score_normalisation" in rows:
+        rows = rows[rows["score_normalisation"].ne("querybank")]
     own = rows["dataset"].isin(rows.loc[rows["calibration"].eq("in_domain"), "dataset"])
     return rows[rows["calibration"].ne("transfer") | ~own]
 

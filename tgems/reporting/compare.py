@@ -9,8 +9,8 @@ from tgems.errors import UserError
 from tgems.provenance import read_json
 
 KEYS = [
-    *("backbone", "variant", "dataset", "policy", "twin_of", "calibration", "rate_target", "exit_block", "seed"),
-    "metric",
+    *("backbone", "variant", "dataset", "policy", "twin_of", "calibration", "score_normalisation"),
+    *("rate_target", "exit_block", "seed", "metric"),
 ]
 Rows = list[tuple[str, ...]]
 
@@ -90,6 +90,7 @@ def _points(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: missing; give the results folder of a finished run")
     frame = pd.read_csv(path, low_memory=False)
+    frame["score_normalisation"] = frame.get("score_normalisation", "none")
     frame[KEYS] = frame[KEYS].astype("string").fillna("")
     rates = {"rate": "value", "rate_ci_low": "ci_low", "rate_ci_high": "ci_high"}
     spent = frame.drop_duplicates(KEYS[:-1])[[*KEYS, *rates]].rename(columns=rates).assign(metric="rate")

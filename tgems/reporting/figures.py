@@ -104,7 +104,7 @@ def exit_histogram(frames: dict[str, pd.DataFrame]) -> plt.Figure:
 
 def rate_calibration(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     """Rate realised minus target: on validation and on test, with own thresholds and with transferred ones."""
-    points = frames["tradeoff"].dropna(subset=["threshold"])
+    points = frames["tradeoff"].query("score_normalisation == 'none'").dropna(subset=["threshold"])
     points = points[points["seed"] != "mean"]
     points = points.drop_duplicates(["backbone", "dataset", "policy", "calibration", "rate_target", "seed"])
     points = points.assign(excess=points["rate"] - points["rate_target"])

@@ -29,7 +29,9 @@ def check_references(points: pd.DataFrame, backbones: dict[str, dict]) -> pd.Dat
     published = pd.read_csv(PUBLISHED)
     named = [(name, *identity(entry)) for name, entry in backbones.items()]
     models = pd.DataFrame(named, columns=["backbone", "model", "pretrained"])
-    full = points[points["policy"].eq("full")].drop_duplicates(["backbone", "dataset", "metric"])
+    full = points[points["policy"].eq("full") & points["score_normalisation"].eq("none")].drop_duplicates(
+        ["backbone", "dataset", "metric"]
+    )
     own = full[["backbone", "dataset", "metric", "value", "ci_low", "ci_high", "n"]]
     table = own.merge(models, on="backbone").merge(published, on=["model", "pretrained", "dataset", "metric"])
     table["difference"] = table["value"] - table["published"]

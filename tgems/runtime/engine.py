@@ -35,16 +35,16 @@ class Encoded(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Of what heads and gates see and give.
+    """Dimensions of the inputs and outputs of heads and gates.
 
     Attributes:
-        width: Of one part of a summary, the widest exit's.
-        summary: Numbers of a summary that are seen: both parts, or the global one.
+        width: Numbers of one part of a summary, padding included.
+        grid: The g of the g x g grid of means in a summary; 0 without one.
         embed: `D`.
     """
 
     width: int
-    summary: int
+    grid: int
     embed: int
 
 
@@ -121,7 +121,7 @@ class _Batch:
     def leave(self, chunk: Chunk, exit_: int, must: bool) -> Chunk:
         """Write what leaves at an exit; the rest of the chunk. Heads and gates keep their precision under autocast."""
         with torch.autocast(chunk.state.device.type, enabled=False):
-            summaries = summary_rows(self.tower, chunk.state, self.sizes.width)[:, : self.sizes.summary]
+            summaries = summary_rows(self.tower, chunk.state, self.sizes.width, [self.sizes.grid])
             mask, embed = self.rule.leaving(exit_, summaries.to(self.rule.dtype))
             if self.planned is not None:
                 mask = self.planned[chunk.places] == exit_

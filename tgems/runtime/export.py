@@ -9,13 +9,11 @@ from tgems.backbones.load import load_backbone
 from tgems.errors import UserError
 from tgems.evaluation.estimates import HEADLINE
 from tgems.exits.folders import load_module
-from tgems.exits.names import image_gates_folder
+from tgems.exits.names import image_gates_folder, joint_folder
 from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import read_json
 from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
 from tgems.runtime.rules import POLICIES
-
-CALIBRATED_GATES = {"tgem_bank": "bank", "learned_confidence": "confidence"}
 
 
 def from_results(
@@ -51,8 +49,7 @@ def from_results(
     loaded = load_backbone(config["backbones"][backbone])
     costs = read_costs(results / f"profiling/{backbone}/{variant}/macs.json")
     exits = results / "exits" / backbone / variant
-    folder = CALIBRATED_GATES.get(policy)
-    gates = f"{folder}/seed-{seed}" if folder else image_gates_folder(seed, rate_target) if policy == "tgem" else None
+    heads, gates = _module_folders(policy, config["variants"][variant]["training"]["scheme"], seed, rate_target)
     if policy == "fixed":
         calibrations = {"all": _fixed(costs, exit_block)}
     else:
@@ -63,7 +60,7 @@ def from_results(
         policy=policy,
         rate_target=rate_target,
         costs=costs,
-        heads=load_module(exits / f"heads/seed-{seed}", loaded.weights_digest),
+        heads=load_module(exits / heads, loaded.weights_digest),
         gates=load_module(exits / gates, loaded.weights_digest) if gates else None,
         calibrations=calibrations,
         about={"name": backbone, "variant": variant, "seed": seed, "trained_on": training}
@@ -88,6 +85,16 @@ def _chosen(
     return variant, seed
 
 
+def _module_folders(policy: str, scheme: str, seed: int, rate_target: float | None) -> tuple[str, str | None]:
+    """Folders of a policy's heads and gates; the latter None where it has none."""
+    guidance = {"tgem": "image", "tgem_bank": "bank"}.get(policy)
+    if scheme == "joint" and guidance:
+        folder = joint_folder(guidance, seed, rate_target)
+        return f"{folder}/heads", f"{folder}/gates"
+    gates = {"tgem_bank": f"bank/seed-{seed}", "learned_confidence": f"confidence/seed-{seed}"}.get(policy)
+    return f"heads/seed-{seed}", image_gates_folder(seed, rate_target) if policy == "tgem" else gates
+
+
 def _fixed(costs: ExitCosts, exit_block: int | None) -> Calibration:
     """Everybody leaves after one block."""
     _known("exit block", exit_block, costs.blocks[:-1])
@@ -104,7 +111,7 @@ def _calibrations(folder: Path, config: dict, policy: str, rate_target: float, s
         for fit in read_json(_existing(folder / name / "thresholds.json"))["thresholds"]:
             point = fit["point"]
             same = point["rate_target"] is not None and math.isclose(point["rate_target"], rate_target)
-            if fit["policy"] == policy and fit["seed"] == seed and same:
+            if fit["policy"] == policy and fit["seed"] == seed and same and fit["score_normalisation"] == "none":
                 visited = None if point["visited"] is None else tuple(point["visited"])
                 found[name] = Calibration(point["parameters"]["threshold"], visited, fit["rate_validation"])
     if training not in found:
@@ -128,6 +135,7 @@ def _results(
     """
     points = pd.read_csv(_existing(results / "tables/tradeoff.csv"), dtype={"seed": "string"}, low_memory=False)
     points = points[points["metric"].isin(HEADLINE) & points["twin_of"].isna()]
+    points = points[points["score_normalisation"].eq("none")]
     points = points[points["backbone"].eq(keys["backbone"]) & points["variant"].eq(keys["variant"])]
     full = points[points["policy"].eq("full")].set_index(["dataset", "metric"])["value"].to_dict()
     own = points[points["policy"].eq(keys["policy"]) & points["seed"].eq(keys["seed"])]

@@ -27,6 +27,7 @@ from tgems.runtime.saved_config import (
     CONFIG,
     FORMAT,
     FORMAT_VERSION,
+    GATES,
     TENSORS,
     WAY_OUT,
     SavedConfig,
@@ -58,7 +59,7 @@ def save(model: EarlyExitCLIP, folder: Path) -> None:
         "rate_target": early.rate_target,
         "costs": asdict(early.costs),
         "rates": early.rates().tolist(),
-        "modules": {name: {"kind": _kind(m)} | m.architecture for name, m in _modules(early).items()},
+        "modules": {name: {"kind": _kind(m, early.policy)} | m.architecture for name, m in _modules(early).items()},
         "calibrations": {name: asdict(point) for name, point in early.calibrations.items()},
         "about": early.about,
         "model_digest": hashlib.sha256(tensors).hexdigest(),
@@ -232,5 +233,7 @@ def _modules(early: EarlyExit) -> dict[str, nn.Module]:
     return {"heads": early.heads} | ({} if early.gates is None else {"gates": early.gates})
 
 
-def _kind(module: nn.Module) -> str:
-    return next(kind for kind, builder in BUILDERS.items() if type(module) is builder and kind != "lookahead")
+def _kind(module: nn.Module, policy: str) -> str:
+    """Return the kind of a module; those of gates also depend on the policy."""
+    kinds = [kind for kind, builder in BUILDERS.items() if type(module) is builder]
+    return next(kind for kind in kinds if kind in ("heads", *GATES[policy]))

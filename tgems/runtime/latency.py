@@ -156,7 +156,7 @@ def _encoders(
     tower: Tower, rule: ImageRule, costs: ExitCosts, images: Tensor, drawn: dict[float, np.ndarray], batch_size: int
 ) -> dict[tuple, Callable[[int], Tensor]]:
     """Functions of the number of the call, by encoder and rate target."""
-    sizes = Sizes(costs.width, costs.summary_dim, costs.embed_dim)
+    sizes = Sizes(costs.width, costs.grid, costs.embed_dim)
     chunk = default_chunk(tower.stem(images))
     encoders = {(FULL, None): lambda call: F.normalize(tower.visual(images), dim=-1)}
     if chunk < batch_size:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from tgems.backbones.load import Backbone
 from tgems.errors import UserError
-from tgems.exits.modules import BankGates, ExitHeads, ImageGates
+from tgems.exits.bank_modules import BankGates, JointBankGates
+from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.exits.registry import find_policies
 from tgems.profiling.costs import ExitCosts
 from tgems.runtime.engine import Encoded, Sizes, encode_early
@@ -55,7 +56,7 @@ class EarlyExit:
     rate_target: float | None
     costs: ExitCosts
     heads: ExitHeads
-    gates: ImageGates | BankGates | None
+    gates: ImageGates | BankGates | JointBankGates | None
     calibrations: dict[str, Calibration]
     about: dict = field(default_factory=dict)
 
@@ -215,7 +216,7 @@ class EarlyExitCLIP(nn.Module):
             image,
             costs.blocks,
             self.looked,
-            Sizes(costs.width, costs.summary_dim, costs.embed_dim),
+            Sizes(costs.width, costs.grid, costs.embed_dim),
             self.last_resort,
             self.chunk,
         )

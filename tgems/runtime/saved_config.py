@@ -12,19 +12,20 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 from tgems.backbones.open_clip_config import ModelConfig
+from tgems.backbones.summary_grid import grid_of
 from tgems.errors import UserError
 from tgems.exits.architecture import Architecture
 from tgems.untrusted import Closed, Digest, Size, explain, file_inside, read_json_as
 
-FORMAT, FORMAT_VERSION = "tgems", 1
+FORMAT, FORMAT_VERSION = "tgems", 2
 CONFIG, TENSORS = "config.json", "model.safetensors"
 FILES = (CONFIG, TENSORS, "README.md")
 WAY_OUT = "export it with `tgems export`, or download it again"
 GATES = {
-    **{"tgem": "image", "learned_confidence": "confidence", "tgem_bank": "bank"},
-    **dict.fromkeys(("max_softmax", "entropy", "margin", "fixed")),
+    **{"tgem": ("image", "joint_image"), "tgem_bank": ("bank", "joint_bank"), "learned_confidence": ("confidence",)},
+    **dict.fromkeys(("max_softmax", "entropy", "margin", "fixed"), ()),
 }
-"""The policies that can be saved, with the kind of their gates, or None if they have no gates."""
+"""The policies that can be saved, with the kinds that their gates can have; none if they have no gates."""
 
 Text = Annotated[str, StringConstraints(max_length=4096)]
 Macs = Annotated[int, Field(ge=0, le=2**60)]
@@ -63,6 +64,7 @@ class Costs(Closed):
     embed_dim: Size
     widths: tuple[Size, ...]
     summary_dim: Size
+    query_bank: Macs
 
     @model_validator(mode="after")
     def _one_for_each_exit(self) -> Self:
@@ -76,6 +78,7 @@ class Costs(Closed):
                 raise ValueError(f"costs.{name} has {found} numbers for {exits - 1} exits before the last")
         if self.summary_dim % max(self.widths):
             raise ValueError(f"costs.summary_dim {self.summary_dim} is no multiple of the largest of costs.widths")
+        grid_of(self.summary_dim // max(self.widths))
         if not self.encoder[-1]:
             raise ValueError("costs.encoder: the full encoder costs nothing")
         return self
@@ -117,7 +120,7 @@ class SavedConfig(Closed):
     """The whole of config.json (docs/using-a-t-gem.md#save-load-share)."""
 
     format: Literal["tgems"]
-    format_version: Literal[1]
+    format_version: Literal[2]
     backbone: BackboneEntry
     architecture: ModelConfig
     weights: Digest
@@ -136,7 +139,8 @@ class SavedConfig(Closed):
     def _parts_fit_together(self) -> Self:
         before_last, gates = len(self.costs.blocks) - 1, GATES[self.policy]
         kinds = {name: module.kind for name, module in self.modules.items()}
-        if kinds != {"heads": "heads"} | ({} if gates is None else {"gates": gates}):
+        fit = kinds.get("gates") in gates if gates else "gates" not in kinds
+        if kinds.get("heads") != "heads" or not fit:
             raise ValueError(f"modules {kinds} are not those of policy {self.policy!r}")
         for name, module in self.modules.items():
             found = {"n_exits": module.n_exits, "summary_dim": module.summary_dim}

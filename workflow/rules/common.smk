@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 from tgems.backbones.config import backbone_files
 from tgems.config import complete_config, costs_of
 from tgems.errors import UserError
-from tgems.exits.names import module_folders, trained_gates
+from tgems.exits.names import job_folders, trained_gates
 from tgems.reporting.published import has_published
 
 try:
@@ -37,6 +37,7 @@ REPORTED = [
     name for name in DATASETS if config["datasets"][name]["splits"]["test"] != "none"
 ]
 VARIANTS = list(config["variants"])
+GRIDS = sorted({v["summary"]["grid"] for v in config["variants"].values()} - {0})
 GATES = trained_gates(config["policies"], config["guidance"])
 DEMO = [name for name in DATASETS if config["datasets"][name]["source"] == "demo"]
 RECEIPTS = [
@@ -70,10 +71,25 @@ LATENCY_FILES = multiext("results/tables/latency", ".csv", ".md", ".tex") + mult
 )
 
 
+# Splits of a demo data set are small: one job encodes them all, which saves importing the libraries for each.
+TOGETHER = [
+    name
+    for name in DEMO
+    if "none" not in config["datasets"][name]["splits"].values()
+    and max(config["datasets"][name]["jobs"].values()) == 1
+]
+
+
+def one_of(names):
+    """Pattern of a wildcard that is one of some names; nothing if there are none."""
+    return "|".join(names) or "no such name"
+
+
 wildcard_constraints:
     backbone="|".join(BACKBONES + PRETRAINED),
     variant="|".join(VARIANTS),
     dataset="|".join(DATASETS + ["scenes"]),
+    guidance="image|bank",
     part="[0-9]+",
     of="[0-9]+",
     split="backbone|train|validation|test",
@@ -132,7 +148,7 @@ def weight_files(wildcards):
 def encoding(wildcards):
     """How images are encoded."""
     bad = config["datasets"][wildcards.dataset]["on_bad_sample"]
-    return config["features"] | {"on_bad_sample": bad}
+    return config["features"] | {"on_bad_sample": bad, "grids": GRIDS}
 
 
 def backbone_entry(wildcards):
@@ -175,7 +191,9 @@ def module_sizes(wildcards):
         name: {"hidden": variant[name]["hidden"]}
         for name in ("heads", "image_gates", "bank_gates")
     }
-    return {"exits": variant["exits"], "summary": variant["summary"]} | hidden
+    scheme = {"training": {"scheme": variant["training"]["scheme"]}}
+    own = {"exits": variant["exits"], "summary": variant["summary"]}
+    return own | scheme | hidden
 
 
 def unchecked_targets(wildcards):
@@ -191,15 +209,33 @@ def confidence_options(wildcards):
     return variant["confidence_gates"] | {"hidden": variant["image_gates"]["hidden"]}
 
 
+def joint_options(wildcards):
+    """Options of training heads and gates together: those of heads, and what the section `joint` adds."""
+    variant = config["variants"][wildcards.variant]
+    gates = variant[f"{wildcards.guidance}_gates"]
+    chosen = {key: variant["image_gates"][key] for key in ("regularizer", "lambda")}
+    return (
+        variant["heads"] | variant["joint"] | chosen | {"gate_hidden": gates["hidden"]}
+    )
+
+
 def trained_modules(wildcards):
-    """Every head and gate of a backbone and variant."""
+    """Folders of every head and gate of a backbone and variant."""
+    variant = config["variants"][wildcards.variant]
+    targets, scheme = variant["rate_targets"], variant["training"]["scheme"]
     return [
         f"results/exits/{wildcards.backbone}/{wildcards.variant}/{folder}"
         for seed in SEEDS
-        for folder in module_folders(
-            seed, config["variants"][wildcards.variant]["rate_targets"], GATES
-        )
+        for folder in job_folders(seed, targets, GATES, scheme)
     ]
+
+
+def training_captions(wildcards):
+    """Features whose captions the query bank is drawn from; none where texts are not normalised by it."""
+    retrieval = config["datasets"][wildcards.dataset]["task"] == "zeroshot_retrieval"
+    wanted = retrieval and "querybank" in config["score_normalisation"]
+    folder = f"results/features/{wildcards.backbone}/{TRAINED}/train"
+    return [folder] if wanted else []
 
 
 def threshold_files(wildcards):

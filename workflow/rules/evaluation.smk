@@ -2,6 +2,7 @@ rule fit_thresholds:
     input:
         validation="results/features/{backbone}/{dataset}/validation",
         modules=trained_modules,
+        captions=training_captions,
         macs="results/profiling/{backbone}/{variant}/macs.json",
         code=CODE["evaluation"] + CODE["policies"],
     output:
@@ -20,7 +21,10 @@ rule fit_thresholds:
         rate_targets=lookup(within=config, dpath="variants/{variant}/rate_targets"),
         policies=lookup(within=config, dpath="policies"),
         gates=GATES,
+        scheme=lookup(within=config, dpath="variants/{variant}/training/scheme"),
+        score_normalisation=lookup(within=config, dpath="score_normalisation"),
         directions=lookup(within=config, dpath="datasets/{dataset}/directions"),
+        query_bank=lookup(within=config, dpath="query_bank"),
     message:
         "Fit thresholds of {wildcards.backbone}, {wildcards.variant}, on validation images of {wildcards.dataset}"
     script:
@@ -35,6 +39,7 @@ rule evaluate:
         prompts=prompt_files,
         curves=validation_curves,
         modules=trained_modules,
+        captions=training_captions,
         macs="results/profiling/{backbone}/{variant}/macs.json",
         code=CODE["evaluation"] + CODE["policies"],
     output:
@@ -56,6 +61,8 @@ rule evaluate:
         rate_targets=lookup(within=config, dpath="variants/{variant}/rate_targets"),
         policies=lookup(within=config, dpath="policies"),
         gates=GATES,
+        scheme=lookup(within=config, dpath="variants/{variant}/training/scheme"),
+        score_normalisation=lookup(within=config, dpath="score_normalisation"),
         directions=lookup(within=config, dpath="datasets/{dataset}/directions"),
         bootstrap_resamples=lookup(
             within=config, dpath="evaluation/bootstrap_resamples"

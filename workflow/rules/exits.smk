@@ -113,3 +113,27 @@ rule train_confidence_gates:
         "Train confidence gates of {wildcards.backbone}, {wildcards.variant}, all seeds"
     script:
         "../scripts/train_confidence_gates.py"
+
+
+rule train_joint:
+    input:
+        features=training_features(),
+        macs="results/profiling/{backbone}/{variant}/macs.json",
+        code=CODE["exits"],
+    output:
+        directory(
+            "results/exits/{backbone}/{variant}/joint-{guidance}/rate-{rate}/seed-{seed}"
+        ),
+    log:
+        "logs/train_joint/{backbone}-{variant}-{guidance}-{rate}-{seed}.log",
+    benchmark:
+        "benchmarks/train_joint/{backbone}-{variant}-{guidance}-{rate}-{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        options=joint_options,
+    message:
+        "Train heads and {wildcards.guidance}-guided gates of {wildcards.backbone}, {wildcards.variant}, together for rate {wildcards.rate}, seed {wildcards.seed}"
+    script:
+        "../scripts/train_joint.py"

@@ -11,6 +11,7 @@ with job(snakemake.log[0], snakemake.threads):
         {c: files[c] for c in ("in_domain", "transfer") if c in files},
         files["curves"],
         files["macs"],
+        list(snakemake.input.captions),
         dict(snakemake.output.items()),
         {**snakemake.wildcards, "task": params.pop("task")},
         **params,

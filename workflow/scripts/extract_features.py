@@ -9,7 +9,9 @@ with job(snakemake.log[0], snakemake.threads):
     from tgems.features.shards import Encoding, code_digest
 
     use_threads(1)
-    params = snakemake.params
-    backbone = load_backbone(params.backbone)
-    encoding = Encoding(**params.encoding, code=code_digest(snakemake.input.code))
-    extract_features(backbone, SplitFiles.of(snakemake.input.split), params.task, Path(snakemake.output[0]), encoding)
+    params, files = snakemake.params, snakemake.input
+    backbone, code = load_backbone(params.backbone), code_digest(files.code)
+    encoding = Encoding(**params.encoding, code=code)
+    splits = [files.split] if isinstance(files.split, str) else files.split
+    for split, out in zip(splits, snakemake.output, strict=True):
+        extract_features(backbone, SplitFiles.of(split), params.task, Path(out), encoding)

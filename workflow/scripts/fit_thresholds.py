@@ -4,4 +4,5 @@ with job(snakemake.log[0], snakemake.threads):
     from tgems.evaluation.stage import run_thresholds
 
     use_threads(snakemake.threads)
-    run_thresholds(snakemake.input.validation, snakemake.input.macs, dict(snakemake.output.items()), **snakemake.params)
+    files, out = snakemake.input, dict(snakemake.output.items())
+    run_thresholds(files.validation, files.macs, list(files.captions), out, **snakemake.params)

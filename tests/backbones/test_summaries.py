@@ -1,0 +1,130 @@
+"""Summaries of small random towers of every family against loops over positions."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tgems.backbones.summary_grid import grid_of, n_parts
+from tgems.backbones.towers import Tower, as_tower
+from tgems.errors import UserError
+
+
+def open_clip_vit():
+    from open_clip.transformer import VisionTransformer
+
+    return VisionTransformer((40, 56), 8, width=16, layers=2, heads=2, mlp_ratio=2.0, output_dim=8)
+
+
+def timm_model(name: str, **trunk):
+    """timm's tower within open_clip's, with the trunk built anew."""
+    from open_clip.timm_model import TimmModel
+
+    visual = TimmModel(name, embed_dim=8, image_size=trunk["img_size"], pool="", proj="linear")
+    visual.trunk = type(visual.trunk)(patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=0, **trunk)
+    visual.head.proj = torch.nn.Linear(16, 8)
+    return visual
+
+
+def without_class_token():
+    return timm_model("vit_tiny_patch16_224", img_size=(40, 56), class_token=False, global_pool="avg")
+
+
+def with_registers():
+    return timm_model("vit_tiny_patch16_224", img_size=(40, 56), reg_tokens=3, global_pool="token")
+
+
+def eva():
+    return timm_model("eva02_tiny_patch14_224", img_size=(40, 56), use_rot_pos_emb=True, swiglu_mlp=True)
+
+
+def resnet():
+    from open_clip.modified_resnet import ModifiedResNet
+
+    return ModifiedResNet([1, 1, 1, 1], output_dim=8, heads=2, image_size=160, width=4)
+
+
+# Family -> tower, and how many tokens come before the patches: the first is the class token, where there is any.
+TOWERS = {
+    "ViT": (open_clip_vit, 1),
+    "no class token": (without_class_token, 0),
+    "registers": (with_registers, 4),
+    "EVA": (eva, 1),
+    "ResNet": (resnet, None),
+}
+
+
+@pytest.fixture(params=TOWERS)
+def walked(request) -> tuple[Tower, int | None, list[Tensor]]:
+    """A tower, its tokens before the patches, and its states before and after every block."""
+    torch.manual_seed(0)
+    build, prefix = TOWERS[request.param]
+    visual = build().eval().requires_grad_(False)
+    for parameter in visual.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    tower = as_tower(visual)
+    states = [tower.stem(torch.randn(3, 3, *tower.image_size))]
+    for k in range(tower.depth):
+        states.append(tower.block(k, states[-1]))
+    return tower, prefix, states
+
+
+def positions_of(state: Tensor, prefix: int | None) -> list[list[Tensor]]:
+    """Row -> column -> what stands there `[n, w]`; patches of tokens stand row by row, 5 x 7."""
+    if prefix is None:
+        return [[state[:, :, i, j] for j in range(state.shape[3])] for i in range(state.shape[2])]
+    assert state.shape[1] == prefix + 5 * 7
+    return [[state[:, prefix + 7 * i + j] for j in range(7)] for i in range(5)]
+
+
+def cells(n: int, grid: int) -> list[range]:
+    """Positions of each of `grid` cells of `n` positions."""
+    return [range(i * n // grid, math.ceil((i + 1) * n / grid)) for i in range(grid)]
+
+
+def by_loop(state: Tensor, prefix: int | None, grids: tuple[int, ...]) -> Tensor:
+    """The summary, one position after the other."""
+    rows = positions_of(state, prefix)
+    everywhere = torch.stack([place for row in rows for place in row])
+    parts = [state[:, 0] if prefix else everywhere.max(0).values]
+    for grid in grids:
+        for down in cells(len(rows), grid):
+            for across in cells(len(rows[0]), grid):
+                inside = [rows[i][j] for i in down for j in across]
+                parts.append(sum(inside) / len(inside))
+    return torch.stack(parts, 1)
+
+
+@pytest.mark.parametrize("grids", [(), (0,), (1,), (2,), (3, 4), (0, 1, 2, 5)])
+def test_a_summary_is_that_of_a_loop_over_cells(walked, grids):
+    tower, prefix, states = walked
+    assert tower.has_class_token == bool(prefix)
+    for state in states:
+        expected = by_loop(state, prefix, grids)
+        ours = tower.summarise(state, grids)
+        assert ours.shape == (3, n_parts(grids), state.shape[1 if prefix is None else 2])
+        assert torch.allclose(ours, expected, atol=1e-5)
+        assert torch.equal(ours[:, 0], expected[:, 0]), "the class token or maximum is exact"
+
+
+def test_cells_are_those_of_the_towers_positions(walked):
+    tower, prefix, states = walked
+    shapes = [tuple(tower.feature_map(state).shape[2:]) for state in states]
+    assert shapes == ([(40, 40), (40, 40), (20, 20), (10, 10), (5, 5)] if prefix is None else [(5, 7)] * 3)
+
+
+def test_a_grid_finer_than_the_positions_is_refused_by_name(walked):
+    tower, _, states = walked
+    rows, columns = tower.feature_map(states[-1]).shape[2:]
+    with pytest.raises(UserError, match=f"summary.grid 6 is too fine for .*, which has {rows} x {columns} positions"):
+        tower.summarise(states[-1], (2, 6))
+
+
+def test_parts_tell_their_grid():
+    assert [n_parts([g]) for g in range(4)] == [1, 2, 5, 10] and n_parts([]) == 1
+    assert n_parts([1, 2]) == 6
+    assert [grid_of(n_parts([g])) for g in range(65)] == list(range(65))
+    for parts in (3, 4, 6):
+        with pytest.raises(ValueError, match=f"a summary of {parts} parts does not consist of"):
+            grid_of(parts)
