@@ -14,7 +14,7 @@ from tgems.evaluation.gallery import gallery, pick_row
 from tgems.evaluation.inputs import Split, Trained
 from tgems.evaluation.precision import precision_change
 from tgems.evaluation.query_bank import QueryBank, candidates, choose_query_bank, draw_captions
-from tgems.evaluation.rows import endpoint_rows, exit_shares, mean_over_seeds, policy_rows
+from tgems.evaluation.rows import Row, endpoint_rows, exit_shares, mean_over_seeds, policy_rows
 from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.thresholds import as_json, fit_policies, from_json, usable
 from tgems.evaluation.wins import Curves, areas, as_frame, curves_of, from_frame, of_other_domain, wins
@@ -39,7 +39,6 @@ def run_thresholds(
     gates: list[str],
     scheme: str,
     directions: list[str],
-    score_normalisation: list[str],
     query_bank: dict,
 ) -> None:
     """Fit every policy, seed and target on validation features: `thresholds.json`, and the curves they give there.
@@ -56,7 +55,6 @@ def run_thresholds(
         gates: Gates that were trained.
         scheme: How they were trained, `staged` or `joint`.
         directions: Ways of retrieval to report.
-        score_normalisation: `none`, and `querybank` if it is wanted.
         query_bank: `sizes` and `betas` to choose from.
     """
     costs = read_costs(macs)
@@ -97,7 +95,6 @@ def run_evaluation(
     gates: list[str],
     scheme: str,
     directions: list[str],
-    score_normalisation: list[str],
     bootstrap_resamples: int,
 ) -> None:
     """Apply frozen thresholds to test features and write the tidy parts in `out`.
@@ -118,7 +115,6 @@ def run_evaluation(
         gates: Gates that were trained.
         scheme: How they were trained, `staged` or `joint`.
         directions: Ways of retrieval to report.
-        score_normalisation: `none`, and `querybank` if it is wanted.
         bootstrap_resamples: Resamples.
     """
     fixed = {calibration: read_json(path) for calibration, path in thresholds.items()}
@@ -130,15 +126,14 @@ def run_evaluation(
     fitted = {calibration: from_json(value) for calibration, value in fixed.items()}
     trained = Trained(Path(exits), seeds, rate_targets, gates, scheme)
     plain = list(splits(features, costs, trained))
-    bank, rows = None, []
-    if captions and "text_to_image" in directions and (kept := fixed[first]["query_bank"]):
-        texts = _bank_captions(captions[0], features)[: kept["query_bank_size"]]
-        bank = QueryBank(texts, kept["query_bank_beta"], features.manifest["logit_scale"])
-    for split in with_normalised(plain, bank):
+    banks = _fixed_banks(captions[0], features, fixed) if captions and "text_to_image" in directions else {}
+    rows: list[Row] = []
+    for split in plain:
         for calibration, points in fitted.items():
             own = points if calibration == first else [f for f in points if f.point.rate_target is not None]
-            rows += policy_rows(split, chosen, own, calibration, "shuffled" in policies)
-        rows += endpoint_rows(split)
+            for seen in with_normalised([split], banks.get(calibration)):
+                rows += policy_rows(seen, chosen, own, calibration, "shuffled" in policies)
+                rows += endpoint_rows(seen) if calibration == first else []
     shared = [split for split in plain if split.policies is None]
     estimates = Estimates([*rows, *mean_over_seeds(rows)], features, bootstrap_resamples)
     own = curves_of(estimates, chosen, costs, len(features.texts))
@@ -149,7 +144,7 @@ def run_evaluation(
     parts = {
         "tradeoff": _reported(tradeoff(estimates, costs, about), directions),
         "wins": _reported(wins(own, picked_on, names), directions),
-        "areas": _reported(_areas(estimates, chosen, costs, bank, own, before, names), directions),
+        "areas": _reported(_areas(estimates, chosen, costs, banks.get(first), own, before, names), directions),
         "exits": exit_shares(rows, costs, names),
         "semantic_content": semantic_content(shared[0], shared[1:], names, bootstrap_resamples),
         "gallery": shown.assign(**names),
@@ -202,6 +197,13 @@ def _chosen_bank(split: Split, texts: Tensor, rate_targets: list[float], options
     )
 
 
+def _fixed_banks(training: str, features: FeatureSet, fixed: dict[str, dict]) -> dict[str, QueryBank]:
+    """The query bank of each calibration, of the size and beta that were chosen with its thresholds."""
+    texts, scale = _bank_captions(training, features), features.manifest["logit_scale"]
+    kept = {calibration: value["query_bank"] for calibration, value in fixed.items() if value["query_bank"]}
+    return {c: QueryBank(texts[: b["query_bank_size"]], b["query_bank_beta"], scale) for c, b in kept.items()}
+
+
 def _areas(
     estimates: Estimates,
     policies: dict[str, Policy],
@@ -230,6 +232,7 @@ def _provenance(features: FeatureSet, fixed: dict, trained: Trained) -> dict:
         "test": {key: features.manifest[key] for key in ("n", "shards", "prompts", "skipped")},
         "precision": precision_change(features),
         "validation": {calibration: value["validation"] for calibration, value in fixed.items()},
+        "query_bank": {calibration: value["query_bank"] for calibration, value in fixed.items()},
         "modules": {m: read_json(Path(trained.exits, m, "config.json"))["model_digest"] for m in trained.folders},
         "recorded": {"versions": versions(), "commit": commit()},
     }

@@ -22,7 +22,6 @@ rule fit_thresholds:
         policies=lookup(within=config, dpath="policies"),
         gates=GATES,
         scheme=lookup(within=config, dpath="variants/{variant}/training/scheme"),
-        score_normalisation=lookup(within=config, dpath="score_normalisation"),
         directions=lookup(within=config, dpath="datasets/{dataset}/directions"),
         query_bank=lookup(within=config, dpath="query_bank"),
     message:
@@ -62,7 +61,6 @@ rule evaluate:
         policies=lookup(within=config, dpath="policies"),
         gates=GATES,
         scheme=lookup(within=config, dpath="variants/{variant}/training/scheme"),
-        score_normalisation=lookup(within=config, dpath="score_normalisation"),
         directions=lookup(within=config, dpath="datasets/{dataset}/directions"),
         bootstrap_resamples=lookup(
             within=config, dpath="evaluation/bootstrap_resamples"

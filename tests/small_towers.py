@@ -1,0 +1,47 @@
+"""Small random image towers of every family, with 5 x 7 patches or a ResNet's four stages."""
+
+import torch
+
+
+def open_clip_vit():
+    from open_clip.transformer import VisionTransformer
+
+    return VisionTransformer((40, 56), 8, width=16, layers=2, heads=2, mlp_ratio=2.0, output_dim=8)
+
+
+def timm_model(name: str, **trunk):
+    """timm's tower within open_clip's, with the trunk built anew."""
+    from open_clip.timm_model import TimmModel
+
+    visual = TimmModel(name, embed_dim=8, image_size=trunk["img_size"], pool="", proj="linear")
+    visual.trunk = type(visual.trunk)(patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=0, **trunk)
+    visual.head.proj = torch.nn.Linear(16, 8)
+    return visual
+
+
+def without_class_token():
+    return timm_model("vit_tiny_patch16_224", img_size=(40, 56), class_token=False, global_pool="avg")
+
+
+def with_registers():
+    return timm_model("vit_tiny_patch16_224", img_size=(40, 56), reg_tokens=3, global_pool="token")
+
+
+def eva():
+    return timm_model("eva02_tiny_patch14_224", img_size=(40, 56), use_rot_pos_emb=True, swiglu_mlp=True)
+
+
+def resnet():
+    from open_clip.modified_resnet import ModifiedResNet
+
+    return ModifiedResNet([1, 1, 1, 1], output_dim=8, heads=2, image_size=160, width=4)
+
+
+# Family -> tower, and how many tokens come before the patches: the first is the class token, where there is any.
+TOWERS = {
+    "ViT": (open_clip_vit, 1),
+    "no class token": (without_class_token, 0),
+    "registers": (with_registers, 4),
+    "EVA": (eva, 1),
+    "ResNet": (resnet, None),
+}
