@@ -1,6 +1,7 @@
 """Check a run's configuration before anything is computed: closed schema, defaults, and what no schema can say."""
 
 import difflib
+from functools import reduce
 from pathlib import Path
 
 import yaml
@@ -34,7 +35,7 @@ def complete_config(config: dict, schema_file: Path) -> dict:
     import jsonschema
 
     schema = yaml.safe_load(Path(schema_file).read_text())
-    config = _numbers(config, schema)
+    config = _numbers(config, schema, schema)
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(config))
     if error is not None:
         raise UserError(_explain(error))
@@ -62,14 +63,22 @@ def _variant(config: dict, changes: dict) -> dict:
     return own | {k: own[k] | v if isinstance(v, dict) else v for k, v in changes.items()}
 
 
-def _numbers(value, schema: dict):
-    """Snakemake's `--config` gives nested numbers as text: read them as numbers where the schema wants some."""
+def _numbers(value, schema: dict, root: dict):
+    """Snakemake's `--config` gives nested numbers as text: read them as numbers where the schema wants some.
+
+    Args:
+        value: Part of a configuration.
+        schema: Its schema.
+        root: The whole schema, which `$ref` refers to.
+    """
+    if "$ref" in schema:
+        schema = reduce(lambda part, key: part[key], schema["$ref"].split("/")[1:], root)
     if isinstance(value, dict):
         known, every = schema.get("properties", {}), schema.get("additionalProperties")
         rest = every if isinstance(every, dict) else {}
-        return {key: _numbers(part, known.get(key, rest)) for key, part in value.items()}
+        return {key: _numbers(part, known.get(key, rest), root) for key, part in value.items()}
     if isinstance(value, list):
-        return [_numbers(part, schema.get("items", {})) for part in value]
+        return [_numbers(part, schema.get("items", {}), root) for part in value]
     if isinstance(value, str) and schema.get("type") in ("number", "integer"):
         return yaml.safe_load(value)
     return value

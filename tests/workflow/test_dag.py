@@ -107,3 +107,9 @@ def test_a_set_without_validation_images_is_calibrated_elsewhere(project):
     encoding = {name: n for name, n in jobs.items() if name.startswith("extract")}
     assert encoding == {"extract_training_features": 2, "extract_demo_features": 6, "extract_features": 2}
     assert jobs["generate_demo"] == 10
+
+
+def test_a_joint_variant_trains_heads_and_gates_of_each_target_together(project):
+    jobs = planned(snakemake(project, "-n", "--config", "variants={joint: {training: {scheme: joint}}}").stdout)
+    assert jobs["train_joint"] == 2 * 2 * 5 * 3 and jobs["train_heads"] == 6
+    assert not {"train_image_gates", "train_bank_gates", "train_lookahead"} & set(jobs)

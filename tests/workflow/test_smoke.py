@@ -213,6 +213,36 @@ def test_an_empty_shard_is_named_and_leaves_no_features(project):
     assert not [p for p in (project / "results/features").rglob("*") if p.is_file()]
 
 
+JOINT = ("--config", "variants={joint: {training: {scheme: joint}, joint: {passes: 1}}}")
+
+
+def test_joint_t_gems_are_reported_beside_policies_on_staged_heads(smoke, tmp_path):
+    folder = _copy(smoke, tmp_path)
+    root = "results/evaluation/demo-vit-8/joint/scenes"
+    snakemake(folder, "--cores", "2", f"{root}/tradeoff.parquet", *SMOKE, *JOINT)
+    points = pd.read_parquet(folder / root / "tradeoff.parquet")
+    staged = pd.read_parquet(folder / root.replace("joint", "default") / "tradeoff.parquet")
+    assert set(points["policy"]) == set(staged["policy"])
+    keys = ["policy", "score_normalisation", "metric", "exit_block", "rate_target", "value"]
+    for policy in ("margin", "fixed", "saturation"):
+        own, other = (p[p["policy"].eq(policy)][keys].reset_index(drop=True) for p in (points, staged))
+        assert own.equals(other), "on the same heads"
+    for policy, metrics in (("tgem", 6), ("tgem_bank", 3)):
+        rows = points[
+            points["policy"].eq(policy) & points["score_normalisation"].eq("none") & points["seed"].eq("mean")
+        ]
+        assert len(rows) == metrics and rows["rate"].between(0.2, 1).all()
+    normalised = points[points["score_normalisation"] == "querybank"]
+    assert set(normalised["direction"]) == {"text_to_image"} and (normalised["gmacs_query_bank"] > 0).all()
+    assert not normalised["policy"].isin(["tgem_bank", "margin", "hull", "shuffled"]).any()
+    both = points.query("policy == 'full' and direction == 'text_to_image'").drop_duplicates(
+        ["score_normalisation", "rate"]
+    )
+    extra = both.set_index("score_normalisation")
+    paid = extra.loc["querybank", "gmacs"] - extra.loc["none", "gmacs"]
+    assert paid == pytest.approx(extra.loc["querybank", "gmacs_query_bank"])
+
+
 def _copy(smoke, tmp_path):
     folder = make_project(tmp_path / "copy")
     for part in ("results", "logs", ".snakemake"):
