@@ -5,7 +5,7 @@ from conftest import DEMO, options, variant
 from toy import toy_pairs
 
 from tgems.backbones.config import model_config
-from tgems.exits.folders import has_extra
+from tgems.exits.folders import load_folds
 from tgems.exits.stage import Training, run_heads
 from tgems.exits.train import cross_fit, embed, embed_out_of_fold, train_heads
 from tgems.profiling.costs import module_costs, write_costs
@@ -57,7 +57,7 @@ def test_the_folder_of_heads_keeps_what_gates_learn_from(demo_features, tmp_path
     for passes in (0, 2):
         chosen, out = options("heads", passes=2, hidden=8, fold_passes=passes, batch_size=16), tmp_path / f"{passes}"
         run_heads(source, macs, chosen, 0, str(out))
-        assert has_extra(out) == (passes > 0)
+        assert (load_folds(out) is not None) == (passes > 0)
         found[passes] = Training.read(source, macs).embed(str(out))
     assert found[0].shape == found[2].shape and not torch.allclose(found[0], found[2])
     assert torch.equal(found[0][:, -1], found[2][:, -1]), "the last exit is the backbone's own"

@@ -96,7 +96,7 @@ def test_one_exit_alone_says_what_all_exits_say(builder, widths):
         if builder is ImageGates:
             ours, every = gates.alone(k)(summaries[:, k]), gates(summaries)
         else:
-            ours, every = gates.decide_at(k, summaries[:, k], bank[:, k]), gates(summaries, bank)
+            ours, every = gates.scores_at(k, summaries[:, k], bank[:, k], None).float(), gates(summaries, bank)
         assert torch.allclose(ours, every[:, k], atol=1e-6)
 
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tgems.errors import UserError
-from tgems.exits.bank_modules import PRICES, bank_features, break_even_price
+from tgems.exits.bank_modules import CONFIDENCE, PRICES, bank_features, break_even_price
 from tgems.exits.confidence import agreements
-from tgems.exits.gated import CONFIDENCE
 from tgems.exits.names import POLICY_NAMES
 from tgems.exits.policies import (
     OperatingPoint,

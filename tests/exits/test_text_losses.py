@@ -24,7 +24,7 @@ def divergence(scores, teacher, dim):
 
 
 def definition(scores, teacher, target, log_shares, text, similarity, mixed):
-    """What `text_losses` computes, by autograd."""
+    """Compute the losses of `text_losses` in plain torch, so that autograd can give their gradients."""
     images = scores.logsumexp(2) - (target * scores).sum(2)
     texts = scores.logsumexp(1) - (target.T * scores).sum(1)
     if mixed:

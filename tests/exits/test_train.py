@@ -2,7 +2,7 @@ import jsonschema
 import pytest
 import torch
 from conftest import DEMO, SCHEMA, options, variant
-from torch.nn import functional as F
+from toy import toy_pairs
 
 from tgems.backbones.config import model_config
 from tgems.errors import UserError
@@ -19,20 +19,6 @@ RATES = torch.tensor([0.25, 0.5, 0.75, 1.0])
 
 
 HEADS = options("heads", passes=40, batch_size=64, hidden=16, learning_rate=0.01, weight_decay=0.05)
-
-
-def toy_pairs(n=600, seed=0) -> Pairs:
-    """Ten concepts; half of the images show theirs at the first exit already, the others only from the third."""
-    generator = torch.Generator().manual_seed(seed)
-    concept = torch.randint(10, (n,), generator=generator)
-    texts = F.normalize(torch.randn(10, 8, generator=generator), dim=-1)
-    early = torch.arange(n) % 2 == 0
-    noise = torch.randn(n, 3, 8, generator=generator)
-    clear = texts[concept][:, None] * 4 + 0.3 * noise
-    shown = torch.where(early[:, None, None] | (torch.arange(3) >= 2)[None, :, None], clear, noise)
-    flag = torch.where(early, 3.0, -3.0)[:, None, None].expand(n, 3, 2)
-    last = F.normalize(texts[concept] + 0.02 * noise[:, 0], dim=-1)
-    return Pairs(torch.cat((shown, flag), -1), last, texts, torch.arange(n + 1), concept, concept, 20.0)
 
 
 @pytest.fixture(scope="module")

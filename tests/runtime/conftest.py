@@ -48,8 +48,8 @@ def _train(features: str, macs: str, out: str) -> None:
 def _evaluate(root, data, features) -> list[str]:
     """Thresholds and tables of both data sets; `scenes` stands for the training domain."""
     macs, exits = f"{root}/profiling/demo/default/macs.json", f"{root}/exits/demo/default"
-    common = {"exits": exits, "seeds": [0], "rate_targets": [RATE], "policies": POLICIES, "gates": GATES}
-    common |= {"directions": ["image_to_text", "text_to_image"], "scheme": "staged"}
+    common = {"trained": Trained(exits, [0], [RATE], GATES, "staged"), "policies": POLICIES}
+    common |= {"directions": ["image_to_text", "text_to_image"]}
     folders = {name: root / f"evaluation/demo/default/{name}" for name in ("scenes", "digits")}
     for name, folder in folders.items():
         out = {"thresholds": folder / "thresholds.json", "curves": folder / "curves.parquet"}

@@ -22,7 +22,7 @@ ROWS = 4096
 
 @dataclass(frozen=True)
 class Trained:
-    """Where the exit modules of a variant are, and how they were trained.
+    """The exit modules of a variant: the folders that hold them, and the scheme of their training.
 
     Attributes:
         exits: `results/exits/{backbone}/{variant}`.
@@ -32,7 +32,7 @@ class Trained:
         scheme: `staged` or `joint`.
     """
 
-    exits: Path
+    exits: str | Path
     seeds: list[int]
     rate_targets: list[float]
     gates: list[str]
@@ -115,7 +115,7 @@ class Split:
     query_bank: QueryBank | None = None
 
     def normalised(self, query_bank: QueryBank) -> "Split":
-        """The same split with normalised text-to-image scores, which every image pays for."""
+        """Return a copy of the split whose text-to-image scores are normalised, at a cost that every image pays."""
         split = replace(self, costs=replace(self.costs, query_bank=query_bank.macs), query_bank=query_bank)
         known = ("truth", "embeddings", "ranks")
         split.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
@@ -136,7 +136,7 @@ class Split:
 
     @cached_property
     def penalties(self) -> Tensor:
-        """What the query bank takes off the similarities of each image at each exit `[n, E]`."""
+        """Penalties of the query bank, which lower the similarities of each image at each exit `[n, E]`."""
         return self.query_bank.penalties(self.embeddings)
 
     @cached_property

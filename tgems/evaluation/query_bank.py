@@ -46,10 +46,11 @@ class QueryBank:
 
     def penalties(self, embeddings: Tensor) -> Tensor:
         """Return what is taken off an image's similarities: unit embeddings `[n, ..., D]` -> `[n, ...]`."""
-        return torch.cat([self._penalty(rows) for rows in embeddings.split(ROWS)])
+        return self.beta / self.scale * self.log_sums(embeddings)
 
-    def _penalty(self, embeddings: Tensor) -> Tensor:
-        return self.beta / self.scale * (self.scale * embeddings @ self.texts.T).logsumexp(-1)
+    def log_sums(self, embeddings: Tensor) -> Tensor:
+        """Log-sum-exp of the scaled similarities to the bank: unit embeddings `[n, ..., D]` -> `[n, ...]`."""
+        return torch.cat([(self.scale * rows @ self.texts.T).logsumexp(-1) for rows in embeddings.split(ROWS)])
 
 
 def with_penalties(images: Tensor, penalties: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ def with_penalties(images: Tensor, penalties: Tensor, texts: Tensor) -> tuple[Te
 
 
 def draw_captions(texts: Tensor, captions: pd.DataFrame, unwanted: set[str], seed: int = 0) -> Tensor:
-    """Distinct training captions in random order, without those of the images that are scored.
+    """Return the distinct training captions in random order, without those of the images that are scored.
 
     Args:
         texts: Embeddings of the distinct training captions `[m, D]`.
@@ -90,7 +91,7 @@ def draw_captions(texts: Tensor, captions: pd.DataFrame, unwanted: set[str], see
 
 
 def candidates(texts: Tensor, sizes: Sequence[int], betas: Sequence[float], scale: float) -> Iterator[QueryBank]:
-    """Every size that there are captions for, with every beta; all captions where there are fewer than any size."""
+    """Yield a query bank for every size and beta; a size beyond the number of captions means all of them."""
     for size in sorted({min(size, len(texts)) for size in sizes}):
         for beta in betas:
             yield QueryBank(texts[:size], beta, scale)
@@ -122,9 +123,10 @@ def choose_query_bank(
         seed: Seed of the exits.
     """
     images = torch.arange(len(embeddings))
+    log_sums = {len(bank.texts): bank.log_sums(embeddings) for bank in {len(b.texts): b for b in found}.values()}
 
     def recall(bank: QueryBank) -> float:
-        penalties, hits = bank.penalties(embeddings), 0.0
+        penalties, hits = bank.beta / bank.scale * log_sums[len(bank.texts)], 0.0
         for target in targets:
             shares = exit_weights(rates, max(target - bank.macs / full_macs, float(rates[0])))
             uniform = torch.rand(len(images), generator=torch.Generator().manual_seed(seed))

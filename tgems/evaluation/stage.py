@@ -32,12 +32,8 @@ def run_thresholds(
     macs: str,
     captions: list[str],
     out: dict[str, str],
-    exits: str,
-    seeds: list[int],
-    rate_targets: list[float],
+    trained: Trained,
     policies: list[str],
-    gates: list[str],
-    scheme: str,
     directions: list[str],
     query_bank: dict,
 ) -> None:
@@ -48,12 +44,8 @@ def run_thresholds(
         macs: `macs.json`.
         captions: Training features, whose captions make the query bank; none where there is no query bank.
         out: Files `thresholds` and `curves`.
-        exits: Folder of the trained modules.
-        seeds: Seeds.
-        rate_targets: Rate targets.
+        trained: Where the trained modules are.
         policies: Words of the configuration.
-        gates: Gates that were trained.
-        scheme: How they were trained, `staged` or `joint`.
         directions: Ways of retrieval to report.
         query_bank: `sizes` and `betas` to choose from.
     """
@@ -63,14 +55,13 @@ def run_thresholds(
     if features.captions is not None and directions == ["text_to_image"]:
         for policy in chosen.values():
             require_index_safe(policy)
-    trained = Trained(Path(exits), seeds, rate_targets, gates, scheme)
     plain = list(splits(features, costs, trained))
     bank = None
     if captions and "text_to_image" in directions:
-        bank = _chosen_bank(plain[1], _bank_captions(captions[0], features), rate_targets, query_bank)
+        bank = _chosen_bank(plain[1], _bank_captions(captions[0], features), trained.rate_targets, query_bank)
     fitted, rows = [], []
     for split in with_normalised(plain, bank):
-        own = fit_policies(split, chosen, rate_targets)
+        own = fit_policies(split, chosen, trained.rate_targets)
         fitted += own
         rows += policy_rows(split, chosen, own, "in_domain", "shuffled" in policies, VALIDATION_PERMUTATIONS)
         rows += endpoint_rows(split)
@@ -88,12 +79,8 @@ def run_evaluation(
     captions: list[str],
     out: dict[str, str],
     about: dict,
-    exits: str,
-    seeds: list[int],
-    rate_targets: list[float],
+    trained: Trained,
     policies: list[str],
-    gates: list[str],
-    scheme: str,
     directions: list[str],
     bootstrap_resamples: int,
 ) -> None:
@@ -108,12 +95,8 @@ def run_evaluation(
         captions: Training features, whose captions make the query bank; none where there is no query bank.
         out: Files by part.
         about: Columns common to everything: backbone, variant, dataset, task.
-        exits: Folder of the trained modules.
-        seeds: Seeds.
-        rate_targets: Rate targets.
+        trained: Where the trained modules are.
         policies: Words of the configuration.
-        gates: Gates that were trained.
-        scheme: How they were trained, `staged` or `joint`.
         directions: Ways of retrieval to report.
         bootstrap_resamples: Resamples.
     """
@@ -124,7 +107,6 @@ def run_evaluation(
     features = load_features(test, like).at_exits(costs.blocks, costs.summary_dim)
     chosen = find_policies(policies)
     fitted = {calibration: from_json(value) for calibration, value in fixed.items()}
-    trained = Trained(Path(exits), seeds, rate_targets, gates, scheme)
     plain = list(splits(features, costs, trained))
     banks = _fixed_banks(captions[0], features, fixed) if captions and "text_to_image" in directions else {}
     rows: list[Row] = []
@@ -155,7 +137,9 @@ def run_evaluation(
 
 
 def splits(features: FeatureSet, costs: ExitCosts, trained: Trained) -> Iterator[Split]:
-    """The backbone alone first, then the modules of each seed; those trained together are splits of their own.
+    """Yield a split for the backbone alone, then one for the modules of each seed.
+
+    Heads and gates that were trained together yield a split for each guidance and rate target.
 
     `random` draws from the exits of a T-GEM and so goes with its modules.
     """
@@ -174,7 +158,7 @@ def splits(features: FeatureSet, costs: ExitCosts, trained: Trained) -> Iterator
 
 
 def with_normalised(plain: list[Split], bank: QueryBank | None) -> Iterator[Split]:
-    """Every split as it is, and if there is a query bank, once more with normalised scores."""
+    """Yield every split, and if there is a query bank, also a copy of it with normalised scores."""
     for split in plain:
         yield split
         if bank is not None:
@@ -198,7 +182,7 @@ def _chosen_bank(split: Split, texts: Tensor, rate_targets: list[float], options
 
 
 def _fixed_banks(training: str, features: FeatureSet, fixed: dict[str, dict]) -> dict[str, QueryBank]:
-    """The query bank of each calibration, of the size and beta that were chosen with its thresholds."""
+    """Build the query bank of each calibration, whose size and beta were chosen together with its thresholds."""
     texts, scale = _bank_captions(training, features), features.manifest["logit_scale"]
     kept = {calibration: value["query_bank"] for calibration, value in fixed.items() if value["query_bank"]}
     return {c: QueryBank(texts[: b["query_bank_size"]], b["query_bank_beta"], scale) for c, b in kept.items()}
@@ -213,7 +197,7 @@ def _areas(
     before: Curves,
     names: dict,
 ) -> pd.DataFrame:
-    """Areas under the curves as they are, and under those of normalised scores."""
+    """Compute the areas under the curves, without and with normalised scores."""
     frames = [areas(own, before, names).assign(score_normalisation="none")]
     if bank is not None:
         paid = replace(costs, query_bank=bank.macs)

@@ -1,7 +1,7 @@
 """Fit everything that evaluation applies later, from validation features only, and keep it as plain JSON."""
 
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -71,8 +71,8 @@ def fit_policies(split: Split, policies: dict[str, Policy], rate_targets: list[f
                 shares = np.bincount(exits, minlength=len(price)) / len(exits)
             mean = float(shares @ price)
             variance = 0.0 if policy.mixes else float(shares @ (price - mean) ** 2)
-            fit = Fitted(name, split.seed, point, mean, variance, tuple(shares.tolist()), size, n_clusters)
-            fitted.append(replace(fit, score_normalisation=split.score_normalisation))
+            known = (tuple(shares.tolist()), size, n_clusters, split.score_normalisation)
+            fitted.append(Fitted(name, split.seed, point, mean, variance, *known))
     return fitted
 
 

@@ -40,6 +40,26 @@ def random_bank_size(most: int, generator: torch.Generator) -> int:
     return max(2, int(SMALLEST_BANK * (most / SMALLEST_BANK) ** torch.rand((), generator=generator).item()))
 
 
+def bank_logits(pairs: Pairs, z: Tensor, images: Tensor, own: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Compute scaled similarities of images to a bank of `size` texts: one caption of the image, and random others.
+
+    Args:
+        pairs: Training pairs.
+        z: Embeddings `[B, E, D]`.
+        images: `[B]`.
+        own: The caption of each image, index into texts `[B]`.
+        size: Number of texts M.
+        generator: Of the draw.
+
+    Returns:
+        `[B, E, M]`; -inf where a text is another caption of the image, and therefore not part of its bank.
+    """
+    others = torch.randperm(len(pairs.texts), generator=generator)[: size - 1]
+    logits = torch.cat((torch.einsum("bed,bd->be", z, pairs.texts[own])[..., None], z @ pairs.texts[others].T), -1)
+    closed = torch.cat((torch.zeros(len(images), 1, dtype=torch.bool), pairs.owns(images, others)), 1)
+    return (pairs.scale * logits).masked_fill_(closed[:, None], -torch.inf)
+
+
 @torch.no_grad()
 def draw_bank_examples(pairs: Pairs, z: Tensor | MappedRows, options: dict, generator: torch.Generator) -> BankExamples:
     """Put every image before random banks: a caption of its own among M - 1 of all distinct captions.
@@ -59,15 +79,9 @@ def draw_bank_examples(pairs: Pairs, z: Tensor | MappedRows, options: dict, gene
     for images in tqdm(batches, desc="draw banks", unit="batch", mininterval=2):
         size = random_bank_size(most, generator)
         own = pairs.draw_captions(images, generator)
-        others = torch.randperm(len(pairs.texts), generator=generator)[: size - 1]
-        embedded = z[images]
-        logits = torch.cat((
-            torch.einsum("bed,bd->be", embedded, pairs.texts[own])[..., None], embedded @ pairs.texts[others].T,
-        ), -1)  # fmt: skip
-        closed = torch.cat((torch.zeros(len(images), 1, dtype=torch.bool), pairs.owns(images, others)), 1)
-        logits = (pairs.scale * logits).masked_fill_(closed[:, None], -torch.inf)
+        logits = bank_logits(pairs, z[images], images, own, size, generator)
         right = logits[:, -1].softmax(-1).gather(1, logits.argmax(-1))
-        parts.append((images, bank_features(logits[:, :-1], pairs.scale), right, (~closed).sum(1)))
+        parts.append((images, bank_features(logits[:, :-1], pairs.scale), right, torch.isfinite(logits[:, 0]).sum(1)))
     return BankExamples(*(torch.cat(p) for p in zip(*parts, strict=True)))
 
 

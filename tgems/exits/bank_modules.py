@@ -11,13 +11,17 @@ from tgems.exits.layers import ExitLinear, ExitNorm
 from tgems.exits.sizes import BANK_FEATURES, PRICE_INPUTS, bank_gate_inputs
 
 PRICES = (0.01, 6.0)
+CONFIDENCE = 0.4  # weight of the log odds, chosen on validation images of the demo
 
 
-class BankGates(nn.Module):
-    """The bank-guided gates: is the exit's best text right, and what is going on worth at a price of computation?
+class _GatesOnBank(nn.Module):
+    """Gates whose hidden layer sees the summary and `bank_features` of one exit.
 
-    Both see the summary and `bank_features` of one exit. A price shifts the hidden layer by a vector that is the same
-    for all images (docs/method.md#bank-guidance).
+    Args:
+        n_exits: Exits before the last.
+        summary_dim: `S`.
+        hidden: Hidden width.
+        widths: See `ExitNorm`.
     """
 
     def __init__(self, n_exits: int, summary_dim: int, hidden: int, widths: Sequence[int] | None = None):
@@ -25,17 +29,61 @@ class BankGates(nn.Module):
         self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "widths": widths}
         self.norm = ExitNorm(n_exits, summary_dim, widths)
         self.up = ExitLinear(n_exits, bank_gate_inputs(summary_dim), hidden)
+
+    def embed(self, summaries: Tensor, bank: Tensor) -> Tensor:
+        """Summaries `[n, E-1, S]` and `bank_features` -> hidden layer before its activation `[n, E-1, h]`."""
+        return self.embed_normalised(self.norm(summaries), bank)
+
+    def embed_normalised(self, u: Tensor, bank: Tensor) -> Tensor:
+        """Compute `embed` from the output of `norm` instead of summaries."""
+        return self.up(torch.cat((u, bank), dim=-1))
+
+    def embed_at(self, exit_: int, summaries: Tensor, bank: Tensor) -> Tensor:
+        """Compute `embed` at one exit alone: `[n, S]`, `[n, 11]` -> `[n, h]`."""
+        true = self.norm.true_at(exit_)
+        if isinstance(true, Tensor):
+            true = F.pad(true, (0, BANK_FEATURES), value=True)
+        return self.up.alone(exit_, true)(torch.cat((self.norm.alone(exit_)(summaries), bank), dim=-1))
+
+    def scores(self, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
+        """Score of leaving at each exit; an image leaves where it exceeds the policy's threshold.
+
+        Args:
+            summaries: `[n, E-1, S]`.
+            bank: `bank_features` `[n, E-1, 11]`.
+            first: Largest probability over the bank `[n, E-1]` float64.
+
+        Returns:
+            `[n, E-1]` float64.
+        """
+        raise NotImplementedError
+
+    def scores_at(self, exit_: int, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
+        """Compute `scores` at one exit alone: `[n, S]`, `[n, 11]`, `[n]` -> `[n]` float64."""
+        raise NotImplementedError
+
+
+class BankGates(_GatesOnBank):
+    """The bank-guided gates: is the exit's best text right, and what is going on worth at a price of computation?
+
+    A price shifts the hidden layer by a vector that is the same for all images (docs/method.md#bank-guidance). The
+    score is minus the log of the break-even price, plus a share of the log odds of the best text, which hold where
+    texts are unlike those of the training.
+    """
+
+    def __init__(self, n_exits: int, summary_dim: int, hidden: int, widths: Sequence[int] | None = None):
+        super().__init__(n_exits, summary_dim, hidden, widths)
         self.shift = nn.Parameter(torch.zeros(n_exits, PRICE_INPUTS, hidden))
         self.leave = ExitLinear(n_exits, hidden, 1)
         self.stay = ExitLinear(n_exits, hidden, 1)
 
-    def embed(self, summaries: Tensor, bank: Tensor) -> Tensor:
-        """Summaries `[n, E-1, S]` and `bank_features` -> hidden layer `[n, E-1, h]`, shared by all prices."""
-        return self.embed_normalised(self.norm(summaries), bank)
+    def scores(self, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
+        """See `_GatesOnBank.scores`."""
+        return CONFIDENCE * first.logit(eps=1e-12) - break_even_price(self, summaries, bank)
 
-    def embed_normalised(self, u: Tensor, bank: Tensor) -> Tensor:
-        """The same for summaries that `norm` has normalised already."""
-        return self.up(torch.cat((u, bank), dim=-1))
+    def scores_at(self, exit_: int, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
+        """See `_GatesOnBank.scores_at`."""
+        return CONFIDENCE * first.logit(eps=1e-12) - self.break_even_at(exit_, summaries, bank)
 
     def right(self, hidden: Tensor) -> Tensor:
         """Hidden layer -> logit of the exit's best text being right `[n, E-1]`."""
@@ -53,29 +101,22 @@ class BankGates(nn.Module):
 
     def gains_at(self, exit_: int, summaries: Tensor, bank: Tensor, prices: Tensor) -> Tensor:
         """What going on gains over leaving at one exit, for every image and price: `[n, S]`, `[g]` -> `[n, g]`."""
-        true = with_bank_features(self.norm.true_at(exit_))
-        hidden = self.up.alone(exit_, true)(torch.cat((self.norm.alone(exit_)(summaries), bank), dim=-1))
+        hidden = self.embed_at(exit_, summaries, bank)
         right = self.leave.alone(exit_)(F.gelu(hidden)).sigmoid()
         shifted = hidden[:, None] + _price_inputs(prices) @ self.shift[exit_]
         return self.stay.alone(exit_)(F.gelu(shifted)).squeeze(-1) - right
 
     def break_even_at(self, exit_: int, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
-        """`break_even_price` of one exit alone: `[n, S]`, `[n, 11]` -> `[n]` float64."""
+        """Compute `break_even_price` at one exit alone: `[n, S]`, `[n, 11]` -> `[n]` float64."""
         prices = torch.tensor(_price_grid(grid), device=summaries.device, dtype=summaries.dtype)
         return _break_even(self.gains_at(exit_, summaries, bank, prices).double())
 
 
-class JointBankGates(nn.Module):
-    """Bank-guided gates that are trained together with the heads for one rate target: one number per exit.
-
-    They see the summary and `bank_features` of one exit; an image leaves where the number is large enough.
-    """
+class JointBankGates(_GatesOnBank):
+    """Bank-guided gates that are trained together with the heads for one rate target: one number per exit."""
 
     def __init__(self, n_exits: int, summary_dim: int, hidden: int, widths: Sequence[int] | None = None):
-        super().__init__()
-        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "widths": widths}
-        self.norm = ExitNorm(n_exits, summary_dim, widths)
-        self.up = ExitLinear(n_exits, bank_gate_inputs(summary_dim), hidden)
+        super().__init__(n_exits, summary_dim, hidden, widths)
         self.down = ExitLinear(n_exits, hidden, 1)
 
     def forward(self, summaries: Tensor, bank: Tensor) -> Tensor:
@@ -83,19 +124,16 @@ class JointBankGates(nn.Module):
         return self.decide_normalised(self.norm(summaries), bank)
 
     def decide_normalised(self, u: Tensor, bank: Tensor) -> Tensor:
-        """The same for summaries that `norm` has normalised already."""
-        return self.down(F.gelu(self.up(torch.cat((u, bank), dim=-1)))).squeeze(-1)
+        """Compute the gate logits from the output of `norm` instead of summaries."""
+        return self.down(F.gelu(self.embed_normalised(u, bank))).squeeze(-1)
 
-    def decide_at(self, exit_: int, summaries: Tensor, bank: Tensor) -> Tensor:
-        """Gate logits of one exit alone: `[n, S]`, `[n, 11]` -> `[n]`."""
-        true = with_bank_features(self.norm.true_at(exit_))
-        inputs = torch.cat((self.norm.alone(exit_)(summaries), bank), dim=-1)
-        return self.down.alone(exit_)(F.gelu(self.up.alone(exit_, true)(inputs))).squeeze(-1)
+    def scores(self, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
+        """See `_GatesOnBank.scores`: the gate logits; `first` is not used."""
+        return self(summaries, bank).double()
 
-
-def with_bank_features(true: Tensor | slice) -> Tensor | slice:
-    """Which inputs of a bank gate do not just fill up: those of the summary, and all bank features."""
-    return F.pad(true, (0, BANK_FEATURES), value=True) if isinstance(true, Tensor) else true
+    def scores_at(self, exit_: int, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
+        """See `_GatesOnBank.scores_at`."""
+        return self.down.alone(exit_)(F.gelu(self.embed_at(exit_, summaries, bank))).squeeze(-1).double()
 
 
 def break_even_price(gates: BankGates, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
@@ -117,7 +155,7 @@ def break_even_price(gates: BankGates, summaries: Tensor, bank: Tensor, grid: in
 
 
 def _price_inputs(price: Tensor) -> Tensor:
-    """What a bank gate sees of a price: `[...] -> [..., 2]`."""
+    """Turn prices into the inputs of a bank gate, polynomials of the logarithm: `[...] -> [..., 2]`."""
     x = price.log() / 2
     return torch.stack((x, x * x / 2), -1)
 

@@ -70,11 +70,6 @@ def load_module(folder: Path, weights: str) -> nn.Module:
     return build_module(config.architecture, read_safetensors(path, RUN_AGAIN), path, RUN_AGAIN)
 
 
-def has_extra(folder: Path) -> bool:
-    """Return whether tensors were kept beside a module for later training."""
-    return _read_config(folder).extra_digest is not None
-
-
 def load_extra(folder: Path) -> dict[str, Tensor]:
     """Read the tensors that were kept beside a module for later training.
 
@@ -83,6 +78,28 @@ def load_extra(folder: Path) -> dict[str, Tensor]:
     """
     path = checked_file(folder, EXTRA, _read_config(folder).extra_digest, RUN_AGAIN)
     return read_safetensors(path, RUN_AGAIN)
+
+
+def load_folds(folder: Path) -> tuple[list[nn.Module], Tensor] | None:
+    """Rebuild the cross-fitted heads that were kept beside the heads of a folder; None if there are none.
+
+    Returns:
+        The heads of either half, and for each training image the number of the heads that have not seen it `[n]`.
+
+    Raises:
+        UserError: The file is missing, was altered, or does not hold such heads.
+    """
+    config = _read_config(folder)
+    if config.extra_digest is None:
+        return None
+    tensors, path = load_extra(folder), Path(folder) / EXTRA
+    folds = [build_module(config.architecture, part_of(tensors, name), path, RUN_AGAIN) for name in ("0", "1")]
+    return folds, tensors["unseen_by"]
+
+
+def part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors of one module in a file of several, whose keys there begin with its name and a dot."""
+    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
 
 def _read_config(folder: Path) -> ModuleConfig:

@@ -3,13 +3,10 @@
 import numpy as np
 from torch import Tensor
 
-from tgems.exits.bank_modules import JointBankGates
 from tgems.exits.outputs import ExitOutputs
 from tgems.exits.policies import ThresholdPolicy
 from tgems.features.rows import by_rows
 from tgems.profiling.costs import ExitCosts
-
-CONFIDENCE = 0.4  # weight of the log odds, chosen on validation images of the demo
 
 
 class TGem(ThresholdPolicy):
@@ -28,10 +25,10 @@ class TGem(ThresholdPolicy):
 
 
 class TGemBank(ThresholdPolicy):
-    """The T-GEM's gate on image and text bank: leaves at the price of computation from which going on is not worth it.
+    """The T-GEM's gate on image and text bank (docs/method.md#bank-guidance).
 
-    The score is minus the log of the break-even price, plus a share of the log odds of the best text, which hold where
-    texts are unlike those of the training (docs/method.md#bank-guidance). One network serves every target.
+    Staged gates leave at the price of computation from which going on is not worth it, and one network serves every
+    target; gates that were trained together with heads are of one target.
     """
 
     name = "tgem_bank"
@@ -40,10 +37,8 @@ class TGemBank(ThresholdPolicy):
     chooses_visits = True
 
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Minus the log of the break-even price, plus log odds; for gates trained with the heads, their logits."""
-        if isinstance(outputs.modules.bank_gates, JointBankGates):
-            return outputs.joint_bank_logits
-        return CONFIDENCE * outputs.statistics.first[:, :-1].logit(eps=1e-12) - outputs.break_even
+        """Scores of the bank gates."""
+        return outputs.bank_scores
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """Heads, bank products and gates of the exits visited."""

@@ -2,13 +2,12 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from tgems.exits import losses
-from tgems.exits.bank_gates import random_bank_size
+from tgems.exits.bank_gates import bank_logits, random_bank_size
 from tgems.exits.bank_modules import JointBankGates, bank_features
 from tgems.exits.fitting import fit
 from tgems.exits.modules import ExitHeads, ImageGates
@@ -85,14 +84,14 @@ def train_joint(
 def relative_costs(costs: ExitCosts, guidance: str, bank_size: int) -> Tensor:
     """Relative cost of leaving at each exit `[E]`, if all exits before it are visited."""
     price = costs.image_guided() if guidance == "image" else costs.bank_guided(bank_size)
-    return torch.from_numpy(np.asarray(price)).float()
+    return torch.from_numpy(price).float()
 
 
 @torch.no_grad()
 def draw_bank(
     pairs: Pairs, z: Tensor, images: Tensor, own: Tensor, largest: int, generator: torch.Generator
 ) -> tuple[Tensor, int]:
-    """Put a batch before a random bank of its own captions and others; other captions of an image are left out.
+    """Draw a bank of random size for a batch, and describe what each embedding says about it.
 
     Args:
         pairs: Training pairs.
@@ -106,8 +105,4 @@ def draw_bank(
         `bank_features` `[B, E-1, 11]`, and the number of texts.
     """
     size = random_bank_size(min(largest, len(pairs.texts)), generator)
-    others = torch.randperm(len(pairs.texts), generator=generator)[: size - 1]
-    logits = torch.cat((torch.einsum("bed,bd->be", z, pairs.texts[own])[..., None], z @ pairs.texts[others].T), -1)
-    closed = torch.cat((torch.zeros(len(images), 1, dtype=torch.bool), pairs.owns(images, others)), 1)
-    logits = (pairs.scale * logits).masked_fill_(closed[:, None], -torch.inf)
-    return bank_features(logits, pairs.scale), size
+    return bank_features(bank_logits(pairs, z, images, own, size, generator), pairs.scale), size

@@ -37,7 +37,7 @@ class ExitHeads(nn.Module):
         return self.of_normalised(self.norm(summaries))
 
     def of_normalised(self, u: Tensor) -> Tensor:
-        """The same for summaries that `norm` has normalised already: `[n, E, S]` -> `[n, E, D]`."""
+        """Compute the embeddings from the output of `norm` instead of summaries: `[n, E, S]` -> `[n, E, D]`."""
         z = self.linear(u)
         if self.architecture["hidden"]:
             z = z + self.down(F.gelu(self.up(u)))
@@ -45,7 +45,7 @@ class ExitHeads(nn.Module):
 
     @torch.no_grad()
     def fold(self, whitening: Tensor) -> None:
-        """Turn heads for normalised summaries times `whitening` `[E, S, S]` into the same heads without it."""
+        """Fold whitening matrices `[E, S, S]` into the first layers of heads trained on whitened summaries."""
         for layer in (self.linear, *([self.up] if self.architecture["hidden"] else [])):
             layer.weight.copy_(whitening @ layer.weight)
 
@@ -81,7 +81,7 @@ class ImageGates(nn.Module):
         return self.of_normalised(self.norm(summaries)).squeeze(-1)
 
     def of_normalised(self, u: Tensor) -> Tensor:
-        """Outputs for summaries that `norm` has normalised already: `[n, E, S]` -> `[n, E, outputs]`."""
+        """Compute the outputs from the output of `norm` instead of summaries: `[n, E, S]` -> `[n, E, outputs]`."""
         return self.down(F.gelu(self.up(u)))
 
     def alone(self, exit_: int) -> Callable[[Tensor], Tensor]:

@@ -31,13 +31,13 @@ def module_folders(seed: int, rate_targets: list[float], gates: list[str], schem
 
 
 def job_folders(seed: int, rate_targets: list[float], gates: list[str], scheme: str) -> list[str]:
-    """The same as jobs make them: heads and gates that are trained together lie in one folder."""
+    """Return the folders that jobs write: those of `module_folders`, but one for heads and gates trained together."""
     folders = module_folders(seed, rate_targets, gates, scheme)
     return list(dict.fromkeys(str(PurePath(f).parent) if f.startswith("joint-") else f for f in folders))
 
 
 def joint_guidance(gates: list[str]) -> list[str]:
-    """Those of the trained gates that belong to a T-GEM, and so can be trained together with heads."""
+    """Return the trained gates that belong to a T-GEM, which are those that can be trained together with heads."""
     return [guidance for guidance in ("image", "bank") if guidance in gates]
 
 

@@ -1,7 +1,7 @@
 """What an exit policy may look at: everything that heads, gates and the text bank say about the images of one split."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tgems.exits.bank_modules import BankGates, JointBankGates, bank_features, break_even_price
+from tgems.exits.bank_modules import BankGates, JointBankGates, bank_features
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.features.rows import Rows
 from tgems.profiling.costs import ExitCosts
@@ -86,20 +86,13 @@ class ExitOutputs:
         return BankStatistics(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     @cached_property
-    def break_even(self) -> Tensor:
-        """Log of the price from which on each image leaves, by the bank gates `[n, E-1]` float64."""
-        return self._by_rows(lambda s, f: break_even_price(self.modules.bank_gates, s, f))
-
-    @cached_property
-    def joint_bank_logits(self) -> Tensor:
-        """Logits of the bank gates that were trained together with the heads `[n, E-1]` float64."""
-        return self._by_rows(self.modules.bank_gates).double()
-
     @torch.no_grad()
-    def _by_rows(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Apply a function of summaries and bank features to all images, some at a time."""
-        features = self.statistics.features.split(ROWS)
-        return torch.cat([function(s, f) for s, f in zip(self.summaries.split(ROWS), features, strict=True)])
+    def bank_scores(self) -> Tensor:
+        """Scores of the bank gates `[n, E-1]` float64, computed once for all rate targets, in blocks of images."""
+        seen = self.statistics
+        columns = (self.summaries, seen.features, seen.first[:, :-1])
+        parts = zip(*(column.split(ROWS) for column in columns), strict=True)
+        return torch.cat([self.modules.bank_gates.scores(*part) for part in parts])
 
 
 def bank_statistics(logits: Tensor, scale: float, last: bool = True) -> BankStatistics:

@@ -16,7 +16,7 @@ RIDGE = 3.0
 
 @dataclass(frozen=True)
 class Pairs:
-    """Training pairs on which everything is a tensor; captions of one image are drawn from its own.
+    """Training pairs of images and captions, as tensors; `draw_captions` draws a caption of an image among its own.
 
     Attributes:
         summaries: Before the last exit `[n, E-1, S]`, by rows.
@@ -71,7 +71,7 @@ class Pairs:
 
     @cached_property
     def normalised(self) -> Tensor | MappedRows:
-        """Summaries after `norm`, `[n, E-1, S]`: what training sees of them."""
+        """The summaries after `norm`, `[n, E-1, S]`."""
         if self.streamed:
             return MappedRows(lambda images: self.norm(self.summaries[images]), tuple(self.summaries.shape))
         return by_rows(self.norm, self.summaries)
@@ -100,20 +100,20 @@ class Pairs:
         return by_rows(lambda rows: _whiten(rows, self.whitening), self.normalised)
 
     def prepare(self, module: nn.Module) -> None:
-        """Give an exit module the norm of these images, fixed."""
+        """Set an exit module's norm to `norm`, and exclude it from training."""
         module.norm.centre(-self.norm.bias)
 
     def __len__(self) -> int:
         return len(self.last)
 
     def draw_captions(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """One caption of each image: `[B] -> [B]` index into `texts`."""
+        """Draw one caption of each image: `[B]` -> `[B]`, index into `texts`."""
         counts = self.first[images + 1] - self.first[images]
         offset = (torch.rand(len(images), generator=generator) * counts).long()
         return self.text_of_caption[self.first[images] + offset]
 
     def owns(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Whether a text is one of an image's captions: `[B]`, `[m]` -> `[B, m]` bool."""
+        """Tell whether each text is one of each image's captions: `[B]`, `[m]` -> `[B, m]` bool."""
         place = torch.full((len(self.texts),), -1)
         place[texts] = torch.arange(len(texts))
         counts = self.first[images + 1] - self.first[images]

@@ -1,6 +1,5 @@
 """The exits stage: read training features, train, write module folders that appear whole or not at all."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tgems.exits.bank_gates import train_bank_gates
-from tgems.exits.folders import EXTRA, TENSORS, has_extra, load_extra, load_module
+from tgems.exits.folders import EXTRA, TENSORS, load_extra, load_folds, load_module
 from tgems.exits.image_gates import hit_probabilities, train_image_gates, train_lookahead
 from tgems.exits.joint import train_joint
 from tgems.exits.pairs import Pairs
@@ -43,20 +42,13 @@ class Training:
         return torch.from_numpy(self.costs.image_guided()).float()
 
     def embed(self, folder: str) -> Tensor | MappedRows:
-        """Embeddings at every exit `[n, E, D]` that gates learn from; streamed as the summaries are.
+        """Compute the embeddings at every exit `[n, E, D]` that gates learn from; streamed if the summaries are.
 
-        They are by the heads of a folder, and where these were cross-fitted, by those that have not seen the image.
+        If the heads of the folder were cross-fitted, each image is embedded by the heads that have not seen it.
         """
         heads = load_module(folder, self.features.manifest["weights"])
-        folds, unseen_by = [heads], torch.zeros(len(self.pairs), dtype=torch.uint8)
-        if has_extra(folder):
-            tensors = load_extra(folder)
-            unseen_by = tensors.pop("unseen_by")
-            folds = [copy.deepcopy(heads), copy.deepcopy(heads)]
-            for fold, module in enumerate(folds):
-                prefix = f"{fold}."
-                own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-                module.load_state_dict(own)
+        alone = [heads], torch.zeros(len(self.pairs), dtype=torch.uint8)
+        folds, unseen_by = load_folds(folder) or alone
         return embed_out_of_fold(folds, unseen_by, self.pairs)
 
 

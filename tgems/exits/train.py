@@ -74,7 +74,7 @@ def embed(heads: ExitHeads, summaries: Rows | Tensor, last: Tensor) -> Tensor:
 
 
 def embed_out_of_fold(folds: list[ExitHeads], unseen_by: Tensor, pairs: Pairs) -> Tensor | MappedRows:
-    """Embeddings at every exit `[n, E, D]` by heads that have not seen the image, the backbone's own last.
+    """Embed each image at every exit `[n, E, D]` by the heads that have not seen it, and by the backbone at the last.
 
     Args:
         folds: Heads.

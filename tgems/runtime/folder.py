@@ -18,7 +18,7 @@ from tgems.backbones.load import Backbone, build_backbone, preprocessing
 from tgems.backbones.open_clip_config import ModelConfig
 from tgems.backbones.source import find_source
 from tgems.errors import UserError
-from tgems.exits.folders import BUILDERS, build_module, checked_file
+from tgems.exits.folders import BUILDERS, build_module, checked_file, part_of
 from tgems.profiling.costs import ExitCosts
 from tgems.provenance import commit, versions, whole_file, write_json, write_text
 from tgems.runtime.card import model_card
@@ -206,11 +206,10 @@ def _other_backbone(folder: Path, entry: dict, ours: str, own: str) -> UserError
 def _early_exit(config: SavedConfig, folder: Path) -> EarlyExit:
     """Build heads, gates and thresholds. The digest of the tensors is compared before they are read."""
     tensors = read_safetensors(checked_file(folder, TENSORS, config.model_digest, WAY_OUT), WAY_OUT)
-    modules, rest = {}, dict(tensors)
+    modules, path = {}, folder / TENSORS
     for name, architecture in config.modules.items():
-        own = {k: rest.pop(k) for k in tensors if k.startswith(f"{name}.")}
-        own = {k.removeprefix(f"{name}."): v for k, v in own.items()}
-        modules[name] = build_module(architecture, own, folder / TENSORS, WAY_OUT)
+        modules[name] = build_module(architecture, part_of(tensors, name), path, WAY_OUT)
+    rest = {key for key in tensors if key.partition(".")[0] not in modules}
     if rest:
         raise UserError(f"{folder / TENSORS}: tensor {min(rest)!r} belongs to no module; {WAY_OUT}")
     return EarlyExit(

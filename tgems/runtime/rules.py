@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from tgems.errors import UserError
 from tgems.exits.bank_modules import BankGates, JointBankGates
-from tgems.exits.gated import CONFIDENCE
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.exits.outputs import BankStatistics, bank_statistics
 
@@ -122,10 +121,7 @@ class BankRule(ExitRule):
 
     def of_statistics(self, exit_: int, summaries: Tensor, seen: BankStatistics) -> Tensor:
         """Score of an exit `[n]` float64 from its statistics `[n, 1]`."""
-        if isinstance(self.gates, JointBankGates):
-            return self.gates.decide_at(exit_, summaries, seen.features[:, 0].to(summaries.dtype)).double()
-        even = self.gates.break_even_at(exit_, summaries, seen.features[:, 0].to(summaries.dtype))
-        return CONFIDENCE * seen.first[:, 0].logit(eps=1e-12) - even
+        return self.gates.scores_at(exit_, summaries, seen.features[:, 0].to(summaries.dtype), seen.first[:, 0])
 
 
 class MaxSoftmaxRule(BankRule):

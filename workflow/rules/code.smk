@@ -82,6 +82,7 @@ CODE = {
         "data/webdataset.py",
         "exits/layers.py",
         "exits/bank_modules.py",
+        "exits/losses.py",
         "exits/modules.py",
         "features/rows.py",
         "profiling/costs.py",

@@ -219,15 +219,23 @@ def joint_options(wildcards):
     )
 
 
+def trained(wildcards):
+    """Where the modules of a backbone and variant are, and how they are trained (tgems.evaluation.inputs.Trained)."""
+    variant = config["variants"][wildcards.variant]
+    return {
+        "exits": f"results/exits/{wildcards.backbone}/{wildcards.variant}",
+        "seeds": SEEDS,
+        "rate_targets": variant["rate_targets"],
+        "gates": GATES,
+        "scheme": variant["training"]["scheme"],
+    }
+
+
 def trained_modules(wildcards):
     """Folders of every head and gate of a backbone and variant."""
-    variant = config["variants"][wildcards.variant]
-    targets, scheme = variant["rate_targets"], variant["training"]["scheme"]
-    return [
-        f"results/exits/{wildcards.backbone}/{wildcards.variant}/{folder}"
-        for seed in SEEDS
-        for folder in job_folders(seed, targets, GATES, scheme)
-    ]
+    modules = trained(wildcards)
+    root, seeds = modules.pop("exits"), modules.pop("seeds")
+    return [f"{root}/{f}" for seed in seeds for f in job_folders(seed, **modules)]
 
 
 def training_captions(wildcards):

@@ -16,12 +16,8 @@ rule fit_thresholds:
         "../../environment.yml"
     threads: 1
     params:
-        exits="results/exits/{backbone}/{variant}",
-        seeds=SEEDS,
-        rate_targets=lookup(within=config, dpath="variants/{variant}/rate_targets"),
+        trained=trained,
         policies=lookup(within=config, dpath="policies"),
-        gates=GATES,
-        scheme=lookup(within=config, dpath="variants/{variant}/training/scheme"),
         directions=lookup(within=config, dpath="datasets/{dataset}/directions"),
         query_bank=lookup(within=config, dpath="query_bank"),
     message:
@@ -55,12 +51,8 @@ rule evaluate:
         "../../environment.yml"
     threads: 1
     params:
-        exits="results/exits/{backbone}/{variant}",
-        seeds=SEEDS,
-        rate_targets=lookup(within=config, dpath="variants/{variant}/rate_targets"),
+        trained=trained,
         policies=lookup(within=config, dpath="policies"),
-        gates=GATES,
-        scheme=lookup(within=config, dpath="variants/{variant}/training/scheme"),
         directions=lookup(within=config, dpath="datasets/{dataset}/directions"),
         bootstrap_resamples=lookup(
             within=config, dpath="evaluation/bootstrap_resamples"

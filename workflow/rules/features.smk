@@ -23,74 +23,6 @@ rule encode_part:
         "../scripts/encode_part.py"
 
 
-rule extract_training_features:
-    input:
-        split=[
-            "results/data/{dataset}/train",
-            "results/data/{dataset}/validation",
-            "results/data/{dataset}/test",
-        ],
-        prompts=prompt_files,
-        backbone=weight_files,
-        code=CODE["features"],
-    output:
-        directory("results/features/{backbone}/{dataset}/train"),
-        directory("results/features/{backbone}/{dataset}/validation"),
-        directory("results/features/{backbone}/{dataset}/test"),
-    log:
-        "logs/extract_training_features/{backbone}-{dataset}.log",
-    benchmark:
-        "benchmarks/extract_training_features/{backbone}-{dataset}.tsv"
-    wildcard_constraints:
-        dataset=one_of(name for name in TOGETHER if name == TRAINED),
-    conda:
-        "../../environment.yml"
-    threads: 1 + config["features"]["workers"]
-    resources:
-        gpu=GPU,
-    params:
-        backbone=backbone_entry,
-        task=lookup(within=config, dpath="datasets/{dataset}/task"),
-        encoding=encoding,
-    message:
-        "Encode the training data set {wildcards.dataset} with {wildcards.backbone}"
-    script:
-        "../scripts/extract_features.py"
-
-
-rule extract_demo_features:
-    input:
-        split=[
-            "results/data/{dataset}/validation",
-            "results/data/{dataset}/test",
-        ],
-        prompts=prompt_files,
-        backbone=weight_files,
-        code=CODE["features"],
-    output:
-        directory("results/features/{backbone}/{dataset}/validation"),
-        directory("results/features/{backbone}/{dataset}/test"),
-    log:
-        "logs/extract_demo_features/{backbone}-{dataset}.log",
-    benchmark:
-        "benchmarks/extract_demo_features/{backbone}-{dataset}.tsv"
-    wildcard_constraints:
-        dataset=one_of(name for name in TOGETHER if name != TRAINED),
-    conda:
-        "../../environment.yml"
-    threads: 1 + config["features"]["workers"]
-    resources:
-        gpu=GPU,
-    params:
-        backbone=backbone_entry,
-        task=lookup(within=config, dpath="datasets/{dataset}/task"),
-        encoding=encoding,
-    message:
-        "Encode {wildcards.dataset} with {wildcards.backbone}"
-    script:
-        "../scripts/extract_features.py"
-
-
 rule extract_features:
     input:
         split=split_files,
@@ -119,3 +51,49 @@ rule extract_features:
         "Encode {wildcards.dataset}/{wildcards.split} with {wildcards.backbone}"
     script:
         "../scripts/extract_features.py"
+
+
+use rule extract_features as extract_training_features with:
+    input:
+        split=[
+            "results/data/{dataset}/train",
+            "results/data/{dataset}/validation",
+            "results/data/{dataset}/test",
+        ],
+        prompts=prompt_files,
+        backbone=weight_files,
+        code=CODE["features"],
+    output:
+        directory("results/features/{backbone}/{dataset}/train"),
+        directory("results/features/{backbone}/{dataset}/validation"),
+        directory("results/features/{backbone}/{dataset}/test"),
+    log:
+        "logs/extract_training_features/{backbone}-{dataset}.log",
+    benchmark:
+        "benchmarks/extract_training_features/{backbone}-{dataset}.tsv"
+    wildcard_constraints:
+        dataset=one_of(name for name in TOGETHER if name == TRAINED),
+    message:
+        "Encode the training data set {wildcards.dataset} with {wildcards.backbone}"
+
+
+use rule extract_features as extract_demo_features with:
+    input:
+        split=[
+            "results/data/{dataset}/validation",
+            "results/data/{dataset}/test",
+        ],
+        prompts=prompt_files,
+        backbone=weight_files,
+        code=CODE["features"],
+    output:
+        directory("results/features/{backbone}/{dataset}/validation"),
+        directory("results/features/{backbone}/{dataset}/test"),
+    log:
+        "logs/extract_demo_features/{backbone}-{dataset}.log",
+    benchmark:
+        "benchmarks/extract_demo_features/{backbone}-{dataset}.tsv"
+    wildcard_constraints:
+        dataset=one_of(name for name in TOGETHER if name != TRAINED),
+    message:
+        "Encode {wildcards.dataset} with {wildcards.backbone}"

@@ -1,6 +1,7 @@
 from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
+    from tgems.evaluation.inputs import Trained
     from tgems.evaluation.stage import run_evaluation
 
     use_threads(snakemake.threads)
@@ -14,5 +15,6 @@ with job(snakemake.log[0], snakemake.threads):
         list(snakemake.input.captions),
         dict(snakemake.output.items()),
         {**snakemake.wildcards, "task": params.pop("task")},
+        Trained(**params.pop("trained")),
         **params,
     )
