@@ -116,7 +116,7 @@ def train_bank_gates(
         price = low * torch.exp(math.log(high / low) * torch.rand(len(batch), generator=generator))
         hidden = gates.embed_normalised(pairs.normalised[examples.images[batch]], examples.features[batch])
         right, stay = gates.right(hidden), gates.worth(hidden, price)
-        look = module + bank_product_macs(examples.sizes[batch], costs.embed_dim)[:, None]
+        product = bank_product_macs(examples.sizes[batch], costs.embed_dim)
         visited = torch.rand(exits, generator=generator) >= options["pass_over"]
         worth = worth_of_going_on(
             right.detach().sigmoid(),
@@ -124,7 +124,8 @@ def train_bank_gates(
             examples.right[batch, -1],
             price,
             encoder,
-            look / costs.full,
+            module / costs.full,
+            product / costs.full,
             visited,
         )
         told = nn.functional.binary_cross_entropy_with_logits(right, examples.right[batch, :-1])
@@ -134,7 +135,14 @@ def train_bank_gates(
 
 
 def worth_of_going_on(
-    right: Tensor, stay: Tensor, last: Tensor, price: Tensor, encoder: Tensor, look: Tensor, visited: Tensor
+    right: Tensor,
+    stay: Tensor,
+    last: Tensor,
+    price: Tensor,
+    encoder: Tensor,
+    module: Tensor,
+    product: Tensor,
+    visited: Tensor,
 ) -> Tensor:
     """One step of value iteration: what going on from each exit to the next visited one is worth.
 
@@ -144,16 +152,17 @@ def worth_of_going_on(
         last: Probability of being right at the last exit `[B]`.
         price: Of the whole encoder's computation `[B]`.
         encoder: Relative cost of reaching every exit `[E]`.
-        look: Relative cost of a look at the bank at each exit `[B, E-1]`.
+        module: Relative cost of head and gate at each exit `[E-1]`.
+        product: Relative cost of comparing the image with its bank `[B]`: lost at an exit that is not taken.
         visited: `[E-1]` bool.
 
     Returns:
         `[B, E-1]`.
     """
     worth = torch.empty_like(stay)
-    value, reached, paid = last, encoder[-1], torch.zeros_like(last)
+    value, reached, paid = last, encoder[-1], 0.0
     for k in range(stay.shape[1] - 1, -1, -1):
-        worth[:, k] = value - price * (reached - encoder[k] + paid)
+        worth[:, k] = value - price * (reached - encoder[k] + paid + product)
         if visited[k]:
-            value, reached, paid = torch.maximum(right[:, k], stay[:, k]), encoder[k], look[:, k]
+            value, reached, paid = torch.maximum(right[:, k], stay[:, k]), encoder[k], module[k]
     return worth

@@ -32,7 +32,7 @@ def hit_probabilities(pairs: Pairs, z: Tensor | MappedRows, bank_size: int, gene
     """
     beaten = torch.empty(*z.shape[:2])
     order = torch.randperm(len(pairs), generator=generator)
-    for images in order.split(min(bank_size, len(pairs))):
+    for images in order.tensor_split(max(1, len(pairs) // bank_size)):  # a short batch would tell little of a bank
         ids = pairs.longest[images]
         same = ids[:, None] == ids[None, :]
         others = (~same).sum(1).clamp_min(1)

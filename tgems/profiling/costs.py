@@ -65,6 +65,7 @@ class ExitCosts:
         self,
         per_visit: int | Sequence[int] = 0,
         at_exit: int | Sequence[int] = 0,
+        per_pass: int | Sequence[int] = 0,
         visited: Sequence[int] | None = None,
     ) -> np.ndarray:
         """Relative cost `[E]` float64 of leaving at each exit.
@@ -72,14 +73,16 @@ class ExitCosts:
         Args:
             per_visit: MACs at every exit before the last that is visited, the one taken included; one for all, or each.
             at_exit: MACs once, where an exit before the last is taken; one for all, or each.
+            per_pass: MACs at every visited exit before the one taken; one for all, or each.
             visited: Exits (0-based) that are looked at on the way; None for all of them. At others nobody leaves.
         """
         exits = len(self.encoder)
-        looks, taken = np.zeros(exits), np.zeros(exits)
+        looks, passed, taken = np.zeros(exits), np.zeros(exits), np.zeros(exits)
         where = list(range(exits - 1)) if visited is None else list(visited)
         looks[where] = np.broadcast_to(per_visit, exits - 1)[where]
+        passed[np.array(where, dtype=int) + 1] = np.broadcast_to(per_pass, exits - 1)[where]
         taken[:-1] = at_exit
-        return (np.array(self.encoder) + np.cumsum(looks) + taken + self.query_bank) / self.full
+        return (np.array(self.encoder) + np.cumsum(looks + passed) + taken + self.query_bank) / self.full
 
     def fixed(self) -> np.ndarray:
         """Encoder and one head."""
@@ -98,13 +101,25 @@ class ExitCosts:
         return self.at_exits(per_visit=self.confidence_gate, at_exit=self.head)
 
     def confidence(self, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
-        """Encoder, and at every visited exit a head and its bank product."""
-        return self.at_exits(np.add(self.head, bank_product_macs(bank_size, self.embed_dim)), visited=visited)
+        """Encoder, a head at every visited exit, and the bank products that the answer does not need.
+
+        Whoever ranks a bank needs the product at the exit that is taken, whatever the policy: that product is the cost
+        of the answer (`answer`) and no part of a rate.
+        """
+        return self.at_exits(self.head, per_pass=self.answer(bank_size), visited=visited)
+
+    def confidence_raw(self, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
+        """Compute `confidence` with the frozen pooling and projection in place of heads."""
+        return self.at_exits(self.projection, per_pass=self.answer(bank_size), visited=visited)
 
     def bank_guided(self, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
-        """Encoder, and at every visited exit a head, its bank product and the gate."""
-        per_visit = np.add(self.head, self.bank_gate) + bank_product_macs(bank_size, self.embed_dim)
-        return self.at_exits(per_visit, visited=visited)
+        """Encoder, a head and a gate at every visited exit, and the bank products that the answer does not need."""
+        per_visit = np.add(self.head, self.bank_gate)
+        return self.at_exits(per_visit, per_pass=self.answer(bank_size), visited=visited)
+
+    def answer(self, bank_size: int) -> int:
+        """MACs of comparing one embedding with the texts of a bank."""
+        return bank_product_macs(bank_size, self.embed_dim)
 
 
 def exit_costs(encoder: EncoderCost, modules: dict, accepts_raw: bool) -> ExitCosts:
