@@ -89,8 +89,9 @@ def _label(dataset: str, scene: sc.Scene) -> int:
 
 
 def _metadata(scene: sc.Scene) -> dict:
-    """What later stages may split or cluster by: `cluster` is the source digit where there is only one."""
-    metadata = {
+    """What later stages may split by, and `sources`, the handwritings that an image shares with others."""
+    return {
+        "sources": sorted({str(digit.source) for digit in scene.digits}),
         "layout": scene.layout,
         "difficulty": round(scene.difficulty, 6),
         "n_digits": len(scene.digits),
@@ -99,6 +100,3 @@ def _metadata(scene: sc.Scene) -> dict:
             for d in scene.digits
         ],
     }
-    if len(scene.digits) == 1:
-        metadata["cluster"] = str(scene.digits[0].source)
-    return metadata

@@ -1,45 +1,187 @@
-"""Curves of quality over realised rate, on every resample at once: interpolation, and the area under them."""
+"""Curves of quality over realised rate, one per seed: their height at a rate and the area under them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+
+from tgems.evaluation.estimates import HEADLINE, Point, measure
+from tgems.evaluation.uncertainty import Estimate
+from tgems.exits.policies import Policy
+from tgems.features.cache import FeatureSet
+from tgems.profiling.costs import ExitCosts
 
 AREA_FROM, AREA_TO = 0.3, 0.9
+Key = tuple[str, str | None, str | None]  # policy, twin_of, calibration
 
 
-def interpolate(x: np.ndarray, rates: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Piecewise linear curves, one per resample, without extrapolation.
+@dataclass(frozen=True)
+class Curve:
+    """One policy's curve for every seed: straight lines between knots, without extrapolation.
+
+    Attributes:
+        targets: Rate target of each knot; None for the ends of the curve and for fixed exits.
+        rates: `[S, k]`, in any order.
+        values: `[S, k]`.
+        influence: Knot -> influences of images on its rate and on its value `[S, n]`; None where unknown.
+        seeded: Whether another seed would give another curve.
+    """
+
+    targets: list[float | None]
+    rates: np.ndarray
+    values: np.ndarray
+    influence: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None
+    seeded: bool = True
+
+    def knot(self, k: int) -> tuple[Estimate, Estimate]:
+        """Rate and value of a knot."""
+        rate, value = self.influence(k)
+        return Estimate(self.rates[:, k], rate, self.seeded), Estimate(self.values[:, k], value, self.seeded)
+
+    def height(self, rate: float) -> float:
+        """Mean over seeds of the height at a rate; NaN where a seed's curve does not reach it."""
+        return float(np.mean([self._between(s, rate)[3] for s in range(len(self.rates))]))
+
+    def read(self, rate: Estimate) -> Estimate:
+        """Height at a rate, for each seed `[S]`; NaN outside of a curve.
+
+        To first order, the height moves with the values of the two knots around the rate, and with the slope times what
+        the rate moves against theirs.
+        """
+        seeds = max(len(rate.values), len(self.rates))
+        values, influences = np.empty(seeds), np.empty((seeds, rate.influence.shape[1]))
+        for s in range(seeds):
+            of_curve, of_rate = min(s, len(self.rates) - 1), min(s, len(rate.values) - 1)
+            left, right, share, values[s], slope = self._between(of_curve, rate.values[of_rate])
+            (x0, y0), (x1, y1) = ([part[of_curve] for part in self.influence(k)] for k in (left, right))
+            moved = rate.influence[of_rate] - (1 - share) * x0 - share * x1
+            influences[s] = (1 - share) * y0 + share * y1 + slope * moved
+        return Estimate(values, influences, self.seeded or rate.seeded)
+
+    def area(self, low: float = AREA_FROM, high: float = AREA_TO) -> np.ndarray:
+        """Mean height between two rates for each seed `[S]`; NaN where a curve does not reach both."""
+        found = []
+        for s in range(len(self.rates)):
+            knots = np.unique(np.concatenate(([low, high], self.rates[s].clip(low, high))))
+            found.append(np.trapezoid([self._between(s, x)[3] for x in knots], knots) / (high - low))
+        return np.array(found)
+
+    def area_estimate(self, low: float = AREA_FROM, high: float = AREA_TO) -> Estimate:
+        """`area` with influences: what a knot's value and rate move is linear between its neighbours."""
+        values, influences = self.area(low, high), []
+        for s in range(len(self.rates)):
+            order = np.argsort(self.rates[s], kind="stable")
+            x, y = self.rates[s, order], self.values[s, order]
+            total = 0.0
+            for k in range(len(x) - 1):
+                width, a, b = x[k + 1] - x[k], *np.clip((x[k], x[k + 1]), low, high)
+                if width <= 0 or b <= a:
+                    continue
+                share = ((a + b) / 2 - x[k]) / width
+                (x0, y0), (x1, y1) = ([part[s] for part in self.influence(order[j])] for j in (k, k + 1))
+                slope = (y[k + 1] - y[k]) / width
+                height = (1 - share) * (y0 - slope * x0) + share * (y1 - slope * x1)
+                total = total + (b - a) * height
+            influences.append(total / (high - low))
+        return Estimate(values, np.stack(influences), self.seeded)
+
+    def _between(self, s: int, x: float) -> tuple[int, int, float, float, float]:
+        """Knots around a rate, the share of the right one, height and slope there."""
+        order = np.argsort(self.rates[s], kind="stable")
+        rates, values = self.rates[s, order], self.values[s, order]
+        j = int(np.clip(np.searchsorted(rates, x), 1, len(rates) - 1))
+        width = rates[j] - rates[j - 1]
+        share = (x - rates[j - 1]) / width if width > 0 else 1.0
+        outside = np.isnan(x) or x < rates[0] - 1e-12 or x > rates[-1] + 1e-12
+        height = np.nan if outside else values[j - 1] + share * (values[j] - values[j - 1])
+        slope = (values[j] - values[j - 1]) / width if width > 0 else 0.0
+        return order[j - 1], order[j], share, height, slope
+
+
+Curves = dict[str, dict[Key, Curve]]
+
+
+def curves_of(
+    points: list[Point],
+    features: FeatureSet,
+    policies: dict[str, Policy],
+    costs: ExitCosts,
+    normalisation: str = "none",
+) -> Curves:
+    """Curves of one split: metric -> (policy, twin_of, calibration) -> curve.
+
+    A curve goes from everybody at the cheapest exit to everybody at the last. That of a policy which leaves computation
+    unused, since accuracy falls with depth, goes on level.
 
     Args:
-        x: Where to read each curve `[R]` or `[R, q]`.
-        rates: Knots `[R, k]`, in any order.
-        values: Values at the knots `[R, k]`.
-
-    Returns:
-        The shape of `x`; NaN outside of a curve.
+        points: Operating points and the ends of curves (`rows.endpoint_rows`).
+        features: Of the split.
+        policies: By name; oracles and the full encoder have no curve.
+        costs: Of the exits.
+        normalisation: `score_normalisation` of the curves.
     """
-    order = np.argsort(rates, axis=1, kind="stable")
-    rates, values = np.take_along_axis(rates, order, 1), np.take_along_axis(values, order, 1)
-    wanted = x.reshape(len(rates), -1)
-    right = (rates[:, None, :] < wanted[:, :, None]).sum(-1).clip(1, rates.shape[1] - 1)
-    x0, x1 = np.take_along_axis(rates, right - 1, 1), np.take_along_axis(rates, right, 1)
-    y0, y1 = np.take_along_axis(values, right - 1, 1), np.take_along_axis(values, right, 1)
-    share = np.divide(wanted - x0, x1 - x0, out=np.ones_like(wanted), where=x1 > x0)
-    read = y0 + share * (y1 - y0)
-    outside = (wanted < rates[:, :1] - 1e-12) | (wanted > rates[:, -1:] + 1e-12)
-    return np.where(outside, np.nan, read).reshape(x.shape)
+    own = [p for p in points if p.about["score_normalisation"] == normalisation]
+    curves: Curves = {}
+    for metric in HEADLINE:
+        having = [p for p in own if metric in p.rows[0].hits]
+        ends = {(p.about["policy"], len(p.seeds), p.seeds[0] is None): p for p in having}
+        knots: dict[Key, list[Point]] = {}
+        for point in having:
+            about = point.about
+            policy = policies.get(about.get("twin_of") or about["policy"])
+            if policy is not None and not policy.oracle and policy.name != "full":
+                knots.setdefault((about["policy"], about.get("twin_of"), about.get("calibration")), []).append(point)
+        for key, middle in knots.items():
+            policy, seeds = policies[key[1] or key[0]], middle[0].seeds
+            first, last = (ends[f"endpoint_{end}", len(seeds), seeds[0] is None] for end in ("first", "last"))
+            price = policy.costs(costs, len(features.texts))
+            last = middle[-1] if policy.mixes and _unused(middle[-1]) else last
+            curves.setdefault(metric, {})[key] = _curve(first, middle, last, price, metric, features)
+    return curves
 
 
-def area(rates: np.ndarray, values: np.ndarray, low: float = AREA_FROM, high: float = AREA_TO) -> np.ndarray:
-    """Mean height of piecewise linear curves between two rates (docs/method.md#evaluation).
+def _unused(point: Point, tolerance: float = 0.01) -> bool:
+    """Whether a mix of fixed exits spends less than its target, by more than the chance of the draw."""
+    return float(point.rates.values.mean()) < point.about["rate_target"] - tolerance
 
-    Args:
-        rates: Knots `[R, k]`.
-        values: Values `[R, k]`.
-        low: Left end.
-        high: Right end.
 
-    Returns:
-        `[R]`; NaN where a curve does not reach both ends.
-    """
-    ends = np.tile([low, high], (len(rates), 1))
-    knots = np.sort(np.concatenate((ends, rates.clip(low, high)), 1), 1)
-    return np.trapezoid(interpolate(knots, rates, values), knots, axis=1) / (high - low)
+def _curve(
+    first: Point, middle: list[Point], last: Point, price: np.ndarray, metric: str, features: FeatureSet
+) -> Curve:
+    targets = [p.about.get("rate_target") for p in middle]
+    chosen = [first, *middle, last]
+    points = [measure([p], metric, features) for p in chosen]
+    rates = [np.full(len(first.seeds), price[0]), *(p.rates.values for p in middle)]
+    rates.append(np.full(len(first.seeds), price[-1]))
+
+    def influence(k: int) -> tuple[np.ndarray, np.ndarray]:
+        value = measure([chosen[k]], metric, features).influence[..., 0]
+        return (middle[k - 1].rates.influence if 0 < k < len(chosen) - 1 else np.zeros_like(value)), value
+
+    values = np.stack([p.values[:, 0] for p in points], 1)
+    return Curve([None, *targets, None], np.stack(rates, 1), values, influence, middle[0].seeded)
+
+
+def as_frame(curves: Curves) -> pd.DataFrame:
+    """The knots of all curves, tidy."""
+    frames = [
+        pd.DataFrame({"rate_target": c.targets, "rate": c.rates[s], "value": c.values[s]}).assign(
+            metric=metric, policy=policy, twin_of=twin_of, calibration=calibration, curve=s
+        )
+        for metric, by_key in curves.items()
+        for (policy, twin_of, calibration), c in by_key.items()
+        for s in range(len(c.rates))
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def from_frame(frame: pd.DataFrame) -> Curves:
+    """Read back what `as_frame` gave, without influences."""
+    curves: Curves = {}
+    for (metric, *key), part in frame.groupby(["metric", "policy", "twin_of", "calibration"], dropna=False, sort=False):
+        seeds = [own for _, own in part.groupby("curve", sort=True)]
+        targets = [None if np.isnan(t) else t for t in seeds[0]["rate_target"]]
+        rates, values = (np.stack([own[name].to_numpy() for own in seeds]) for name in ("rate", "value"))
+        curves.setdefault(metric, {})[tuple(None if pd.isna(k) else k for k in key)] = Curve(targets, rates, values)
+    return curves

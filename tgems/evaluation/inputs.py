@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tgems.evaluation.metrics import image_to_text_ranks, rank_of_label
-from tgems.evaluation.query_bank import QueryBank
+from tgems.evaluation.metrics import image_to_text_ranks, rank_of_label, text_to_image_ranks
+from tgems.evaluation.query_bank import QueryBank, with_penalties
 from tgems.exits.folders import load_module
 from tgems.exits.names import image_gates_folder, joint_folder, module_folders
 from tgems.exits.outputs import ExitModules, ExitOutputs
@@ -130,7 +130,7 @@ class Split:
         """Whether a policy is evaluated with these modules, and under this normalisation."""
         if policy.frozen_head != (self.modules is None):
             return False
-        if self.query_bank is not None and (policy.mixes or not policy.index_safe):
+        if self.query_bank is not None and not policy.index_safe:
             return False
         return policy.name not in self.elsewhere if self.policies is None else policy.name in self.policies
 
@@ -175,4 +175,17 @@ class Split:
             costs=self.costs,
             modules=self.modules,
             seed=self.seed,
+            text_recall=None if self.truth.text_image is None else self.text_recall,
         )
+
+    def gallery_ranks(self, exits: Tensor) -> Tensor:
+        """Rank of the right image for every caption `[m]`, in the gallery where image i left at `exits[i]` `[n]`."""
+        taken = torch.arange(len(exits)), exits
+        gallery, texts = self.embeddings[taken], self.truth.texts
+        if self.query_bank is not None:
+            gallery, texts = with_penalties(gallery, self.penalties[taken], texts)
+        return text_to_image_ranks(gallery, texts, self.truth.text_image)
+
+    def text_recall(self, exits: Tensor) -> float:
+        """R@1 of the captions in that gallery."""
+        return (self.gallery_ranks(exits) < 1).double().mean().item()

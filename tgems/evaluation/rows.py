@@ -1,15 +1,14 @@
 """Operating points before uncertainty: per image hits and rates of one policy at one point, on one split."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
 
 from tgems.evaluation.inputs import Split
-from tgems.evaluation.metrics import hits_per_image, text_to_image_ranks
-from tgems.evaluation.query_bank import with_penalties
+from tgems.evaluation.metrics import hits_per_image
 from tgems.evaluation.thresholds import Fitted
 from tgems.exits.policies import Policy
 from tgems.profiling.costs import ExitCosts
@@ -39,9 +38,8 @@ class Scorer:
     """Turns exits, or shares of exits, into hits, for one split and the embeddings of one seed."""
 
     def __init__(self, split: Split):
-        self.truth, self.embeddings = split.truth, split.embeddings
+        self.split, self.truth = split, split.truth
         ranks = split.ranks.numpy()
-        self.penalties = None if split.query_bank is None else split.penalties
         if split.query_bank is not None:
             self.image_hits = {}  # normalisation changes no ranking of texts
         elif self.truth.text_image is not None:
@@ -52,7 +50,7 @@ class Scorer:
     def at(self, exits: np.ndarray, text_to_image: bool) -> dict[str, np.ndarray]:
         """Hits where image i left at `exits[i]`."""
         hits = {name: table[np.arange(len(exits)), exits] for name, table in self.image_hits.items()}
-        return hits | (self._text_to_image(exits) if text_to_image else {})
+        return hits | (self.text_to_image(exits) if text_to_image else {})
 
     def expected(self, shares: np.ndarray) -> dict[str, np.ndarray]:
         """Expected hits where exits are drawn with `shares [E]`, without the text-to-image direction."""
@@ -60,23 +58,19 @@ class Scorer:
 
     def shuffled(self, exits: np.ndarray, text_to_image: bool, permutations: int, seed: list[int]) -> dict:
         """Hits of the same exits without their information: exact, and for text-to-image a mean of permutations."""
-        shares = np.bincount(exits, minlength=self.embeddings.shape[1]) / len(exits)
+        shares = np.bincount(exits, minlength=len(self.split.costs.blocks)) / len(exits)
         hits = self.expected(shares)
         if text_to_image and self.truth.text_image is not None:
             rng = np.random.default_rng(seed)
-            draws = [self._text_to_image(rng.permutation(exits)) for _ in range(permutations)]
+            draws = [self.text_to_image(rng.permutation(exits)) for _ in range(permutations)]
             hits |= {name: np.mean([d[name] for d in draws], axis=0) for name in draws[0]}
         return hits
 
-    def _text_to_image(self, exits: np.ndarray) -> dict[str, np.ndarray]:
+    def text_to_image(self, exits: np.ndarray) -> dict[str, np.ndarray]:
+        """Hits of the texts in the gallery where image i left at `exits[i]`; none without captions."""
         if self.truth.text_image is None:
             return {}
-        n = len(exits)
-        taken = torch.arange(n), torch.from_numpy(exits)
-        gallery, texts = self.embeddings[taken], self.truth.texts
-        if self.penalties is not None:
-            gallery, texts = with_penalties(gallery, self.penalties[taken], texts)
-        ranks = text_to_image_ranks(gallery, texts, self.truth.text_image)
+        n, ranks = len(exits), self.split.gallery_ranks(torch.from_numpy(exits))
         return {
             f"image_retrieval_recall@{k}": hits_per_image(ranks, self.truth.text_image, n, k).numpy() for k in RECALL_AT
         }
@@ -115,12 +109,15 @@ def policy_rows(
         if policy.mixes:
             shares = policy.shares(point, last + 1)
             yield Row(about, np.full(len(split.outputs), price @ shares), scorer.expected(shares))
+            if scorer.truth.text_image is not None:
+                exits = policy.decide(split.outputs, point).numpy()
+                yield Row(about, price[exits], scorer.text_to_image(exits))
             continue
         text_to_image = policy.index_safe
         exits = policy.decide(split.outputs, point).numpy()
         yield Row(about, price[exits], scorer.at(exits, text_to_image), exits)
         if shuffle and policy.adaptive and split.query_bank is None:
-            seed = [fit.seed, round(1000 * point.rate_target)]
+            seed = [fit.seed or 0, round(1000 * point.rate_target)]
             without = scorer.shuffled(exits, text_to_image, permutations, seed)
             twin = {"policy": "shuffled", "twin_of": fit.policy, "index_safe": about["index_safe"]}
             kept = {k: v for k, v in about.items() if k not in ("threshold", "bank_size")}
@@ -128,13 +125,18 @@ def policy_rows(
 
 
 def endpoint_rows(split: Split) -> Iterator[Row]:
-    """Everybody at the cheapest exit, everybody at the last: the ends of a seed's curves; else none."""
-    if split.modules is None:
+    """All images at the cheapest exit, all at the last: the ends of curves of a seed's heads, or of the frozen ones.
+
+    Heads that were trained together with gates have no ends of their own: their curves end where those of the shared
+    heads do.
+    """
+    if split.policies is not None:
         return
     scorer = Scorer(split)
     for name, exit_ in (("first", 0), ("last", len(split.costs.blocks) - 1)):
         exits = np.full(len(split.outputs), exit_)
-        about = {"policy": f"endpoint_{name}", "seed": split.seed, "score_normalisation": split.score_normalisation}
+        about = {"policy": f"endpoint_{name}", "score_normalisation": split.score_normalisation}
+        about |= {} if split.seed is None else {"seed": split.seed}
         yield Row(about, exits * np.nan, scorer.at(exits, True))
 
 
@@ -158,26 +160,6 @@ def _about(fit: Fitted, policy: Policy, calibration: str, split: Split) -> dict:
     return about
 
 
-def mean_over_seeds(rows: list[Row]) -> list[Row]:
-    """Average rows that differ in their seed alone; hits and rates are linear, so images stay paired."""
-    groups: dict[tuple, list[Row]] = {}
-    own = ("seed", "threshold", "rate_validation")
-    for row in rows:
-        if row.about.get("seed") is not None:
-            key = tuple(sorted((k, str(v)) for k, v in row.about.items() if k not in own))
-            groups.setdefault(key, []).append(row)
-    averaged = []
-    for group in groups.values():
-        about = {k: v for k, v in group[0].about.items() if k not in own} | {"seed": "mean"}
-        if group[0].about.get("rate_validation") is not None:
-            about["rate_validation"] = float(np.mean([r.about["rate_validation"] for r in group]))
-        hits = {name: np.mean([r.hits[name] for r in group], axis=0) for name in group[0].hits}
-        averaged.append(
-            replace(group[0], about=about, rates=np.mean([r.rates for r in group], 0), hits=hits, exits=None)
-        )
-    return averaged
-
-
 def exit_shares(rows: list[Row], costs: ExitCosts, about: dict) -> pd.DataFrame:
     """Share of images by exit, for every row that is calibrated to a rate target and decides."""
     records = []
@@ -185,6 +167,6 @@ def exit_shares(rows: list[Row], costs: ExitCosts, about: dict) -> pd.DataFrame:
         if row.exits is None or "rate_target" not in row.about or row.about["score_normalisation"] != "none":
             continue
         shares = np.bincount(row.exits, minlength=len(costs.blocks)) / len(row.exits)
-        keep = {k: row.about[k] for k in ("policy", "calibration", "rate_target", "seed")}
+        keep = {k: row.about.get(k) for k in ("policy", "calibration", "rate_target", "seed")}
         records += [about | keep | {"exit_block": b, "share": s} for b, s in zip(costs.blocks, shares, strict=True)]
     return pd.DataFrame(records)

@@ -3,21 +3,20 @@
 import numpy as np
 import pandas as pd
 
-from tgems.evaluation.bootstrap import ClusterBootstrap, interval
 from tgems.evaluation.inputs import Split
 from tgems.evaluation.metrics import hits_per_image, text_to_image_ranks
+from tgems.evaluation.uncertainty import Estimate, SharedSources, intervals
 
 THIRDS = ("clean", "middle", "hard")
 
 
-def semantic_content(raw: Split, trained: list[Split], about: dict, n_resamples: int) -> pd.DataFrame:
+def semantic_content(raw: Split, trained: list[Split], about: dict) -> pd.DataFrame:
     """Accuracy or R@1 of every block, with the frozen projection and with trained heads, for all images and by group.
 
     Args:
         raw: Test images as the backbone alone sees them.
         trained: The same images by the heads of each seed; hits are averaged.
         about: Common columns.
-        n_resamples: Bootstrap resamples.
 
     Returns:
         One row per head (the frozen one where it accepts every exit), metric, group and block; `earliest_share` is the
@@ -25,13 +24,13 @@ def semantic_content(raw: Split, trained: list[Split], about: dict, n_resamples:
         difficulty, and numbers of digits, where the samples carry them.
     """
     features = raw.features
-    bootstrap = ClusterBootstrap(features.clusters, len(features.samples), n_resamples)
+    sources = SharedSources(features.sources)
     frames = []
     heads = {"trained": trained} if features.raw_embeddings is None else {"raw": [raw], "trained": trained}
     for head, splits in heads.items():
         for metric, per_seed in _hits(splits).items():
             for attribute, group, inside in groups(features.samples):
-                frame = _curve(per_seed, inside, bootstrap).assign(exit_block=raw.costs.blocks)
+                frame = _curve(per_seed, inside, sources, head == "trained").assign(exit_block=raw.costs.blocks)
                 frames.append(frame.assign(head=head, metric=metric, attribute=attribute, group=group))
     return pd.concat(frames, ignore_index=True).assign(**about)
 
@@ -64,9 +63,13 @@ def _hits(splits: list[Split]) -> dict[str, list[np.ndarray]]:
     return {"text_retrieval_recall@1": first, "image_retrieval_recall@1": found}
 
 
-def _curve(per_seed: list[np.ndarray], inside: np.ndarray, bootstrap: ClusterBootstrap) -> pd.DataFrame:
-    hits = np.mean(per_seed, axis=0)
-    low, high = interval(bootstrap.means(hits * inside[:, None], inside.astype(float)))
+def _curve(per_seed: list[np.ndarray], inside: np.ndarray, sources: SharedSources, seeded: bool) -> pd.DataFrame:
+    hits, share = np.stack(per_seed), inside.mean()
+    values = hits[:, inside].mean(1)
+    influence = inside[:, None] / share * (hits - values[:, None])
+    found = intervals(Estimate(values, influence, seeded), sources)
     earliest = np.mean([np.maximum.accumulate(h[inside], axis=1).mean(0) for h in per_seed], axis=0)
-    columns = {"value": hits[inside].mean(0), "ci_low": low, "ci_high": high, "earliest_share": earliest}
+    columns = {"value": found.value, "earliest_share": earliest}
+    for name, ends in (("ci", found.modules), ("method_ci", found.method)):
+        columns |= {f"{name}_low": ends[0].clip(0), f"{name}_high": ends[1].clip(max=1)}
     return pd.DataFrame(columns).assign(n=int(inside.sum()))

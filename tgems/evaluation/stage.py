@@ -9,15 +9,19 @@ import torch
 from torch import Tensor
 
 from tgems.data.webdataset import SplitFiles
-from tgems.evaluation.estimates import Estimates, tradeoff
+from tgems.evaluation.contributions import contributions
+from tgems.evaluation.curves import Curves, as_frame, curves_of, from_frame
+from tgems.evaluation.estimates import Point, points_of
 from tgems.evaluation.gallery import gallery, pick_row
 from tgems.evaluation.inputs import Split, Trained
 from tgems.evaluation.precision import precision_change
 from tgems.evaluation.query_bank import QueryBank, candidates, choose_query_bank, draw_captions
-from tgems.evaluation.rows import Row, endpoint_rows, exit_shares, mean_over_seeds, policy_rows
+from tgems.evaluation.rows import Row, endpoint_rows, exit_shares, policy_rows
 from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.thresholds import as_json, fit_policies, from_json, usable
-from tgems.evaluation.wins import Curves, areas, as_frame, curves_of, from_frame, of_other_domain, wins
+from tgems.evaluation.tradeoff import tradeoff
+from tgems.evaluation.uncertainty import SharedSources
+from tgems.evaluation.wins import areas, of_other_domain, wins
 from tgems.exits.policies import Policy, require_index_safe
 from tgems.exits.registry import find_policies
 from tgems.features.cache import COMPARED, SCHEMA_VERSION, FeatureSet, load_captions, load_features
@@ -65,7 +69,7 @@ def run_thresholds(
         fitted += own
         rows += policy_rows(split, chosen, own, "in_domain", "shuffled" in policies, VALIDATION_PERMUTATIONS)
         rows += endpoint_rows(split)
-    curves = curves_of(Estimates([*rows, *mean_over_seeds(rows)], features, 0), chosen, costs, len(features.texts))
+    curves = curves_of(points_of(rows), features, chosen, costs)
     write_json(out["thresholds"], as_json(fitted, features.manifest, bank and bank.about))
     _write(as_frame(curves), out["curves"])
 
@@ -82,7 +86,6 @@ def run_evaluation(
     trained: Trained,
     policies: list[str],
     directions: list[str],
-    bootstrap_resamples: int,
 ) -> None:
     """Apply frozen thresholds to test features and write the tidy parts in `out`.
 
@@ -98,7 +101,6 @@ def run_evaluation(
         trained: Where the trained modules are.
         policies: Words of the configuration.
         directions: Ways of retrieval to report.
-        bootstrap_resamples: Resamples.
     """
     fixed = {calibration: read_json(path) for calibration, path in thresholds.items()}
     first = next(iter(fixed))
@@ -117,18 +119,25 @@ def run_evaluation(
                 rows += policy_rows(seen, chosen, own, calibration, "shuffled" in policies)
                 rows += endpoint_rows(seen) if calibration == first else []
     shared = [split for split in plain if split.policies is None]
-    estimates = Estimates([*rows, *mean_over_seeds(rows)], features, bootstrap_resamples)
-    own = curves_of(estimates, chosen, costs, len(features.texts))
+    points, sources = points_of(rows), SharedSources(features.sources)
+    own = curves_of(points, features, chosen, costs)
+    normalised = _normalised_curves(points, features, chosen, costs, banks.get(first))
     validation = from_frame(pd.read_parquet(curves))
-    picked_on, before = (validation, validation) if first == "in_domain" else (of_other_domain(validation, own), {})
+    before = validation if first == "in_domain" else {}
     names = {k: about[k] for k in ("backbone", "variant", "dataset")}
     shown = gallery(pick_row(rows, first), features.samples, costs.blocks, SplitFiles.of(images))
+    under = [
+        areas(found, seen, sources, names).assign(score_normalisation=label)
+        for label, found, seen in (("none", own, before), ("querybank", normalised, {}))
+    ]
+    steps = contributions(own, normalised, before, points, features, trained.rate_targets, names)
     parts = {
-        "tradeoff": _reported(tradeoff(estimates, costs, about), directions),
-        "wins": _reported(wins(own, picked_on, names), directions),
-        "areas": _reported(_areas(estimates, chosen, costs, banks.get(first), own, before, names), directions),
+        "tradeoff": _reported(tradeoff(points, features, costs, about), directions),
+        "wins": _reported(wins(own, before or of_other_domain(validation, own), sources, names), directions),
+        "areas": _reported(pd.concat(under, ignore_index=True), directions),
+        "contributions": _reported(steps, directions),
         "exits": exit_shares(rows, costs, names),
-        "semantic_content": semantic_content(shared[0], shared[1:], names, bootstrap_resamples),
+        "semantic_content": semantic_content(shared[0], shared[1:], names),
         "gallery": shown.assign(**names),
     }
     for name, frame in parts.items():
@@ -188,22 +197,17 @@ def _fixed_banks(training: str, features: FeatureSet, fixed: dict[str, dict]) ->
     return {c: QueryBank(texts[: b["query_bank_size"]], b["query_bank_beta"], scale) for c, b in kept.items()}
 
 
-def _areas(
-    estimates: Estimates,
+def _normalised_curves(
+    points: list[Point],
+    features: FeatureSet,
     policies: dict[str, Policy],
     costs: ExitCosts,
     bank: QueryBank | None,
-    own: Curves,
-    before: Curves,
-    names: dict,
-) -> pd.DataFrame:
-    """Compute the areas under the curves, without and with normalised scores."""
-    frames = [areas(own, before, names).assign(score_normalisation="none")]
-    if bank is not None:
-        paid = replace(costs, query_bank=bank.macs)
-        curves = curves_of(estimates, policies, paid, len(bank.texts), "querybank")
-        frames.append(areas(curves, {}, names).assign(score_normalisation="querybank"))
-    return pd.concat(frames, ignore_index=True)
+) -> Curves:
+    """Return the curves of normalised scores, which exist where there is a query bank."""
+    if bank is None:
+        return {}
+    return curves_of(points, features, policies, replace(costs, query_bank=bank.macs), "querybank")
 
 
 def _reported(frame: pd.DataFrame, directions: list[str]) -> pd.DataFrame:

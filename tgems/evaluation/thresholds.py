@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from tgems.evaluation.inputs import Split
+from tgems.evaluation.uncertainty import SharedSources
 from tgems.exits.policies import OperatingPoint, Policy
 from tgems.profiling.costs import ExitCosts
 
@@ -24,7 +25,7 @@ class Fitted:
         rate_variance: Variance of the rate over images.
         exit_shares: Share of images by exit.
         bank_size: Texts in the bank, where the policy looks at one.
-        n_clusters: Independent units among the validation images.
+        n_sources: Distinct sources of the validation images.
         score_normalisation: `none` or `querybank`, whose cost the fit knows.
     """
 
@@ -35,7 +36,7 @@ class Fitted:
     rate_variance: float
     exit_shares: tuple[float, ...]
     bank_size: int | None
-    n_clusters: int
+    n_sources: int
     score_normalisation: str = "none"
 
 
@@ -57,7 +58,7 @@ def fit_policies(split: Split, policies: dict[str, Policy], rate_targets: list[f
         rate_targets: Mean rates not to be exceeded.
     """
     fitted = []
-    n_clusters = split.features.n_clusters
+    n_sources = SharedSources(split.features.sources).n_sources
     for name, policy in policies.items():
         if not split.serves(policy):
             continue
@@ -71,7 +72,7 @@ def fit_policies(split: Split, policies: dict[str, Policy], rate_targets: list[f
                 shares = np.bincount(exits, minlength=len(price)) / len(exits)
             mean = float(shares @ price)
             variance = 0.0 if policy.mixes else float(shares @ (price - mean) ** 2)
-            known = (tuple(shares.tolist()), size, n_clusters, split.score_normalisation)
+            known = (tuple(shares.tolist()), size, n_sources, split.score_normalisation)
             fitted.append(Fitted(name, split.seed, point, mean, variance, *known))
     return fitted
 

@@ -62,62 +62,92 @@ class SharedSources:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """Numbers of every seed with the influence of each image: how far it moves them, times n, to first order.
+
+    Attributes:
+        values: `[S, ...]`; one row for numbers without seeds, such as those of the full encoder, which goes with any.
+        influence: `[S, n, ...]`, summing to zero over images.
+        seeded: Whether another seed would give other numbers.
+    """
+
+    values: np.ndarray
+    influence: np.ndarray
+    seeded: bool
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        seeded = self.seeded or other.seeded
+        return Estimate(self.values - other.values, self.influence - other.influence, seeded)
+
+
+@dataclass(frozen=True)
 class Intervals:
-    """Means over seeds with 95 percent intervals; all arrays are `[m]`.
+    """Means over seeds and their sampling error; all arrays are `[m]`.
+
+    The half widths of what images and seeds add, by Student's t with the degrees of freedom of each, are summed in
+    quadrature (the modified large-sample method; Graybill and Wang, "Confidence intervals on nonnegative linear
+    combinations of variances", 1980).
 
     Attributes:
         value: Mean over seeds.
-        low: Of the interval for these very modules: sampling of images and their sources.
-        high: Of the same.
-        method_low: Of the interval for the method: sampling of images, sources and seeds.
-        method_high: Of the same.
-        p: Two-sided p value of the value being zero, for the method.
+        of_images: Variance that the sampling of images and their sources gives it.
+        of_seeds: Variance that the sampling of seeds adds; NaN if unknown.
+        degrees: Degrees of freedom of the two.
     """
 
     value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    method_low: np.ndarray
-    method_high: np.ndarray
-    p: np.ndarray
+    of_images: np.ndarray
+    of_seeds: np.ndarray
+    degrees: tuple[float, float]
+
+    @property
+    def modules(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ends of the 95 percent interval for these very modules: images and sources are sampled."""
+        half = self._half_width(1 - LEVEL, 0.0)
+        return self.value - half, self.value + half
+
+    @property
+    def method(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ends of the 95 percent interval for the method: images, sources and seeds are sampled."""
+        half = self._half_width(1 - LEVEL, self.of_seeds)
+        return self.value - half, self.value + half
+
+    @property
+    def p(self) -> np.ndarray:
+        """Two-sided p value of zero for the method: the level at which the interval ends at zero; NaN if unknown."""
+        low, high = np.full(self.value.shape, -700.0), np.zeros(self.value.shape)
+        for _ in range(60):  # bisection of log p, since small ones matter
+            middle = (low + high) / 2
+            reaches = self._half_width(np.exp(middle), self.of_seeds) >= np.abs(self.value)
+            low, high = np.where(reaches, middle, low), np.where(reaches, high, middle)
+        unknown = np.isnan(self.of_images + self.of_seeds + self.value)
+        return np.where(unknown, np.nan, np.where(self.value == 0, 1.0, np.exp(high)))
+
+    def _half_width(self, alpha: np.ndarray | float, of_seeds: np.ndarray | float) -> np.ndarray:
+        by_images, by_seeds = (stats.t.isf(alpha / 2, max(degrees, 1e-9)) for degrees in self.degrees)
+        return np.sqrt(by_images**2 * self.of_images + by_seeds**2 * of_seeds)
 
 
-def intervals(values: np.ndarray, influence: np.ndarray, sources: SharedSources) -> Intervals:
-    """Compute both intervals of means over seeds.
+def intervals(estimate: Estimate, sources: SharedSources) -> Intervals:
+    """Find the sampling error of means over S seeds.
 
-    Let V be the variance over images of the mean over S seeds, s2 the variance of the values over seeds and V' the part
-    of s2 that images explain, since each seed errs on other images. The variance that seeds add is max(0, s2 - V') / S.
-    The half widths of both parts, by Student's t with the degrees of freedom of each, are added in quadrature (the
-    modified large-sample method; Graybill and Wang, "Confidence intervals on nonnegative linear combinations of
-    variances", 1980).
+    Let s2 be the variance of the values over seeds, and V the part of s2 that images explain, since each seed errs on
+    other images. Seeds add the variance max(0, s2 - V) / S to that of the mean over these images. Of one seed it is
+    unknown, NaN.
 
     Args:
-        values: `[S, m]`; with one seed, or without any, the method's interval is that of the modules.
-        influence: `[S, n, m]`, each summing to zero over images.
+        estimate: With values `[S, m]`.
         sources: Of the images.
     """
-    seeds = len(values)
-    mean = influence.mean(0)
-    images, added = sources.variance(mean), np.zeros(values.shape[1])
-    if seeds > 1:
+    values, influence = estimate.values, estimate.influence
+    seeds, mean, added = len(values), influence.mean(0), np.zeros(values.shape[1])
+    if estimate.seeded and seeds == 1:
+        added = np.full(values.shape[1], np.nan)
+    elif estimate.seeded:
         explained = sum(sources.variance(one - mean) for one in influence) / (seeds - 1)
         added = np.maximum(0, values.var(0, ddof=1) - explained) / seeds
-    value = values.mean(0)
-
-    def half_width(alpha: np.ndarray | float, seed_variance: np.ndarray) -> np.ndarray:
-        by_images = stats.t.isf(alpha / 2, max(sources.degrees, 1e-9))
-        by_seeds = stats.t.isf(alpha / 2, max(seeds - 1, 1))
-        return np.sqrt(by_images**2 * images + by_seeds**2 * seed_variance)
-
-    own, method = half_width(1 - LEVEL, np.zeros_like(added)), half_width(1 - LEVEL, added)
-    # p is the level at which the interval ends at zero. It is found by bisection of log p, since small ones matter.
-    low, high = np.full(value.shape, -700.0), np.zeros(value.shape)
-    for _ in range(60):
-        middle = (low + high) / 2
-        reaches = half_width(np.exp(middle), added) >= np.abs(value)
-        low, high = np.where(reaches, middle, low), np.where(reaches, high, middle)
-    p = np.where(np.isnan(images + value), np.nan, np.where(value == 0, 1.0, np.exp(high)))
-    return Intervals(value, value - own, value + own, value - method, value + method, p)
+    degrees = (sources.degrees, float(max(seeds - 1, 1)))
+    return Intervals(values.mean(0), sources.variance(mean), added, degrees)
 
 
 def holm(p: np.ndarray) -> np.ndarray:

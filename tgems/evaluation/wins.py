@@ -1,104 +1,17 @@
-"""Who wins: each T-GEM against the best other policy at the same realised rate, and areas under all curves.
-
-The competitor is picked on validation; on test its curve is read at the T-GEM's realised rate within each resample.
-"""
-
-import math
-from dataclasses import dataclass
+"""Each T-GEM against other policies at the rate that it realises, and areas under all curves."""
 
 import numpy as np
 import pandas as pd
 
-from tgems.evaluation.bootstrap import interval
-from tgems.evaluation.curves import area, interpolate
-from tgems.evaluation.estimates import HEADLINE, Estimates, direction_of
-from tgems.exits.policies import Policy
-from tgems.profiling.costs import ExitCosts
+from tgems.evaluation.curves import Curve, Curves, Key
+from tgems.evaluation.estimates import direction_of
+from tgems.evaluation.uncertainty import Estimate, Intervals, SharedSources, intervals
 
 CONTENDERS = ("tgem", "tgem_bank")
 IMAGE_TO_TEXT = "text_retrieval_recall@1"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One policy's curve, mean over seeds: the split itself in row 0, its resamples below.
-
-    Attributes:
-        rates: `[1 + R, k]`.
-        values: `[1 + R, k]`.
-        targets: Rate target of each knot, None for the ends of the curve and for fixed exits.
-    """
-
-    rates: np.ndarray
-    values: np.ndarray
-    targets: list[float | None]
-
-
-Curves = dict[str, dict[tuple, Curve]]
-
-
-def curves_of(
-    estimates: Estimates, policies: dict[str, Policy], costs: ExitCosts, bank_size: int, normalisation: str = "none"
-) -> Curves:
-    """Curves of one split: metric -> (policy, twin_of, calibration) -> curve, means over seeds.
-
-    Args:
-        estimates: Of the split, with the rows of `endpoint_rows` among them.
-        policies: By name; oracles, and policies of the backbone alone, have no curve.
-        costs: Of the exits.
-        bank_size: Texts in the bank.
-        normalisation: `score_normalisation` of the curves.
-    """
-    ends = {name: p.costs(costs, bank_size)[[0, -1]] for name, p in policies.items() if not (p.oracle or p.frozen_head)}
-    curves = {m: _curves(estimates, m, ends, normalisation) for m in HEADLINE if m in estimates.metrics}
-    return {m: by_key for m, by_key in curves.items() if by_key}
-
-
-def _curves(estimates: Estimates, metric: str, ends: dict[str, np.ndarray], normalisation: str) -> dict[tuple, Curve]:
-    part = estimates.metrics[metric]
-    values = np.vstack((part.value, part.samples))
-    rates = np.vstack((estimates.rate, estimates.rate_samples))[:, part.rows]
-    abouts = [estimates.rows[i].about for i in part.rows]
-    own = [j for j, about in enumerate(abouts) if about["score_normalisation"] == normalisation]
-    means = [j for j in own if abouts[j].get("seed") == "mean"]
-    end = {abouts[j]["policy"]: values[:, [j]] for j in means if abouts[j]["policy"].startswith("endpoint")}
-    knots: dict[tuple, list[int]] = {}
-    for j in means:
-        key = tuple(abouts[j].get(k) for k in ("policy", "twin_of", "calibration"))
-        if (key[1] or key[0]) in ends:
-            knots.setdefault(key, []).append(j)
-    one = np.ones((len(values), 1))
-    return {
-        key: Curve(
-            np.hstack((one * ends[key[1] or key[0]][0], rates[:, columns], one * ends[key[1] or key[0]][1])),
-            np.hstack((end["endpoint_first"], values[:, columns], end["endpoint_last"])),
-            [None, *(abouts[j].get("rate_target") for j in columns), None],
-        )
-        for key, columns in knots.items()
-    }
-
-
-def as_frame(curves: Curves) -> pd.DataFrame:
-    """The knots of all curves on the split itself, tidy."""
-    frames = [
-        pd.DataFrame({"rate_target": c.targets, "rate": c.rates[0], "value": c.values[0]}).assign(
-            metric=metric, policy=policy, twin_of=twin_of, calibration=calibration
-        )
-        for metric, by_key in curves.items()
-        for (policy, twin_of, calibration), c in by_key.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def from_frame(frame: pd.DataFrame) -> Curves:
-    """Read back what `as_frame` gave."""
-    curves: Curves = {}
-    keys = ["metric", "policy", "twin_of", "calibration"]
-    for (metric, *key), part in frame.groupby(keys, dropna=False, sort=False):
-        targets = [None if np.isnan(t) else t for t in part["rate_target"]]
-        curve = Curve(part["rate"].to_numpy()[None], part["value"].to_numpy()[None], targets)
-        curves.setdefault(metric, {})[tuple(None if pd.isna(k) else k for k in key)] = curve
-    return curves
+OUTSIDE = "the rate lies outside of the other's curve"
+ALIKE = "all images share sources, so that their sampling error is unknown"
+ONE_SEED = "one seed, so that what another would give is unknown"
 
 
 def of_other_domain(validation: Curves, test: Curves) -> Curves:
@@ -114,68 +27,96 @@ def of_other_domain(validation: Curves, test: Curves) -> Curves:
     return {metric: validation.get(metric, validation[IMAGE_TO_TEXT]) for metric in test}
 
 
-def areas(test: Curves, validation: Curves, about: dict) -> pd.DataFrame:
-    """Area under every curve: on test with its interval over resamples, and on validation where that is given."""
+def areas(test: Curves, validation: Curves, sources: SharedSources, about: dict) -> pd.DataFrame:
+    """Area under every curve: on test with both intervals, and on validation where that is given."""
     records = []
     for metric, by_key in test.items():
         for key, curve in by_key.items():
-            value, *samples = area(curve.rates, curve.values)
-            low, high = interval(np.array(samples))
+            found = interval_of(curve.area_estimate(), sources)
             seen = validation.get(metric, {}).get(key)
-            before = np.nan if seen is None else area(seen.rates, seen.values)[0]
             names = dict(zip(("policy", "twin_of", "calibration"), key, strict=True))
-            values = {"area_validation": before, "area": value, "ci_low": low, "ci_high": high}
-            records.append(about | {"direction": direction_of(metric), "metric": metric} | names | values)
+            values = {"area_validation": np.nan if seen is None else seen.area().mean(), "area": found.value[0]}
+            ends = _ends(found, ("ci", "method_ci"))
+            records.append(about | {"direction": direction_of(metric), "metric": metric} | names | values | ends)
     return pd.DataFrame(records)
 
 
-def wins(test: Curves, validation: Curves, about: dict) -> pd.DataFrame:
-    """Compare each T-GEM with the policy that was best on validation at the same rate.
+def wins(test: Curves, validation: Curves, sources: SharedSources, about: dict) -> pd.DataFrame:
+    """Compare each T-GEM at every rate target with the best other policy, with its shuffled twin and with the hull.
 
-    p is two-sided, of a normal with the bootstrap's deviation; the tables correct it over rates and data sets.
+    The best other policy is the one whose validation curve is highest at the rate that the T-GEM realises. Its test
+    curve is read at that rate.
 
     Args:
-        test: Curves with resamples.
+        test: Curves of test images.
         validation: Curves of the same policies under in-domain thresholds, for picking.
+        sources: Of the test images.
         about: Common columns.
+
+    Returns:
+        One row per T-GEM, calibration, target and `against` (`best`, `shuffled`, `hull`). Where nothing can be said, p
+        and intervals are NaN and `reason` says why.
     """
     records = []
     for metric, ours in test.items():
         for key, own in ours.items():
-            seen = validation[metric].get((key[0], None, "in_domain"))
-            if key[0] not in CONTENDERS or seen is None:
+            if key[0] not in CONTENDERS:
                 continue
             for j, target in [(j, t) for j, t in enumerate(own.targets) if t is not None]:
-                name = _best(validation[metric], seen.rates[0, seen.targets.index(target)])
-                if name is None:
-                    continue
-                theirs = ours[(name[0], None, name[2] and key[2])]
-                read = interpolate(own.rates[:, j], theirs.rates, theirs.values)
-                records.append(
-                    about
-                    | {"direction": direction_of(metric), "metric": metric, "policy": key[0], "calibration": key[2]}
-                    | {"rate_target": target, "rate": own.rates[0, j], "value": own.values[0, j]}
-                    | {"competitor": name[0], "competitor_value": read[0]}
-                    | _difference(own.values[:, j] - read)
-                )
+                rate, value = own.knot(j)
+                best = best_policy(validation[metric], float(rate.values.mean()), excluded=CONTENDERS)
+                others = {"best": best, "shuffled": ("shuffled", key[0], key[2]), "hull": ("hull", None, "in_domain")}
+                for against, name in others.items():
+                    competitor = name and ours.get((name[0], name[1], name[2] and key[2]))
+                    if competitor is None:
+                        continue
+                    # A twin takes the same exits, so that its rate moves with the T-GEM's.
+                    theirs = competitor.knot(j)[1] if against == "shuffled" else competitor.read(rate)
+                    records.append(
+                        about
+                        | {"direction": direction_of(metric), "metric": metric, "policy": key[0], "calibration": key[2]}
+                        | {"rate_target": target, "rate": rate.values.mean(), "value": value.values.mean()}
+                        | {"against": against, "competitor": name[0], "competitor_value": theirs.values.mean()}
+                        | difference(value - theirs, sources)
+                    )
     return pd.DataFrame(records)
 
 
-def _best(curves: dict[tuple, Curve], rate: float) -> tuple | None:
-    """The policy, no T-GEM and no twin of one, whose validation curve is highest at a rate."""
-    read = {
-        key: float(interpolate(np.array([rate]), c.rates[:1], c.values[:1])[0])
-        for key, c in curves.items()
-        if key[0] not in (*CONTENDERS, "shuffled")
+def best_policy(curves: Curves | dict[Key, Curve], rate: float, among=None, excluded=()) -> Key | None:
+    """The policy, no twin, whose curve is highest at a rate; None where no curve reaches it.
+
+    Args:
+        curves: Of one metric.
+        rate: Mean rate.
+        among: Names to choose from; None for all.
+        excluded: Names to leave out.
+    """
+    heights = {
+        key: curve.height(rate)
+        for key, curve in curves.items()
+        if key[0] != "shuffled" and key[0] not in excluded and (among is None or key[0] in among)
     }
-    read = {key: value for key, value in read.items() if not np.isnan(value)}
-    return max(read, key=read.get) if read else None
+    heights = {key: height for key, height in heights.items() if not np.isnan(height)}
+    return max(heights, key=heights.get) if heights else None
 
 
-def _difference(samples: np.ndarray) -> dict:
-    """Difference on the split (first), its interval and p value over resamples (rest)."""
-    difference, resampled = samples[0], samples[1:]
-    low, high = interval(resampled)
-    deviation = resampled.std(ddof=1)
-    p = math.erfc(abs(difference) / deviation / math.sqrt(2)) if deviation > 0 else float(difference == 0)
-    return {"difference": difference, "ci_low": low, "ci_high": high, "p": p}
+def difference(estimate: Estimate, sources: SharedSources) -> dict:
+    """A difference with both intervals, the p value of the method, and the reason where there is none."""
+    found = interval_of(estimate, sources)
+    unknown = {OUTSIDE: found.value, ALIKE: found.of_images, ONE_SEED: found.of_seeds}
+    reason = next((why for why, number in unknown.items() if np.isnan(number[0])), "")
+    return {"difference": found.value[0]} | _ends(found, ("ci", "method_ci")) | {"p": found.p[0], "reason": reason}
+
+
+def interval_of(estimate: Estimate, sources: SharedSources) -> Intervals:
+    """`intervals` of one number `[S]`."""
+    return intervals(Estimate(estimate.values[:, None], estimate.influence[..., None], estimate.seeded), sources)
+
+
+def _ends(found: Intervals, names: tuple[str, str]) -> dict:
+    """Ends of both intervals by column."""
+    return {
+        f"{name}_{end}": ends[0] if np.isfinite(found.value[0]) else np.nan
+        for name, interval in zip(names, (found.modules, found.method), strict=True)
+        for end, ends in zip(("low", "high"), interval, strict=True)
+    }

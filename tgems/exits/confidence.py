@@ -10,12 +10,13 @@ from torch.nn import functional as F
 
 from tgems.exits.outputs import ExitOutputs
 from tgems.exits.policies import OperatingPoint, ThresholdPolicy
+from tgems.exits.reference import NO_PROJECTION
 from tgems.features.rows import by_rows
 from tgems.profiling.costs import ExitCosts
 
 
 class BankConfidence(ThresholdPolicy):
-    """What the confidence policies share: heads and bank products of the exits visited are paid for.
+    """What the confidence policies share: heads of the exits visited, and bank products of those passed, are paid for.
 
     Which exits are worth a look is chosen on validation, as for the T-GEM that sees the bank.
     """
@@ -24,8 +25,12 @@ class BankConfidence(ThresholdPolicy):
     chooses_visits = True
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """A head and its bank product at every exit visited."""
-        return costs.confidence(bank_size, visited)
+        """A head at every exit visited, and a bank product at every one that is passed."""
+        return costs.confidence_raw(bank_size, visited) if self.frozen_head else costs.confidence(bank_size, visited)
+
+    def unusable(self, costs: ExitCosts) -> str:
+        """On the frozen projection, that must accept every exit."""
+        return NO_PROJECTION if self.frozen_head and costs.projection is None else ""
 
 
 class MaxSoftmax(BankConfidence):
@@ -56,6 +61,20 @@ class Margin(BankConfidence):
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
         """p(1) - p(2)."""
         return outputs.statistics.margin[:, :-1]
+
+
+class MaxSoftmaxRaw(MaxSoftmax):
+    """`max_softmax` on the frozen pooling and projection: nothing is trained."""
+
+    name = "max_softmax_raw"
+    frozen_head = True
+
+
+class MarginRaw(Margin):
+    """`margin` on the frozen pooling and projection: nothing is trained."""
+
+    name = "margin_raw"
+    frozen_head = True
 
 
 class Patience(BankConfidence):
@@ -98,6 +117,21 @@ class Saturation(ThresholdPolicy):
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """2d at every exit visited, and one head."""
         return costs.at_exits(per_visit=2 * np.array(costs.widths), at_exit=costs.head)
+
+
+class SaturationRaw(Saturation):
+    """`saturation` on the frozen pooling and projection: nothing is trained."""
+
+    name = "saturation_raw"
+    frozen_head = True
+
+    def unusable(self, costs: ExitCosts) -> str:
+        """There must be a projection for every exit, and exits must be as wide as each other."""
+        return NO_PROJECTION if costs.projection is None else super().unusable(costs)
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """2d at every exit visited, and the frozen projection."""
+        return costs.at_exits(per_visit=2 * np.array(costs.widths), at_exit=costs.projection)
 
 
 def _turn(cls: Tensor) -> Tensor:

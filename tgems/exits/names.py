@@ -3,8 +3,9 @@
 from pathlib import PurePath
 
 POLICY_NAMES = (
-    *("full", "fixed", "fixed_raw", "hull", "random", "shuffled", "max_softmax", "entropy", "margin", "patience"),
-    *("saturation", "learned_confidence", "tgem", "tgem_bank", "oracle", "oracle_agree"),
+    *("full", "fixed", "fixed_raw", "hull", "hull_raw", "random", "shuffled", "max_softmax", "entropy", "margin"),
+    *("patience", "saturation", "max_softmax_raw", "margin_raw", "saturation_raw"),
+    *("learned_confidence", "tgem", "tgem_bank", "oracle", "oracle_agree"),
 )
 
 

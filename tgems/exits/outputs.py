@@ -1,7 +1,7 @@
 """What an exit policy may look at: everything that heads, gates and the text bank say about the images of one split."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -62,6 +62,8 @@ class ExitOutputs:
         costs: What exits cost.
         modules: Trained modules; None for the backbone alone.
         seed: Seed of the modules; None for the backbone alone.
+        text_recall: Exits of all images `[n]` -> R@1 of the texts in the gallery that they make, for fits on labelled
+            validation images; None where images have labels and no captions.
     """
 
     keys: Sequence[str]
@@ -74,6 +76,7 @@ class ExitOutputs:
     costs: ExitCosts
     modules: ExitModules | None
     seed: int | None
+    text_recall: Callable[[Tensor], float] | None = None
 
     def __len__(self) -> int:
         return len(self.embeddings)

@@ -63,34 +63,77 @@ class Fixed(FixedRaw):
 
 
 class Hull(Policy):
-    """Mixes the two fixed exits around the target on the upper concave hull of validation accuracy over rate.
+    """Mixes two fixed exits so that the mean rate is the target: the best that needs no look at the image.
 
-    Which images take which is left to chance, so results are expectations: classification and image-to-text only.
+    The two are an edge of the upper concave hull of validation accuracy over rate. Accuracy need not grow with depth:
+    the hull ends at the best exit, and a target beyond it leaves computation unused.
+
+    Which images take which exit is drawn by a hash of seed and key. Where texts are ranked for an image, results are
+    expectations over the draw. An index of images needs the draw itself, and has a mix of its own: of the hull's edge,
+    the two exits around the target and the single exits, the one with the best validation recall.
     """
 
     name = "hull"
     mixes = True
 
     def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
-        """The edge of the hull around each target, and the share of its upper end."""
+        """The two exits and the share of the later one, for each target; needs labels."""
         rates = self.costs(validation.costs, len(validation.bank))
         vertices = concave_hull(rates, validation.right.double().mean(0).numpy())
-        mixes = [mix_for_target(rates, vertices, target) for target in rate_targets]
-        return [
-            OperatingPoint(t, None, dict(zip(("low", "high", "weight"), mix, strict=True)))
-            for t, mix in zip(rate_targets, mixes, strict=True)
-        ]
+        recall = validation.text_recall
+        if recall is not None:
+            alone = [recall(torch.full((len(validation),), k)) for k in range(len(rates))]
+            text_vertices = concave_hull(rates, np.array(alone))
+        points = []
+        for target in rate_targets:
+            mix = {"image": mix_for_target(rates, vertices, target)}
+            if recall is not None:
+                edge = mix_for_target(rates, text_vertices, target)
+                around = mix_for_target(rates, list(range(len(rates))), target)
+                single = max((k for k in range(len(rates)) if rates[k] <= target), key=alone.__getitem__, default=0)
+                tried = {m: recall(_drawn(validation, *m)) for m in (edge, around, (single, single, 1.0))}
+                mix["text"] = max(tried, key=tried.get)
+            names = ("low", "high", "weight")
+            values = {f"{name}_{use}": v for use, m in mix.items() for name, v in zip(names, m, strict=True)}
+            points.append(OperatingPoint(target, None, values))
+        return points
+
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """Draw the exit of every image, for an index."""
+        return _drawn(outputs, *(point.parameters[f"{name}_text"] for name in ("low", "high", "weight")))
 
     def shares(self, point: OperatingPoint, n_exits: int) -> np.ndarray:
-        """Share of images at every exit `[E]`."""
+        """Share of images at every exit `[E]`, where texts are ranked for an image."""
+        low, high, weight = (point.parameters[f"{name}_image"] for name in ("low", "high", "weight"))
         shares = np.zeros(n_exits)
-        shares[point.parameters["low"]] += 1 - point.parameters["weight"]
-        shares[point.parameters["high"]] += point.parameters["weight"]
+        shares[low] += 1 - weight
+        shares[high] += weight
         return shares
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """Encoder and one head."""
         return costs.fixed()
+
+
+class HullRaw(Hull):
+    """The hull of fixed exits by the frozen pooling and projection."""
+
+    name = "hull_raw"
+    frozen_head = True
+
+    def unusable(self, costs: ExitCosts) -> str:
+        """There must be a projection for every exit."""
+        return NO_PROJECTION if costs.projection is None else ""
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """Encoder and the frozen projection."""
+        return costs.fixed_raw()
+
+
+def _drawn(outputs: ExitOutputs, low: int, high: int, weight: float) -> Tensor:
+    """Draw the later of two exits with probability `weight`, by a hash of seed and key: `[n]` int64."""
+    later = torch.tensor([uniform(outputs.seed, key) < weight for key in outputs.keys])
+    return torch.where(later, int(high), int(low))
 
 
 class Random(Policy):
@@ -160,9 +203,9 @@ def uniform(seed: int, key: str) -> float:
 
 
 def concave_hull(rates: np.ndarray, values: np.ndarray) -> list[int]:
-    """Vertices of the upper concave hull of points sorted by rate, ascending."""
+    """Vertices of the upper concave hull of points sorted by rate, ascending, up to the first of the highest points."""
     hull: list[int] = []
-    for i in range(len(rates)):
+    for i in range(int(np.argmax(values)) + 1):
         while len(hull) >= 2:
             a, b = hull[-2], hull[-1]
             turn = (rates[b] - rates[a]) * (values[i] - values[a]) - (values[b] - values[a]) * (rates[i] - rates[a])

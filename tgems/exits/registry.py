@@ -10,8 +10,9 @@ from tgems.exits.policies import Policy
 POLICIES: dict[str, Policy] = {
     policy.name: policy()
     for policy in (
-        *(reference.Full, reference.Fixed, reference.FixedRaw, reference.Hull, reference.Random),
+        *(reference.Full, reference.Fixed, reference.FixedRaw, reference.Hull, reference.HullRaw, reference.Random),
         *(confidence.MaxSoftmax, confidence.Entropy, confidence.Margin, confidence.Patience, confidence.Saturation),
+        *(confidence.MaxSoftmaxRaw, confidence.MarginRaw, confidence.SaturationRaw),
         *(gated.LearnedConfidence, gated.TGem, gated.TGemBank),
         *(reference.Oracle, reference.OracleAgree),
     )

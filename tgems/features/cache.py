@@ -2,7 +2,7 @@
 
 manifest.json        schema version, digests of weights, preprocessing, shards, prompts and of every file
 texts.safetensors    embeddings [m, D]: class names, or the distinct captions in order of appearance
-samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, cluster, ...)
+samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, sources, ...)
 captions.parquet     retrieval only, per caption: image (row), text (row of texts), caption
 reference.safetensors  under autocast only: places [m] and float32 embeddings [m, D] of some images
 ../{split}.shards/   what the encoder said of the images, one folder per shard (tgems/features/shards.py)
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from tgems.errors import UserError
 from tgems.features.rows import Rows
 from tgems.provenance import digest_file, read_json, write_json
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 COMPARED = ("schema_version", "weights", "preprocess")
 
 
@@ -60,16 +61,14 @@ class FeatureSet:
         return torch.from_numpy(self.samples["label"].to_numpy("int64").copy())
 
     @property
-    def clusters(self):
-        """Cluster of each image `[n]` str, or None where images are independent; one that names none is its own."""
-        if "cluster" not in self.samples:
-            return None
-        return self.samples["cluster"].fillna("image " + self.samples["key"]).to_numpy(dtype=str)
-
-    @property
-    def n_clusters(self) -> int:
-        """Independent units: clusters, or images where there are none."""
-        return len(self.samples) if self.clusters is None else len(set(self.clusters))
+    def sources(self) -> list[list[str]]:
+        """Names of the sources that each image was made of; an image that names none is its own."""
+        if "sources" not in self.samples:
+            return [[key] for key in self.samples["key"]]
+        named = zip(self.samples["sources"], self.samples["key"], strict=True)
+        return [
+            [str(name) for name in own] if np.size(own) and np.ndim(own) else [f"image {key}"] for own, key in named
+        ]
 
     def at_exits(self, blocks: Sequence[int], summary_dim: int) -> "FeatureSet":
         """The same split as a backbone with fewer exits sees it.

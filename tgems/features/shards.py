@@ -2,7 +2,7 @@
 
 shard.json           fingerprint of all that the numbers depend on, counts, samples left out, digest of every file below
 000.safetensors ..   some images each: summaries [n, E-1, S], embeddings [n, D], raw_embeddings [n, E-1, D]
-samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, cluster, ...)
+samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, sources, ...)
 captions.parquet     per caption: image (row of samples), caption
 reference.safetensors, under autocast only: float32 embeddings [m, D] of the first images
 """
@@ -30,7 +30,7 @@ from tgems.features.images import Batch, image_batches
 from tgems.provenance import commit, digest_file, digest_json, read_json, versions, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
-METADATA = ("cluster", "difficulty", "n_digits", "layout")
+METADATA = ("sources", "difficulty", "n_digits", "layout")
 ROWS_A_FILE = 1024
 REFERENCE_IMAGES = 1000
 
@@ -175,6 +175,9 @@ def _full_depth(backbone: Backbone, images: Tensor) -> Tensor:
 
 def _write_samples(folder: Path, used: list[Entry]) -> None:
     rows = [{"key": e.key, "label": e.label} | {k: v for k, v in e.metadata.items() if k in METADATA} for e in used]
+    for row in [row for row in rows if "sources" in row]:
+        named = row["sources"] if isinstance(row["sources"], list) else [row["sources"]]
+        row["sources"] = [str(name) for name in named]
     pd.DataFrame(rows).astype({"label": "Int64"}).to_parquet(folder / "samples.parquet")
     captions = [(image, caption) for image, e in enumerate(used) for caption in e.captions]
     pd.DataFrame(captions, columns=["image", "caption"]).to_parquet(folder / "captions.parquet")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tgems.evaluation.bootstrap import holm
+from tgems.evaluation.uncertainty import holm
 from tgems.profiling.costs import costs_from
 from tgems.provenance import read_json, write_json, write_text
 from tgems.reporting.calibration import shown_first, transferred
@@ -18,7 +18,7 @@ def make_tables(
     """Write all tables of a run.
 
     Args:
-        parts: Parquet files by table: `tradeoff`, `wins`, `areas`, `semantic_content`.
+        parts: Parquet files by table: `tradeoff`, `wins`, `areas`, `contributions`, `semantic_content`.
         macs: `macs.json` of every backbone and variant, in folders named after them.
         evaluations: `provenance.json` of every evaluation.
         config: Complete configuration; variants decide whether there is an ablation table, the encoder's precision
@@ -26,7 +26,7 @@ def make_tables(
         folder: Folder of the tables.
     """
     tables = {name: pd.concat([pd.read_parquet(p) for p in files], ignore_index=True) for name, files in parts.items()}
-    tables["wins"] = decide(tables["wins"])
+    tables["wins"] = decide(tables["wins"], **config["evaluation"])
     profiles = {tuple(Path(path).parts[-3:-1]): read_json(Path(path)) for path in macs}
     tables["flops"] = pd.concat([flops(*names, profile) for names, profile in profiles.items()], ignore_index=True)
     variants = list(config["variants"])
@@ -47,18 +47,30 @@ def write_table(path: Path, table: pd.DataFrame, short: pd.DataFrame) -> None:
     write_text(path.with_suffix(".tex"), short.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True))
 
 
-def decide(wins: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
-    """Correct p values over the rates, data sets and metrics of one T-GEM, and say who is best.
+def decide(wins: pd.DataFrame, compared: list[str], margin: float, level: float) -> pd.DataFrame:
+    """Say what each comparison of `tgems.evaluation.wins` shows, by intervals and p values for the method.
 
-    The family of Holm's correction is what a reader sees as one table: a backbone, variant, policy and calibration.
+    Args:
+        wins: Comparisons.
+        compared: Data sets that are compared; others are left out.
+        margin: Differences within it count as none.
+        level: Level of all tests of a family together.
+
+    Returns:
+        The comparisons with `p_holm`, corrected within a backbone, variant, T-GEM, calibration and `against`, and
+        `verdict`: `better` or `worse` where the corrected p is below `level`; else `equivalent` where the method's
+        interval lies within the margin, or `undecided`.
     """
+    wins = wins[wins["dataset"].isin(compared)] if len(wins) else wins
     if wins.empty:
         return wins
-    family = ["backbone", "variant", "policy", "calibration"]
+    family = ["backbone", "variant", "policy", "calibration", "against"]
     wins = wins.assign(p_holm=wins.groupby(family)["p"].transform(lambda p: holm(p.to_numpy())))
+    inside = wins["method_ci_low"].gt(-margin) & wins["method_ci_high"].lt(margin)
+    verdict = inside.map({True: "equivalent", False: "undecided"})
     real = wins["p_holm"] < level
-    best = wins["policy"].where(wins["difference"] > 0, wins["competitor"]).where(real, "tied")
-    return wins.assign(best=best)
+    verdict = verdict.mask(real & wins["difference"].gt(0), "better").mask(real & wins["difference"].lt(0), "worse")
+    return wins.assign(verdict=verdict)
 
 
 def write_provenance(evaluations: Sequence[str], config: dict, out: Path) -> None:

@@ -54,9 +54,6 @@ rule evaluate:
         trained=trained,
         policies=lookup(within=config, dpath="policies"),
         directions=lookup(within=config, dpath="datasets/{dataset}/directions"),
-        bootstrap_resamples=lookup(
-            within=config, dpath="evaluation/bootstrap_resamples"
-        ),
         task=lookup(within=config, dpath="datasets/{dataset}/task"),
     message:
         "Evaluate {wildcards.backbone}, {wildcards.variant}, on test images of {wildcards.dataset}"

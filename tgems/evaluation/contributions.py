@@ -1,0 +1,93 @@
+"""What a T-GEM adds, part by part, at equal rate: from the frozen projection up to gates and score normalisation."""
+
+import numpy as np
+import pandas as pd
+
+from tgems.evaluation.curves import Curves, Key
+from tgems.evaluation.estimates import Point, direction_of, measure
+from tgems.evaluation.uncertainty import Estimate, SharedSources
+from tgems.evaluation.wins import best_policy, difference, interval_of
+from tgems.features.cache import FeatureSet
+
+FROZEN = ("hull_raw", "max_softmax_raw", "margin_raw", "saturation_raw")
+UNGATED = ("hull", "max_softmax", "margin", "entropy", "patience", "saturation")
+# Step -> policies, of which the best on validation counts, and the step that it stands on.
+STEPS: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "frozen_fixed": (("hull_raw",), None),
+    "frozen_confidence": (FROZEN, "frozen_fixed"),
+    "heads_fixed": (("hull",), "frozen_fixed"),
+    "heads_confidence": (UNGATED, "frozen_confidence"),
+    "image_gates": (("tgem",), "heads_confidence"),
+    "bank_gates": (("tgem_bank",), "heads_confidence"),
+    "score_normalisation": (("tgem",), "image_gates"),
+}
+
+
+def contributions(
+    test: Curves,
+    normalised: Curves,
+    validation: Curves,
+    points: list[Point],
+    features: FeatureSet,
+    rate_targets: list[float],
+    about: dict,
+) -> pd.DataFrame:
+    """Tabulate the steps at every rate target, with thresholds of the data set's own.
+
+    Args:
+        test: Curves of test images.
+        normalised: The same under score normalisation; empty without it.
+        validation: Validation curves, on which the best of several policies is picked.
+        points: Operating points, for the full encoder and the oracle.
+        features: Of the test images.
+        rate_targets: Rates at which the curves are read.
+        about: Common columns.
+
+    Returns:
+        One row per metric, rate and step: the policy that was picked, its value, and what it gains over the step it
+        stands on, each with both intervals. The rows `full` and `oracle` have rates of their own.
+    """
+    sources = SharedSources(features.sources)
+    records = []
+    for metric, curves in test.items():
+        common = about | {"direction": direction_of(metric), "metric": metric}
+        for target in rate_targets:
+            rate = Estimate(np.array([target]), np.zeros((1, sources.n)), False)
+            found: dict[str, tuple[Key, Estimate]] = {}
+            for step, (names, _) in STEPS.items():
+                own = normalised.get(metric, {}) if step == "score_normalisation" else curves
+                key = best_policy(validation.get(metric, {}), target, among=names)
+                if key is not None and key in own:
+                    found[step] = (key, own[key].read(rate))
+            for step, (key, value) in found.items():
+                row = common | {"rate": target, "step": step, "policy": key[0]} | _value(value, sources)
+                below = STEPS[step][1]
+                if below in found:
+                    gain = difference(value - found[below][1], sources)
+                    row |= {"over": below} | {f"gain{_suffix(k)}": v for k, v in gain.items() if k != "reason"}
+                records.append(row)
+        for name in ("full", "oracle"):
+            for point in points:
+                if point.about["policy"] == name and point.about["score_normalisation"] == "none":
+                    records += _bound(point, metric, features, sources, common | {"step": name, "policy": name})
+    return pd.DataFrame(records)
+
+
+def _bound(point: Point, metric: str, features: FeatureSet, sources: SharedSources, row: dict) -> list[dict]:
+    """The row of a point with a rate of its own, if it has the metric."""
+    if metric not in point.rows[0].hits:
+        return []
+    estimate = measure([point], metric, features)
+    value = Estimate(estimate.values[:, 0], estimate.influence[..., 0], point.seeded)
+    return [row | {"rate": point.rates.values.mean()} | _value(value, sources)]
+
+
+def _value(value: Estimate, sources: SharedSources) -> dict:
+    found = interval_of(value, sources)
+    (low, high), (method_low, method_high) = found.modules, found.method
+    ends = {"ci_low": low, "ci_high": high, "method_ci_low": method_low, "method_ci_high": method_high}
+    return {"value": found.value[0]} | {name: float(np.clip(end[0], 0, 1)) for name, end in ends.items()}
+
+
+def _suffix(name: str) -> str:
+    return "" if name == "difference" else f"_{name}"
