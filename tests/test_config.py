@@ -29,7 +29,7 @@ def test_shipped_configurations_are_valid_and_completed(name):
     before = copy.deepcopy(given_config)
     config = complete_config(given_config, SCHEMA)
     assert given_config == before, "the input is left alone"
-    assert config["heads"]["hidden"] > 0 and config["evaluation"]["bootstrap_resamples"] > 0
+    assert config["heads"]["hidden"] > 0 and config["evaluation"]["margin"] == 0.01
     assert all(d["splits"]["test"] == "test" for d in config["datasets"].values())
     assert complete_config(config, SCHEMA) == config
 

@@ -44,13 +44,14 @@ def complete_config(config: dict, schema_file: Path) -> dict:
     complete["datasets"] = complete_entries(
         complete["datasets"], complete["training"]["dataset"], complete["calibration"]
     )
-    complete["evaluation"].setdefault("compared", list(complete["datasets"]))
+    tested = [name for name, entry in complete["datasets"].items() if entry["splits"]["test"] != "none"]
+    complete["evaluation"].setdefault("compared", tested)
     _check_training(complete)
     _check_policies(complete)
     for name in complete["evaluation"]["compared"]:
-        if name not in complete["datasets"]:
-            hint = nearest(name, complete["datasets"])
-            raise UserError(f"config: evaluation.compared: {name!r} is no key of datasets; {hint}")
+        if name not in tested:
+            hint = nearest(name, tested)
+            raise UserError(f"config: evaluation.compared: {name!r} is no key of datasets with test images; {hint}")
     for name in complete["backbones"]:
         _check_backbone(name, complete)
     return complete

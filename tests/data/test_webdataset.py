@@ -24,7 +24,7 @@ def test_round_trip(tmp_path):
     image = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(image, "PNG")
     written = [
-        Sample("a-0", image.getvalue(), "png", 3, (), {"cluster": "7"}),
+        Sample("a-0", image.getvalue(), "png", 3, (), {"sources": ["7"]}),
         Sample("a-1", image.getvalue(), "png", None, ("one", "two words")),
     ]
     assert write_split(written, tmp_path / "s", 10) == 2

@@ -7,11 +7,13 @@ import torch
 from conftest import DEMO, variant
 
 from tgems.backbones.config import model_config
-from tgems.evaluation.estimates import Estimates, tradeoff
+from tgems.evaluation.curves import curves_of
+from tgems.evaluation.estimates import points_of
 from tgems.evaluation.inputs import Split
-from tgems.evaluation.rows import endpoint_rows, mean_over_seeds, policy_rows
+from tgems.evaluation.rows import endpoint_rows, policy_rows
 from tgems.evaluation.thresholds import fit_policies
-from tgems.evaluation.wins import curves_of
+from tgems.evaluation.tradeoff import tradeoff
+from tgems.evaluation.uncertainty import SharedSources
 from tgems.exits.bank_modules import BankGates
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 from tgems.exits.outputs import ExitModules
@@ -41,8 +43,7 @@ def evaluated(request, demo_features):
         fitted.append(fit_policies(split, POLICIES, TARGETS))
         rows += policy_rows(split, POLICIES, fitted[-1], "in_domain", True)
         rows += endpoint_rows(split)
-    rows += mean_over_seeds(rows)
-    estimates = Estimates(rows, features, 50)
+    points = points_of(rows)
     metric = "acc1" if features.captions is None else "text_retrieval_recall@1"
     return SimpleNamespace(
         features=features,
@@ -50,8 +51,9 @@ def evaluated(request, demo_features):
         splits=splits,
         fitted=fitted,
         rows=rows,
-        estimates=estimates,
+        points=points,
         metric=metric,
-        curves=curves_of(estimates, POLICIES, costs, len(features.texts)),
-        table=tradeoff(estimates, costs, {"backbone": "demo", "variant": "default", "dataset": request.param}),
+        sources=SharedSources(features.sources),
+        curves=curves_of(points, features, POLICIES, costs),
+        table=tradeoff(points, features, costs, {"backbone": "demo", "variant": "default", "dataset": request.param}),
     )

@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tgems.evaluation.estimates import COLUMNS
-from tgems.evaluation.rows import exit_shares, mean_over_seeds
+from tgems.evaluation.rows import exit_shares
 from tgems.evaluation.semantic_content import groups, semantic_content
+from tgems.evaluation.tradeoff import COLUMNS
 from tgems.exits.names import POLICY_NAMES
 from tgems.exits.registry import POLICIES
 
@@ -13,7 +13,7 @@ def at(evaluated, policy, metric=None, **where):
     """The one row of the table."""
     part = evaluated.table
     for key, value in ({"policy": policy, "metric": metric or evaluated.metric} | where).items():
-        part = part[part[key] == value]
+        part = part[part[key].isna() if value is None else part[key] == value]
     assert len(part) == 1
     return part.iloc[0]
 
@@ -22,7 +22,7 @@ def test_every_policy_and_column_is_there(evaluated):
     table = evaluated.table
     assert list(table.columns) == COLUMNS
     assert set(table["policy"]) == set(POLICY_NAMES)
-    assert table[["value", "rate", "ci_low", "ci_high", "delta_full", "n", "n_clusters"]].notna().all().all()
+    assert table[["value", "rate", "ci_low", "ci_high", "delta_full", "n", "n_sources"]].notna().all().all()
     assert ((table["ci_low"] <= table["value"] + 1e-9) & (table["value"] <= table["ci_high"] + 1e-9)).mean() > 0.95
 
 
@@ -47,7 +47,7 @@ def test_every_deciding_row_equals_a_loop_over_images(evaluated):
             assert row["rate"] == pytest.approx(np.mean([price[e] for e in exits]))
             assert row["rate"] == pytest.approx(fit.rate_validation), "fitted on these very images"
             seen += 1
-    assert seen == 2 * 2 * 9
+    assert seen == 2 * (3 + 2 * 9)
 
 
 def test_shuffled_is_the_expectation_over_permutations(evaluated):
@@ -75,9 +75,10 @@ def test_policies_that_need_the_texts_have_no_text_to_image_metrics(evaluated):
         assert retrieval.empty
         return
     assert set(retrieval["policy"]) == {
-        *("full", "fixed", "fixed_raw", "random", "saturation", "learned_confidence", "tgem", "shuffled")
+        *("full", "fixed", "fixed_raw", "hull", "hull_raw", "random", "saturation", "saturation_raw"),
+        *("learned_confidence", "tgem", "shuffled"),
     }
-    assert set(retrieval["twin_of"].dropna()) == {"saturation", "learned_confidence", "tgem"}
+    assert set(retrieval["twin_of"].dropna()) == {"saturation", "saturation_raw", "learned_confidence", "tgem"}
     assert retrieval["index_safe"].all()
     assert not evaluated.table[evaluated.table["policy"].isin(["tgem_bank", "margin", "oracle"])]["index_safe"].any()
 
@@ -101,11 +102,29 @@ def test_mean_and_deviation_over_seeds(evaluated):
     values = [at(evaluated, "tgem", seed=s, rate_target=0.8)["value"] for s in (0, 1)]
     assert row["value"] == pytest.approx(np.mean(values))
     assert row["value_std"] == pytest.approx(np.std(values, ddof=1))
-    assert len(mean_over_seeds([r for r in evaluated.rows if r.about.get("seed") == 0])) > 30
+    assert pd.isna(at(evaluated, "tgem", seed=0, rate_target=0.8)["method_ci_low"]), "one seed says nothing of others"
+    half = [row["ci_high"] - row["value"], row["method_ci_high"] - row["value"]]
+    assert half[1] >= half[0] - 1e-9 > 0
+
+
+def test_the_answer_costs_every_policy_the_same_and_is_no_part_of_the_rate(evaluated):
+    expected = len(evaluated.features.texts) * evaluated.costs.embed_dim / 1e9
+    assert evaluated.table["gmacs_answer"].to_numpy() == pytest.approx(expected)
+    first = POLICIES["margin"].costs(evaluated.costs, len(evaluated.features.texts))[0]
+    assert first == pytest.approx(evaluated.costs.fixed()[0]), "a look at the exit that is taken costs nothing more"
+
+
+def test_a_drawn_hull_meets_its_rate_where_an_index_is_built(evaluated):
+    if evaluated.features.captions is None:
+        return
+    hull = evaluated.table.query("policy == 'hull' and seed == 'mean'")
+    rates = hull.groupby(["rate_target", "direction"])["rate"].first().unstack()
+    assert rates["image_to_text"].to_numpy() == pytest.approx(rates.index.to_numpy(), abs=1e-6)
+    assert (rates["text_to_image"] <= rates.index + 0.08).all()
 
 
 def test_semantic_content_ends_at_the_backbone(evaluated):
-    content = semantic_content(evaluated.splits[0], evaluated.splits[1:], {"dataset": "x"}, 20)
+    content = semantic_content(evaluated.splits[0], evaluated.splits[1:], {"dataset": "x"})
     whole = content[content["attribute"] == "all"]
     last = whole[(whole["exit_block"] == 8) & (whole["metric"] == evaluated.metric)]
     assert last["value"].tolist() == pytest.approx([at(evaluated, "full")["value"]] * 2)
@@ -124,7 +143,7 @@ def test_groups_partition_the_images(evaluated):
 
 
 def test_group_values_average_to_the_whole(evaluated):
-    content = semantic_content(evaluated.splits[0], evaluated.splits[1:], {"dataset": "x"}, 20)
+    content = semantic_content(evaluated.splits[0], evaluated.splits[1:], {"dataset": "x"})
     part = content.query("head == 'trained' and exit_block == 4 and metric == @evaluated.metric")
     thirds = part[part["attribute"] == "difficulty"]
     whole = part[part["attribute"] == "all"].iloc[0]

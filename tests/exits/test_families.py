@@ -99,7 +99,8 @@ def test_every_usable_policy_gives_finite_rows(trained, caplog):
     tower, features, costs, modules = trained
     with caplog.at_level(logging.INFO, "tgems"):
         chosen = usable(POLICIES, costs)
-    left_out = set() if tower.accepts_raw else {"fixed_raw", "saturation"}
+    raw = {"fixed_raw", "hull_raw", "max_softmax_raw", "margin_raw", "saturation_raw"}
+    left_out = set() if tower.accepts_raw else {"saturation", *raw}
     assert POLICIES.keys() - chosen.keys() == left_out
     assert len(caplog.records) == len(left_out)
     for split in (Split(features, costs), Split(features, costs, modules, 0)):
@@ -114,7 +115,7 @@ def test_every_usable_policy_gives_finite_rows(trained, caplog):
 def test_semantic_content_has_the_heads_that_there_are(trained):
     tower, features, costs, modules = trained
     splits = Split(features, costs), [Split(features, costs, modules, 0)]
-    frame = semantic_content(*splits, {"backbone": "b"}, 5)
+    frame = semantic_content(*splits, {"backbone": "b"})
     assert set(frame["head"]) == ({"raw", "trained"} if tower.accepts_raw else {"trained"})
     assert frame["value"].between(0, 1).all()
 

@@ -21,7 +21,7 @@ from tgems.exits.policies import (
     pass_over,
     require_index_safe,
 )
-from tgems.exits.reference import concave_hull, mix_for_target, uniform
+from tgems.exits.reference import uniform
 from tgems.exits.registry import POLICIES, find_policies
 
 DECIDING = [name for name, policy in POLICIES.items() if not policy.mixes]
@@ -57,7 +57,7 @@ def score(name, whole, image, exit_, target):
         "saturation": lambda: F.cosine_similarity(cls[exit_], cls[exit_ - 1], dim=0).item() if exit_ else -math.inf,
         "tgem": lambda: whole.modules.image_gates[target](summary)[0, exit_].item(),
         "learned_confidence": lambda: whole.modules.confidence_gates(summary)[0, exit_].item(),
-    }[name]()
+    }[name.removesuffix("_raw")]()
 
 
 def naive_exit(name, whole, image, point):
@@ -155,8 +155,9 @@ def test_exits_that_are_passed_over_are_never_taken_nor_paid_for(outputs):
     point = OperatingPoint(0.5, None, {"threshold": -1.0}, (1,))
     assert policy.decide(outputs, point).tolist() == [1] * 12
     every, some = COSTS.confidence(5), COSTS.confidence(5, (1,))
-    look = (COSTS.head[0] + 5 * COSTS.embed_dim) / COSTS.full
-    assert (every - some).tolist() == pytest.approx([look, look, 2 * look, 2 * look])
+    head, product = COSTS.head[0] / COSTS.full, 5 * COSTS.embed_dim / COSTS.full
+    saved = [head, head + product, 2 * head + product, 2 * (head + product)]
+    assert (every - some).tolist() == pytest.approx(saved)
 
 
 @settings(max_examples=10, deadline=None)
@@ -170,19 +171,21 @@ def test_a_decision_depends_on_one_image_alone(name, seed, order, cut):
 
 
 def naive_cost(name, taken, bank):
-    """What an image pays, by walking the exits it visits."""
-    visited = min(taken + 1, 3)
+    """What an image pays, by walking the exits it visits; the product at the exit it takes is the answer's."""
+    visited, passed = min(taken + 1, 3), taken
     head, product, early = COSTS.head[0], bank * COSTS.embed_dim, taken < 3
     spent = {
         "tgem": visited * COSTS.image_gate[0] + head * early,
         "learned_confidence": visited * COSTS.confidence_gate[0] + head * early,
-        "tgem_bank": visited * (head + product + COSTS.bank_gate[0]),
+        "tgem_bank": visited * (head + COSTS.bank_gate[0]) + passed * product,
         "saturation": visited * 2 * COSTS.width + head * early,
+        "saturation_raw": visited * 2 * COSTS.width + COSTS.projection * early,
         "full": 0,
-        "fixed_raw": COSTS.projection * early,
     }
-    confidence = dict.fromkeys(("max_softmax", "entropy", "margin", "patience"), visited * (head + product))
-    return (COSTS.encoder[taken] + (spent | confidence).get(name, head * early)) / COSTS.full
+    spent |= dict.fromkeys(("fixed_raw", "hull_raw"), COSTS.projection * early)
+    spent |= dict.fromkeys(("max_softmax", "entropy", "margin", "patience"), visited * head + passed * product)
+    spent |= dict.fromkeys(("max_softmax_raw", "margin_raw"), visited * COSTS.projection + passed * product)
+    return (COSTS.encoder[taken] + spent.get(name, head * early)) / COSTS.full
 
 
 @pytest.mark.parametrize("name", list(POLICIES))
@@ -218,27 +221,6 @@ def test_bank_of_one_text_is_won_at_once():
     whole = random_outputs(0, bank=1)
     assert torch.equal(whole.statistics.margin, torch.ones(12, 4).double())
     assert torch.equal(whole.statistics.entropy, torch.zeros(12, 4).double())
-
-
-def test_hull_is_concave_and_above_every_point():
-    rates = np.array([0.1, 0.3, 0.5, 0.7, 1.0])
-    values = np.array([0.2, 0.5, 0.4, 0.8, 0.9])
-    hull = concave_hull(rates, values)
-    assert hull == [0, 1, 3, 4]
-    assert (np.interp(rates, rates[hull], values[hull]) >= values - 1e-12).all()
-
-
-@pytest.mark.parametrize(("target", "mix"), [(0.2, (0, 1, 0.5)), (0.05, (0, 1, 0.0)), (1.0, (3, 4, 1.0))])
-def test_hull_meets_its_target_by_mixing_two_exits(target, mix):
-    low, high, weight = mix_for_target(np.array([0.1, 0.3, 0.5, 0.7, 1.0]), [0, 1, 3, 4], target)
-    assert (low, high) == mix[:2] and weight == pytest.approx(mix[2])
-
-
-def test_hull_on_outputs_meets_the_target(outputs):
-    hull = POLICIES["hull"]
-    price = hull.costs(COSTS, 5)
-    for point in hull.fit(outputs, TARGETS):
-        assert hull.shares(point, 4) @ price == pytest.approx(point.rate_target)
 
 
 @pytest.mark.parametrize("name", ["tgem_bank", "margin", "max_softmax", "entropy", "patience"])

@@ -129,13 +129,23 @@ def test_bank_gates_know_who_is_right(trained):
 
 
 def test_worth_of_going_on_by_hand():
-    right, stay = torch.tensor([[0.1, 0.6, 0.2]]), torch.tensor([[0.0, 0.5, 0.7]])
-    encoder, look, price = torch.tensor([0.25, 0.5, 0.75, 1.0]), torch.full((1, 3), 0.01), torch.tensor([0.4])
-    every = worth_of_going_on(right, stay, torch.tensor([0.9]), price, encoder, look, torch.tensor([True] * 3))
-    expected = [0.6 - 0.4 * 0.26, 0.7 - 0.4 * 0.26, 0.9 - 0.4 * 0.25]
+    """An exit that is looked at costs its module, .02; going on costs the bank product at the exit, .01."""
+    right, stay, last = torch.tensor([[0.1, 0.6, 0.2]]), torch.tensor([[0.0, 0.5, 0.7]]), torch.tensor([0.9])
+    encoder, price = torch.tensor([0.25, 0.5, 0.75, 1.0]), torch.tensor([0.4])
+    parts = right, stay, last, price, encoder, torch.full((3,), 0.02), torch.tensor([0.01])
+    every = worth_of_going_on(*parts, torch.tensor([True] * 3))
+    expected = [0.6 - 0.4 * 0.28, 0.7 - 0.4 * 0.28, 0.9 - 0.4 * 0.26]
     assert every[0].tolist() == pytest.approx(expected)
-    some = worth_of_going_on(right, stay, torch.tensor([0.9]), price, encoder, look, torch.tensor([True, False, False]))
-    assert some[0].tolist() == pytest.approx([0.9 - 0.4 * 0.75, 0.9 - 0.4 * 0.5, 0.9 - 0.4 * 0.25])
+    some = worth_of_going_on(*parts, torch.tensor([True, False, False]))
+    assert some[0].tolist() == pytest.approx([0.9 - 0.4 * 0.76, 0.9 - 0.4 * 0.51, 0.9 - 0.4 * 0.26])
+
+
+def test_no_image_is_judged_among_a_few_left_over(trained):
+    """Embeddings opposite to their own captions are never right, not even that of an image that is one too many."""
+    pairs, _, _, z = trained
+    wrong = -pairs.texts[pairs.longest][:, None].expand_as(z)
+    right = hit_probabilities(pairs, wrong, len(pairs) - 1, torch.Generator().manual_seed(0))
+    assert right.max() < 0.01
 
 
 def test_no_caption_of_the_image_stands_against_it(trained):

@@ -1,5 +1,6 @@
 import io
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,11 +58,20 @@ def test_a_grid_that_was_not_extracted_is_named(by_grids):
         by_grids[()].at_exits(whole.manifest["blocks"], summary_dim({"grid": 2}, 64))
 
 
-def test_clusters_cover_every_image(demo_features):
+def test_sources_of_every_image_are_known(demo_features):
     scenes = load_features(demo_features / "scenes")
-    single = scenes.samples["n_digits"].to_numpy() == 1
-    assert len(scenes.clusters) == 70
-    assert all(c.startswith("image ") != one for c, one in zip(scenes.clusters, single, strict=True))
+    digits = scenes.samples["n_digits"].tolist()
+    assert len(scenes.sources) == 70
+    assert all(1 <= len(own) <= n for own, n in zip(scenes.sources, digits, strict=True))
+
+
+def test_an_image_that_names_no_source_is_its_own(demo_features):
+    scenes = load_features(demo_features / "scenes")
+    some = scenes.samples.assign(sources=[["a", "b"], None, [], *scenes.samples["sources"][3:]])
+    found = replace(scenes, samples=some).sources
+    assert found[0] == ["a", "b"]
+    assert found[1:3] == [[f"image {key}"] for key in some["key"][1:3]]
+    assert replace(scenes, samples=some.drop(columns="sources")).sources == [[key] for key in some["key"]]
 
 
 def _copy(demo_features, folder):

@@ -8,12 +8,13 @@ from conftest import DEMO, variant
 from PIL import Image
 
 from tgems.backbones.config import model_config
-from tgems.evaluation.estimates import COLUMNS
+from tgems.evaluation.tradeoff import COLUMNS
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import module_costs, write_costs
 from tgems.reporting.figures import FIGURES, plot_figure
-from tgems.reporting.tables import ablations, make_tables, summary
+from tgems.reporting.tables import ablations, decide, make_tables, summary
 
+ENDS = (("low", -0.02), ("high", 0.02))
 DATASETS = {"digits": ["acc1"], "scenes": ["text_retrieval_recall@1", "image_retrieval_recall@1"]}
 
 
@@ -59,7 +60,9 @@ def made(tmp_path_factory):
     rest = {"normalisation": [1] * 8, "closed_form": list(costs.encoder), "parameters": [10] * 8}
     macs = root / "demo/default/macs.json"
     write_costs(macs, costs, rest)
-    parts = {name: [] for name in ("tradeoff", "semantic_content", "exits", "gallery", "wins", "areas")}
+    parts = {
+        name: [] for name in ("tradeoff", "semantic_content", "exits", "gallery", "wins", "areas", "contributions")
+    }
 
     def keep(name: str, dataset: str, records) -> None:
         frame = pd.DataFrame(records) if isinstance(records, list) else records
@@ -82,16 +85,27 @@ def made(tmp_path_factory):
         ])  # fmt: skip
         own = about | {"policy": "tgem_bank", "rate_target": 0.45, "image": png(), "text": "a red seven"}
         keep("gallery", dataset, [own | {"exit_block": b, "key": str(b), "difficulty": 0.2} for b in (1, 2, 5, 8)])
-        contest = about | {"metric": metrics[0], "policy": "tgem", "calibration": "in_domain", "competitor": "margin"}
-        differences = ((0.45, 0.1, 1e-4), (0.75, -0.1, 1e-4), (0.9, 0.01, 0.4))
-        keep("wins", dataset, [contest | {"rate_target": r, "difference": d, "p": p} for r, d, p in differences])
+        contest = about | {"metric": metrics[0], "policy": "tgem", "calibration": "in_domain", "against": "best"}
+        differences = ((0.3, 0.1, 1e-4, 0.02), (0.45, -0.1, 1e-4, 0.02), (0.6, 0.001, 0.4, 0.005))
+        differences += ((0.75, 0.001, 0.4, 0.05), (0.9, np.nan, np.nan, np.nan))
+        keep("wins", dataset, [
+            contest | {"rate_target": r, "difference": d, "p": p, "method_ci_low": d - half, "method_ci_high": d + half}
+            for r, d, p, half in differences
+        ])  # fmt: skip
+        steps = ("frozen_fixed", "heads_fixed", "heads_confidence", "image_gates", "full", "oracle")
+        keep("contributions", dataset, [
+            about | {"metric": m, "rate": r, "step": step, "value": 0.3 + 0.1 * k}
+            | {f"{ci}_{end}": 0.3 + 0.1 * k + off for ci in ("ci", "method_ci") for end, off in ENDS}
+            for m in metrics for r in (0.45, 0.75) for k, step in enumerate(steps)
+        ])  # fmt: skip
         keep("areas", dataset, [
             about | {"metric": m, "policy": p, "twin_of": None, "calibration": "in_domain"}
             | {"area": 0.5, "area_validation": 0.5}
             for m in metrics for p in ("tgem", "margin")
         ])  # fmt: skip
-    tables = {name: parts[name] for name in ("tradeoff", "semantic_content", "wins", "areas")}
+    tables = {name: parts[name] for name in ("tradeoff", "semantic_content", "wins", "areas", "contributions")}
     config = {"variants": {"default": {}}, "features": {"precision": "float32"}}
+    config["evaluation"] = {"compared": ["digits"], "margin": 0.01, "level": 0.05}
     make_tables(tables, [str(macs)], [], config, root / "tables")
     return root, {name: parts[name] for name in ("exits", "gallery")}
 
@@ -101,7 +115,7 @@ def test_every_table_comes_in_three_formats(made):
     names = {p.name for p in (root / "tables").iterdir()}
     assert names == {
         f"{t}.{e}"
-        for t in ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas")
+        for t in ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas", "contributions")
         for e in ("csv", "md", "tex")
     }
 
@@ -127,8 +141,16 @@ def test_summary_means_and_spread():
 
 def test_wins_are_corrected_and_decided(made):
     table = pd.read_csv(made[0] / "tables/wins.csv")
-    assert table["p_holm"].tolist() == pytest.approx([6e-4, 6e-4, 0.8] * 2)
-    assert table["best"].tolist() == ["tgem", "margin", "tied"] * 2
+    assert set(table["dataset"]) == {"digits"}, "those that are compared"
+    assert table["p_holm"].tolist() == pytest.approx([4e-4, 4e-4, 0.8, 0.8, np.nan], nan_ok=True)
+    assert table["verdict"].tolist() == ["better", "worse", "equivalent", "undecided", "undecided"]
+
+
+def test_no_comparison_is_no_table(made):
+    empty = pd.DataFrame()
+    assert decide(empty, ["digits"], 0.01, 0.05).empty
+    others = pd.DataFrame({"dataset": ["colors"], "p": [0.1]})
+    assert decide(others, ["digits"], 0.01, 0.05).empty
 
 
 def test_ablations_stand_beside_the_first_variant():
@@ -152,7 +174,15 @@ def test_figures_are_drawn_and_the_same_each_time(made, name, tmp_path):
     root, parts = made
     tables = [str(p) for p in sorted((root / "tables").glob("*.csv"))]
     for run in ("a", "b"):
-        plot_figure(name, tables, parts, "default", str(tmp_path / f"{run}.pdf"), str(tmp_path / f"{run}.png"))
+        plot_figure(
+            name,
+            tables,
+            parts,
+            "default",
+            ["digits", "scenes"],
+            str(tmp_path / f"{run}.pdf"),
+            str(tmp_path / f"{run}.png"),
+        )
     for kind in ("png", "pdf"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
     pixels = plt.imread(tmp_path / "a.png")

@@ -29,7 +29,7 @@ from tgems.runtime.export import from_results
 RATE = 0.6
 GATES = ["image", "bank", "confidence"]
 POLICIES = list(POLICY_NAMES)
-PARTS = ("tradeoff", "wins", "areas", "exits", "semantic_content", "gallery")
+PARTS = ("tradeoff", "wins", "areas", "exits", "semantic_content", "gallery", "contributions")
 
 
 def _train(features: str, macs: str, out: str) -> None:
@@ -70,7 +70,6 @@ def _evaluate(root, data, features) -> list[str]:
             [],
             out,
             about,
-            bootstrap_resamples=20,
             **common,
         )
     return list(folders.values())

@@ -23,7 +23,7 @@ from tgems.provenance import digest_file, read_json
 
 pytestmark = pytest.mark.workflow
 SMOKE = ("--configfile", "configs/smoke.yaml")
-REPORTING = {"make_tables": 1, "plot_figure": 5, "measure_latency": 1, "report_latency": 1}
+REPORTING = {"make_tables": 1, "plot_figure": 6, "measure_latency": 1, "report_latency": 1}
 
 
 def _contents(project):
@@ -33,7 +33,7 @@ def _contents(project):
 
 def test_tables_and_figures_are_complete(smoke):
     names = set(_contents(smoke))
-    kinds = ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas")
+    kinds = ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas", "contributions")
     tables = {f"{t}.{e}" for t in kinds for e in ("csv", "md", "tex")}
     assert tables <= names and {"tradeoff.png", "rate_calibration.pdf"} <= names
     points = pd.read_csv(smoke / "results/tables/tradeoff.csv")
@@ -99,9 +99,9 @@ def test_validation_rates_stay_closely_below_the_target(smoke):
     for dataset in ("scenes", "digits"):
         fits = read_json(smoke / f"results/evaluation/demo-vit-8/default/{dataset}/thresholds.json")["thresholds"]
         fits = [f for f in fits if "threshold" in (f["point"]["parameters"] or {})]
-        assert sum(f["score_normalisation"] == "none" for f in fits) == 7
-        assert sum(f["score_normalisation"] == "querybank" for f in fits) == (3 if dataset == "scenes" else 0)
-        assert len(fits) == (10 if dataset == "scenes" else 7)
+        assert sum(f["score_normalisation"] == "none" for f in fits) == 10
+        assert sum(f["score_normalisation"] == "querybank" for f in fits) == (4 if dataset == "scenes" else 0)
+        assert len(fits) == (14 if dataset == "scenes" else 10)
         for fit in fits:
             target = fit["point"]["rate_target"]
             assert target - 0.005 <= fit["rate_validation"] <= target, fit
@@ -146,7 +146,7 @@ def test_a_set_without_validation_images_has_transferred_thresholds_alone(smoke,
     own = ["--config", "datasets={digits: {splits: {validation: none}, calibration: [transfer]}}"]
     jobs = planned(snakemake(folder, "-n", *SMOKE, *own).stdout)
     jobs.pop("total"), jobs.pop("all")
-    assert jobs == {"extract_features": 1, "evaluate": 1, "make_tables": 1, "plot_figure": 5}
+    assert jobs == {"extract_features": 1, "evaluate": 1, "make_tables": 1, "plot_figure": 6}
     snakemake(folder, "--cores", "2", *SMOKE, *own)
     both = [pd.read_csv(f / "results/tables/tradeoff.csv").query("dataset == 'digits'") for f in (smoke, folder)]
     before, after = both

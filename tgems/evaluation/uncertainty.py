@@ -115,7 +115,7 @@ class Intervals:
     @property
     def p(self) -> np.ndarray:
         """Two-sided p value of zero for the method: the level at which the interval ends at zero; NaN if unknown."""
-        low, high = np.full(self.value.shape, -700.0), np.zeros(self.value.shape)
+        low, high = np.full(self.value.shape, -300.0), np.zeros(self.value.shape)
         for _ in range(60):  # bisection of log p, since small ones matter
             middle = (low + high) / 2
             reaches = self._half_width(np.exp(middle), self.of_seeds) >= np.abs(self.value)

@@ -8,14 +8,24 @@ import pandas as pd
 import seaborn as sns
 
 from tgems.reporting.calibration import shown_first, transferred
+from tgems.reporting.contributions import contributions
 from tgems.reporting.gallery import gallery
 from tgems.reporting.panels import by_length, legend_below, panel_grid, panels
 from tgems.reporting.semantic_content import semantic_content
 from tgems.reporting.style import METRIC_NAMES, WIDTH, in_order, look, save, use_style
 
+COMPARED = ("tradeoff", "contributions")
+FROZEN = ("fixed_raw", "margin_raw")  # shown among the policies without seeds; the other frozen rules are much the same
+
 
 def plot_figure(
-    name: str, tables: Sequence[str], parts: Mapping[str, Sequence[str]], variant: str, pdf: str, png: str
+    name: str,
+    tables: Sequence[str],
+    parts: Mapping[str, Sequence[str]],
+    variant: str,
+    compared: Sequence[str],
+    pdf: str,
+    png: str,
 ) -> None:
     """Plot one figure of `FIGURES` and write it as PDF and PNG.
 
@@ -24,6 +34,7 @@ def plot_figure(
         tables: CSV tables.
         parts: Further frames by name (`exits`, `gallery`), each in several Parquet files.
         variant: The variant to show.
+        compared: Data sets that the figures of `COMPARED` show; the others show all.
         pdf: Output.
         png: Output.
     """
@@ -32,6 +43,8 @@ def plot_figure(
     for part, files in parts.items():
         frames[part] = pd.concat([pd.read_parquet(f) for f in files], ignore_index=True)
     frames = {k: f[f["variant"] == variant] if "variant" in f else f for k, f in frames.items()}
+    if name in COMPARED:
+        frames = {k: f[f["dataset"].isin(compared)] if "dataset" in f else f for k, f in frames.items()}
     save(FIGURES[name](frames), pdf, png)
 
 
@@ -52,7 +65,7 @@ def tradeoff(frames: dict[str, pd.DataFrame]) -> plt.Figure:
 def _tradeoff_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
     full = part[part["policy"] == "full"]["value"].iloc[0]
     axis.axhline(full, color="black", linewidth=0.8, label="full encoder")
-    means = part[part["seed"].eq("mean") | part["policy"].eq("fixed_raw")]
+    means = part[part["seed"].eq("mean") | part["policy"].isin(FROZEN)]
     for policy in in_order(means["policy"]):
         style, line = look(policy), means[means["policy"] == policy].sort_values("rate")
         if policy == "shuffled":
@@ -66,7 +79,8 @@ def _tradeoff_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
             linewidth=width, markersize=size, label=style.label, zorder=front,
         )  # fmt: skip
         if own:
-            axis.fill_between(line["rate"], line["ci_low"], line["ci_high"], color=style.color, alpha=0.15, linewidth=0)
+            low, high = (line[f"method_ci_{end}"].fillna(line[f"ci_{end}"]) for end in ("low", "high"))
+            axis.fill_between(line["rate"], low, high, color=style.color, alpha=0.15, linewidth=0)
     shown = means[means["rate_target"].notna()]["value"]
     low = min(shown.min(), full) if len(shown) else means["value"].min()
     room = max(0.02, (1 - low) * 0.06)
@@ -108,7 +122,7 @@ def rate_calibration(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     points = points[points["seed"] != "mean"]
     points = points.drop_duplicates(["backbone", "dataset", "policy", "calibration", "rate_target", "seed"])
     points = points.assign(excess=points["rate"] - points["rate_target"])
-    policies = [p for p in in_order(points["policy"]) if p != "patience"]
+    policies = [p for p in in_order(points["policy"]) if p != "patience" and not p.endswith("_raw")]
     rows = [c for c in ("in_domain", "transfer") if c in set(points["calibration"])]
     figure, axes = plt.subplots(
         len(rows), len(policies), figsize=(WIDTH, 1.7 * len(rows) + 0.6), squeeze=False, sharex=True, sharey="row"
@@ -142,6 +156,7 @@ def rate_calibration(frames: dict[str, pd.DataFrame]) -> plt.Figure:
 
 FIGURES: dict[str, Callable] = {
     "tradeoff": tradeoff,
+    "contributions": contributions,
     "semantic_content": semantic_content,
     "exit_histogram": exit_histogram,
     "rate_calibration": rate_calibration,

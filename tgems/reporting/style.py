@@ -36,6 +36,7 @@ POLICY_LOOKS = {
     "learned_confidence": Look("learned confidence", "#000000", "+"),
     "fixed": Look("fixed exit, trained head", "#8A8A8A", "", "-", True),
     "fixed_raw": Look("fixed exit, frozen projection", "#8A8A8A", "", ":", True),
+    "margin_raw": Look("margin, frozen projection", "#009E73", "", ":", True),
     "hull": Look("hull of fixed exits", "#8A8A8A", "", "--", True),
     "random": Look("random exit", "#BDBDBD", "", "-.", True),
     "shuffled": Look("T-GEM's exits, shuffled", "#7FB2D5", "", ":", True),

@@ -113,8 +113,8 @@ def flops(backbone: str, variant: str, profile: dict) -> pd.DataFrame:
 def summary(points: pd.DataFrame) -> pd.DataFrame:
     """The paper-style table: per backbone, policy and target, mean cost and each data set's headline metrics.
 
-    Values are means over seeds; `_std` columns hold the deviation over seeds. Rates and GMACs are means over the data
-    sets of what was realised on test. Data sets that have transferred thresholds alone are marked so.
+    Values are means over seeds, where there are any; `_std` columns hold the deviation over seeds. Rates and GMACs are
+    means over the data sets of what was realised on test. Data sets that have transferred thresholds alone are marked.
     """
     shown = shown_first(points)
     shown = shown[~shown["policy"].isin(["fixed", "fixed_raw"])]
@@ -126,7 +126,7 @@ def summary(points: pd.DataFrame) -> pd.DataFrame:
         shown["policy"] != "shuffled", shown["policy"] + " " + shown["twin_of"].fillna("")
     )
     keys = ["backbone", "policy", "rate_target"]
-    means = shown[shown["seed"].eq("mean") | shown["policy"].eq("full")]
+    means = shown[shown["seed"].eq("mean") | shown["seed"].isna()]
     values = means.groupby([*keys, "column"], dropna=False)["value"].mean().unstack("column")
     seeds = shown[shown["seed"].notna() & shown["seed"].ne("mean")]
     spread = seeds.groupby([*keys, "column"], dropna=False)["value"].std().unstack("column")

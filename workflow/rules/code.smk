@@ -100,8 +100,16 @@ CODE = {
     ),
     "latency_figure": library("reporting/latency.py", "reporting/style.py"),
     "references": library("reporting/references.py", "reporting/published.*"),
-    "tables": library("reporting/calibration.py", "reporting/tables.py"),
+    "tables": library(
+        "evaluation/uncertainty.py", "reporting/calibration.py", "reporting/tables.py"
+    ),
     "figures": library(
-        "reporting/calibration.py", "reporting/figures.py", "reporting/style.py"
+        "reporting/calibration.py",
+        "reporting/contributions.py",
+        "reporting/figures.py",
+        "reporting/gallery.py",
+        "reporting/panels.py",
+        "reporting/semantic_content.py",
+        "reporting/style.py",
     ),
 }

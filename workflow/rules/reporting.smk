@@ -76,6 +76,7 @@ rule plot_figure:
     threads: 1
     params:
         variant=VARIANTS[0],
+        compared=COMPARED,
     message:
         "Plot {wildcards.figure}"
     script:

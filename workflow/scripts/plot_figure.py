@@ -9,6 +9,7 @@ with job(snakemake.log[0], snakemake.threads):
         snakemake.input.tables,
         parts,
         snakemake.params.variant,
+        snakemake.params.compared,
         snakemake.output.pdf,
         snakemake.output.png,
     )

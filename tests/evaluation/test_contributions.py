@@ -1,0 +1,38 @@
+import pytest
+
+from tgems.evaluation.contributions import STEPS, contributions
+
+
+@pytest.fixture
+def table(evaluated):
+    parts = evaluated.curves, {}, evaluated.curves, evaluated.points, evaluated.features, [0.5, 0.7], {"dataset": "x"}
+    return contributions(*parts)
+
+
+def test_every_step_stands_on_another_at_the_same_rate(table):
+    steps = table[table["step"].isin(STEPS)]
+    assert set(steps["rate"]) == {0.5, 0.7} and set(steps["step"]) == set(STEPS) - {"score_normalisation"}
+    for row in steps.dropna(subset=["over"]).to_dict("records"):
+        same = steps["metric"].eq(row["metric"]) & steps["rate"].eq(row["rate"]) & steps["step"].eq(row["over"])
+        assert row["gain"] == pytest.approx(row["value"] - steps[same]["value"].iloc[0])
+        assert row["gain_ci_low"] <= row["gain"] <= row["gain_ci_high"]
+
+
+def test_the_best_rule_is_at_least_as_good_as_a_fixed_exit_where_it_is_picked(table):
+    """Picked on these very images: the hull is among the rules."""
+    values = table[table["step"].isin(STEPS)].pivot(index=["metric", "rate"], columns="step", values="value")
+    assert (values["frozen_confidence"] >= values["frozen_fixed"] - 1e-9).all()
+    assert (values["heads_confidence"] >= values["heads_fixed"] - 1e-9).all()
+
+
+def test_text_to_image_has_index_safe_steps_alone(table):
+    safe = table[table["direction"] == "text_to_image"]
+    assert not safe["policy"].isin(["margin", "max_softmax", "margin_raw", "max_softmax_raw", "tgem_bank"]).any()
+
+
+def test_bounds_are_those_of_the_table(evaluated, table):
+    points = evaluated.table[evaluated.table["metric"].eq(evaluated.metric) & ~evaluated.table["seed"].isin([0, 1])]
+    steps = table[table["metric"].eq(evaluated.metric)]
+    for step in ("full", "oracle"):
+        own, row = points[points["policy"].eq(step)].iloc[0], steps[steps["step"].eq(step)].iloc[0]
+        assert row[["value", "rate"]].tolist() == pytest.approx(own[["value", "rate"]].tolist())

@@ -1,0 +1,56 @@
+"""The figure of what a T-GEM adds, part by part, at equal rate."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from tgems.reporting.panels import by_length, legend_below, panel_grid, panels
+from tgems.reporting.style import METRIC_NAMES, look
+
+STEPS = {
+    "frozen_fixed": "frozen projection, fixed exit",
+    "frozen_confidence": "frozen projection, best rule",
+    "heads_fixed": "trained heads, fixed exit",
+    "heads_confidence": "trained heads, best rule",
+    "image_gates": "T-GEM, image-guided",
+    "bank_gates": "T-GEM, bank-guided",
+    "score_normalisation": "... scores normalised",
+}
+SHOWN = (0.45, 0.6, 0.75)
+COLORS = ("#9ECAE1", "#4292C6", "#08306B")
+
+
+def contributions(frames: dict[str, pd.DataFrame]) -> plt.Figure:
+    """Every step from the frozen projection to gates and score normalisation, at up to three rates."""
+    table = frames["contributions"]
+    keys = [(b, *panel) for b in by_length(table["backbone"]) for panel in panels(table)]
+    blocks = [[key for key in keys if key[0] == b] for b in by_length(table["backbone"])]
+    figure, axes = panel_grid(blocks, 2.1)
+    rates = _rates(table)
+    for (backbone, dataset, metric), axis in axes.items():
+        part = table.query("backbone == @backbone and dataset == @dataset and metric == @metric")
+        steps = [s for s in STEPS if s in set(part["step"])]
+        first = axis in axes.values() and axis.get_subplotspec().colspan.start == 0
+        for place, (rate, color) in enumerate(zip(rates, COLORS[-len(rates) :], strict=True)):
+            own = part[part["rate"].sub(rate).abs() < 1e-9].set_index("step").reindex(steps)
+            y = [k + 0.22 * (place - (len(rates) - 1) / 2) for k in range(len(steps))]
+            low, high = (own[f"method_ci_{end}"].fillna(own[f"ci_{end}"]) for end in ("low", "high"))
+            axis.errorbar(
+                own["value"], y, xerr=(own["value"] - low, high - own["value"]), fmt="o", color=color, markersize=3,
+                elinewidth=1, label=f"rate {rate:g}",
+            )  # fmt: skip
+        for step, label, line in (("full", "full encoder", "-"), ("oracle", look("oracle").label, ":")):
+            bound = part[part["step"] == step]["value"]
+            if len(bound):
+                axis.axvline(bound.iloc[0], color="black", linewidth=0.8, linestyle=line, label=label)
+        axis.set_yticks(range(len(steps)), [STEPS[s] for s in steps] if first else [""] * len(steps))
+        axis.set_ylim(-0.6, len(steps) - 0.4)
+        axis.set_title(f"{dataset}: {METRIC_NAMES[metric]}\n{backbone}")
+    legend_below(figure, axes, "test value and 95 % interval over images, their sources and seeds")
+    return figure
+
+
+def _rates(table: pd.DataFrame) -> list[float]:
+    """Up to three rate targets, the usual ones where the run has them."""
+    targets = sorted(table.loc[table["step"].isin(STEPS), "rate"].unique())
+    usual = [rate for rate in targets if any(abs(rate - wanted) < 1e-9 for wanted in SHOWN)]
+    return usual or targets[:3]
