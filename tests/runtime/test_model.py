@@ -39,11 +39,13 @@ def test_a_cap_below_the_cheapest_exit_is_refused_and_changes_nothing(make):
     assert model.max_rate == 0.4 and model.last_resort == 2
 
 
-def test_a_bank_that_makes_every_exit_too_dear_is_refused_and_changes_nothing(make):
+def test_with_a_cap_a_large_bank_leaves_no_second_look(make, known):
+    """The product at the exit that is taken belongs to the answer; that of an exit that is passed is charged."""
     model = make("margin", max_rate=0.9)
-    with pytest.raises(UserError, match="max_rate 0.9 is below the cheapest exit"):
-        model.set_text_bank(torch.randn(200_000, 64))
-    assert model.rule.bank is None
+    model.set_text_bank(torch.nn.functional.normalize(torch.randn(200_000, 64), dim=1))
+    first = model.looked[0]
+    assert model.rates[first] <= 0.9 < model.rates[first + 1]
+    assert set(model.encode_image(known.images[:4], return_exits=True).exits.tolist()) == {first}
 
 
 def test_the_bank_outlives_other_thresholds_and_moves(make, known):

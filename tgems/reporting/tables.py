@@ -43,7 +43,7 @@ def make_tables(
 def write_table(path: Path, table: pd.DataFrame, short: pd.DataFrame) -> None:
     """Write a table as CSV, and what a reader wants of it as Markdown and LaTeX."""
     write_text(path.with_suffix(".csv"), table.to_csv(index=False, float_format="%.6g"))
-    write_text(path.with_suffix(".md"), _markdown(short))
+    write_text(path.with_suffix(".md"), markdown(short))
     write_text(path.with_suffix(".tex"), short.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True))
 
 
@@ -164,7 +164,7 @@ def _means(table: pd.DataFrame) -> pd.DataFrame:
     return table.dropna(axis=1, how="all")
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame) -> str:
     """GitHub-flavoured Markdown."""
 
     def cell(value) -> str:
