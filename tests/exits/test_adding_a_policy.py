@@ -25,7 +25,5 @@ def test_the_policy_of_the_documentation_works(tmp_path):
     winner, first = whole.statistics.winner.tolist(), whole.statistics.first.tolist()
     for point in policy.fit(whole, [0.6, 0.9]):
         for i, exit_ in enumerate(policy.decide(whole, point).tolist()):
-            leaves = [
-                e for e in (1, 2) if winner[i][e] == winner[i][e - 1] and first[i][e] > point.parameters["threshold"]
-            ]
+            leaves = [e for e in (1, 2) if winner[i][e] == winner[i][e - 1] and first[i][e] > point.thresholds[0]]
             assert exit_ == (leaves[0] if leaves else 3)

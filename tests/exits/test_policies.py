@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import numpy as np
@@ -13,14 +12,7 @@ from tgems.errors import UserError
 from tgems.exits.bank_modules import CONFIDENCE, PRICES, bank_features, break_even_price
 from tgems.exits.confidence import agreements
 from tgems.exits.names import POLICY_NAMES
-from tgems.exits.policies import (
-    OperatingPoint,
-    choose_exits,
-    choose_visits,
-    fit_threshold,
-    pass_over,
-    require_index_safe,
-)
+from tgems.exits.policies import OperatingPoint, require_index_safe
 from tgems.exits.reference import uniform
 from tgems.exits.registry import POLICIES, find_policies
 
@@ -85,8 +77,9 @@ def naive_exit(name, whole, image, point):
             if run >= parameters["patience"]:
                 return e
         return last
-    for e in range(last) if point.visited is None else point.visited:
-        if score(name, whole, image, e, point.rate_target) > parameters["threshold"]:
+    looked = range(last) if point.visited is None else point.visited
+    for e, threshold in zip(looked, point.thresholds, strict=True):
+        if score(name, whole, image, e, point.rate_target) > threshold:
             return e
     return last
 
@@ -129,30 +122,9 @@ def price40(outputs):
     return break_even_price(outputs.modules.bank_gates, outputs.summaries, outputs.statistics.features)
 
 
-def test_visits_are_those_of_an_exhaustive_search():
-    """On three exits greedy toggling finds what trying every set with exact thresholds finds, or nearly."""
-    for seed in range(6):
-        whole = random_outputs(seed, n=200)
-        scores = whole.statistics.margin[:, :-1]
-        agrees = whole.statistics.winner == whole.statistics.winner[:, -1:]
-
-        def prices(visited):
-            return COSTS.confidence(5, visited)
-
-        def quality(visited, scores=scores, agrees=agrees):
-            price = prices(visited)
-            threshold, rate = fit_threshold(pass_over(scores, visited), price, 0.8)
-            exits = choose_exits(pass_over(scores, visited), threshold)
-            return agrees[torch.arange(200), exits].double().mean().item() if rate <= 0.8 else -1.0
-
-        sets = [s for r in (1, 2, 3) for s in itertools.combinations(range(3), r)]
-        found = choose_visits(scores, agrees, prices, 0.8)
-        assert quality(found) >= max(map(quality, sets)) - 0.02
-
-
 def test_exits_that_are_passed_over_are_never_taken_nor_paid_for(outputs):
     policy = POLICIES["margin"]
-    point = OperatingPoint(0.5, None, {"threshold": -1.0}, (1,))
+    point = OperatingPoint(0.5, visited=(1,), thresholds=(-1.0,))
     assert policy.decide(outputs, point).tolist() == [1] * 12
     every, some = COSTS.confidence(5), COSTS.confidence(5, (1,))
     head, product = COSTS.head[0] / COSTS.full, 5 * COSTS.embed_dim / COSTS.full

@@ -162,7 +162,7 @@ def full_index(make, results, demo_data, tmp_path_factory):
     """All test scenes at full depth, where the demo backbone is good; and the T-GEM."""
     folder = tmp_path_factory.mktemp("index")
     model = make()
-    model.rule.threshold = float("inf")
+    model.rule.thresholds = dict.fromkeys(range(7), float("inf"))
     make().save_pretrained(folder / "g")
     images = index.find_images([str(demo_data / "scenes/test")])
     index.encode_images(model, str(folder / "g"), images, folder / "i.parquet")

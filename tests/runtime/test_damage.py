@@ -66,8 +66,8 @@ def spoil(state: dict) -> None:
 
 VALID, LINEAR = "config.json: not valid JSON", "heads.linear.weight"
 DAMAGE = {
-    "newer": (put("format_version", to=3), "format version 3, this tgems reads 2"),
-    "older": (put("format_version", to=1), "format version 1, this tgems reads 2"),
+    "newer": (put("format_version", to=4), "format version 4, this tgems reads 3"),
+    "older": (put("format_version", to=1), "format version 1, this tgems reads 3"),
     "foreign": (put("format", to="other"), "format is 'other', not 'tgems'"),
     "unknown": (put("colour", to=1), "unknown key 'colour' at the top level; known"),
     "missing": (put("rates", to=...), "key 'rates' is missing at the top level"),
@@ -102,9 +102,13 @@ DAMAGE = {
     "wide": (put("costs", "widths", 0, to=100), "costs.summary_dim 320 is no multiple"),
     "no grid": (put("costs", "summary_dim", to=192), "a summary of 3 parts does not consist of"),
     "no thresholds": (put("calibrations", to={}), r"calibrations is \{\}"),
-    "NaN threshold": (put("calibrations", "scenes", "threshold", to=float("nan")), "scenes.threshold is "),
-    "infinite threshold": (put("calibrations", "scenes", "threshold", to=float("inf")), "scenes.threshold is "),
-    "no threshold": (put("calibrations", "scenes", "threshold", to=None), "calibrations.scenes: threshold None"),
+    "NaN threshold": (put("calibrations", "scenes", "thresholds", to=[float("nan")] * 7), "scenes.thresholds.0 is "),
+    "infinite threshold": (
+        put("calibrations", "scenes", "thresholds", to=[float("inf")] * 7),
+        "scenes.thresholds.0 is ",
+    ),
+    "no threshold": (put("calibrations", "scenes", "thresholds", to=None), "calibrations.scenes: thresholds None"),
+    "few thresholds": (put("calibrations", "scenes", "thresholds", to=[0.5]), r"scenes: thresholds \(0.5,\) at exits"),
     "visits beyond": (put("calibrations", "scenes", "visited", to=[0, 7]), r"visited \(0, 7\) are not some of 7 exits"),
     "visits nothing": (put("calibrations", "scenes", "visited", to=[]), "are not some of 7 exits"),
     "backbone a list": (put("backbone", to=[]), r"backbone is \[\]"),

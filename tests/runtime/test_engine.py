@@ -41,7 +41,7 @@ def sure(known, policy):
     if policy == "fixed":
         return torch.ones(len(known.images), dtype=torch.bool)
     scores = POLICIES[policy].scores(known.split.outputs, point.rate_target)
-    return ((scores - point.parameters["threshold"]).abs() > TOO_CLOSE).all(1)
+    return ((scores - point.at_exits(scores.shape[1])).abs() > TOO_CLOSE).all(1)
 
 
 @pytest.mark.parametrize("policy", RUNNABLE)
@@ -64,7 +64,7 @@ def test_exits_and_embeddings_are_the_harness_s(make, known, policy):
 
 def test_the_last_exit_is_the_encoder_s_own(make, known):
     model = with_bank(make("tgem"), known)
-    model.rule.threshold = float("inf")
+    model.rule.thresholds = dict.fromkeys(range(7), float("inf"))
     whole = model.model.encode_image(known.images, normalize=True)
     model.chunk = len(known.images)
     assert torch.equal(model.encode_image(known.images), whole)
@@ -187,7 +187,7 @@ def test_memory_stays_below_the_full_encoder_s(make, known, policy, chunk):
     model = with_bank(make(policy), known)
     model.chunk = chunk
     images = known.images[:48]
-    model.rule.threshold = float("inf")  # nobody leaves: the worst case
+    model.rule.thresholds = dict.fromkeys(range(7), float("inf"))  # nobody leaves: the worst case
     model.encode_image(images)  # views of parameters are taken once, and are no activations
     assert most_alive(lambda: model.encode_image(images)) <= most_alive(lambda: model.visual(images))
 
@@ -216,7 +216,7 @@ def test_exits_of_different_widths(grid):
     heads = ExitHeads(3, dim, 4, 8, widths).eval().requires_grad_(False)
     nn.init.normal_(heads.down.weight)
     rule = EveryOther(heads)
-    rule.threshold = 0.5
+    rule.thresholds = dict.fromkeys(range(len(blocks) - 1), 0.5)
     tower.finish = lambda state: state.mean((2, 3))[:, :8]
     theirs = heads(encode_images(tower, images, blocks, [grid]).summaries)
     got = encode_early(tower, rule, images, blocks, (0, 1), Sizes(max(widths), grid, 8), chunk=3)

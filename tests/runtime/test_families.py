@@ -38,13 +38,14 @@ def test_images_leave_where_and_as_the_harness_says(tower, grid, batch):
     images = torch.randn(5, 3, *tower.image_size)
     encoded = encode_images(tower, images, blocks, [grid])
     scores = gates(encoded.summaries)
-    rule.threshold = scores[:, 0].median().item()
-    leaves = torch.cat((scores > rule.threshold, torch.ones(5, 1, dtype=torch.bool)), 1)
+    threshold = scores[:, 0].median().item()
+    rule.thresholds = dict.fromkeys(range(n), threshold)
+    leaves = torch.cat((scores > threshold, torch.ones(5, 1, dtype=torch.bool)), 1)
     expected, places = leaves.int().argmax(1), torch.arange(5)
     every = torch.cat((heads(encoded.summaries), encoded.embeddings[:, None]), 1)
     looked, sizes = tuple(range(n)), Sizes(max(widths), grid, every.shape[-1])
     parts = [encode_early(tower, rule, part, blocks, looked, sizes) for part in images.split(batch)]
-    clear = (scores - rule.threshold).abs().amin(1) > 1e-5
+    clear = (scores - threshold).abs().amin(1) > 1e-5
     exits = torch.cat([part.exits for part in parts])
     assert clear.sum() >= 4 and len(set(expected.tolist())) > 1
     assert torch.equal(exits[clear], expected[clear])

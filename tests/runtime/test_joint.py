@@ -26,7 +26,7 @@ def joint(policy: str, threshold: float) -> EarlyExit:
     heads, gates = ExitHeads(7, COSTS.summary_dim, 8, COSTS.embed_dim), BUILDERS[policy](7, COSTS.summary_dim, 4)
     nn.init.normal_(heads.down.weight)
     frozen = [module.eval().requires_grad_(False) for module in (heads, gates)]
-    point = {"scenes": Calibration(threshold, None, 0.5)}
+    point = {"scenes": Calibration((threshold,) * 7, None, 0.5)}
     return EarlyExit(policy, 0.5, COSTS, *frozen, point, {"seed": 0})
 
 

@@ -57,7 +57,8 @@ def test_the_bank_outlives_other_thresholds_and_moves(make, known):
     for dataset in ("digits", "scenes"):
         model.calibrate(dataset)
         assert model.calibration == dataset and len(model.rule.bank) == 2
-        assert model.rule.threshold == model.early_exit.calibrations[dataset].threshold
+        own = model.early_exit.calibrations[dataset]
+        assert model.rule.thresholds == dict(zip(own.visited, own.thresholds, strict=True))
     assert rates.tolist() == model.rates.tolist() and rates[-1] > model.early_exit.rates()[-1]
     assert "rule.bank" in dict(model.named_buffers()) and "rule.bank" not in model.state_dict()
     assert model.to("meta").rule.bank.device.type == "meta"
@@ -117,7 +118,7 @@ def test_rules_stay_on_an_accelerator(monkeypatch):
             for store in (s for m in module.modules() for s in (m._parameters, m._buffers)):
                 store.update({k: mode.from_tensor(v).to("cuda") for k, v in store.items() if v is not None})
         for rule in rules:
-            rule.threshold = 0.0
+            rule.thresholds = dict.fromkeys(range(7), 0.0)
             if rule.needs_bank:
                 rule.bank = torch.empty(3, 6, device="cuda")
             mask, embed = rule.leaving(1, torch.empty(5, 16, device="cuda"))

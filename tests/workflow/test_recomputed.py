@@ -111,7 +111,8 @@ def test_the_tables_numbers_are_those_of_loops_over_images(smoke, dataset):
         exits = []
         for row in scores:
             looked = range(len(row)) if point["visited"] is None else point["visited"]
-            exits.append(next((k for k in looked if row[k] > point["parameters"]["threshold"]), len(row)))
+            pairs = zip(looked, point["thresholds"], strict=True)
+            exits.append(next((k for k, threshold in pairs if row[k] > threshold), len(row)))
         value = np.mean([by_text[i, k] for i, k in enumerate(exits)])
         check(value, price[exits].mean(), policy=policy, rate_target=TARGET)
         permuted = np.mean([np.mean(by_text[:, k]) for k in exits])

@@ -98,7 +98,7 @@ def test_no_partial_file_is_left(smoke):
 def test_validation_rates_stay_closely_below_the_target(smoke):
     for dataset in ("scenes", "digits"):
         fits = read_json(smoke / f"results/evaluation/demo-vit-8/default/{dataset}/thresholds.json")["thresholds"]
-        fits = [f for f in fits if "threshold" in (f["point"]["parameters"] or {})]
+        fits = [f for f in fits if f["point"]["thresholds"]]
         assert sum(f["score_normalisation"] == "none" for f in fits) == 10
         assert sum(f["score_normalisation"] == "querybank" for f in fits) == (4 if dataset == "scenes" else 0)
         assert len(fits) == (14 if dataset == "scenes" else 10)

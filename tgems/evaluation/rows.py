@@ -154,9 +154,10 @@ def _about(fit: Fitted, policy: Policy, calibration: str, split: Split) -> dict:
     if fit.point.rate_target is not None:
         about |= {"rate_target": fit.point.rate_target, "calibration": calibration}
         about["rate_validation"] = fit.rate_validation
-    parameters = fit.point.parameters or {}
-    if policy.adaptive:
-        about["threshold"] = parameters.get("threshold", parameters.get("patience"))
+    if fit.point.thresholds and len(set(fit.point.thresholds)) == 1:
+        about["threshold"] = fit.point.thresholds[0]
+    elif "patience" in (fit.point.parameters or {}):
+        about["threshold"] = fit.point.parameters["patience"]
     return about
 
 

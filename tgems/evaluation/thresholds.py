@@ -96,4 +96,5 @@ def from_json(value: dict) -> list[Fitted]:
 
 
 def _point(value: dict) -> OperatingPoint:
-    return OperatingPoint(**value | {"visited": value["visited"] and tuple(value["visited"])})
+    lists = {k: None if value[k] is None else tuple(value[k]) for k in ("visited", "thresholds")}
+    return OperatingPoint(**value | lists)

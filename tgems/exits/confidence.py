@@ -18,11 +18,12 @@ from tgems.profiling.costs import ExitCosts
 class BankConfidence(ThresholdPolicy):
     """What the confidence policies share: heads of the exits visited, and bank products of those passed, are paid for.
 
-    Which exits are worth a look is chosen on validation, as for the T-GEM that sees the bank.
+    Thresholds, one for each exit, and the exits that are worth a look are fitted on validation images, as for the T-GEM
+    that sees the bank.
     """
 
     needs_bank = True
-    chooses_visits = True
+    per_exit = True
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
         """A head at every exit visited, and a bank product at every one that is passed."""

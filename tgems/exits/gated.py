@@ -34,7 +34,7 @@ class TGemBank(ThresholdPolicy):
     name = "tgem_bank"
     guidance = "bank"
     needs_bank = True
-    chooses_visits = True
+    per_exit = True
 
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
         """Scores of the bank gates."""

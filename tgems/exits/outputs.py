@@ -89,6 +89,16 @@ class ExitOutputs:
         return BankStatistics(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     @cached_property
+    def last_exits_view(self) -> Tensor:
+        """Probability that the last exit gives to each exit's best text `[n, E]` float64: what leaving there is worth.
+
+        Of all that can be said without labels; at the last exit it is its largest probability.
+        """
+        size = max(1, BLOCK_ELEMENTS // len(self.bank))
+        parts = zip(self.embeddings[:, -1].split(size), self.statistics.winner.split(size), strict=True)
+        return torch.cat([(self.scale * z @ self.bank.T).double().softmax(-1).gather(1, w) for z, w in parts])
+
+    @cached_property
     @torch.no_grad()
     def bank_scores(self) -> Tensor:
         """Scores of the bank gates `[n, E-1]` float64, computed once for all rate targets, in blocks of images."""

@@ -4,9 +4,8 @@ A policy is fitted on validation images for every rate target, then decides for 
 of its batch, and says what an exit costs.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +13,9 @@ import torch
 from torch import Tensor
 
 from tgems.errors import UserError
+from tgems.exits import per_exit
 from tgems.exits.outputs import ExitOutputs
+from tgems.exits.per_exit import PathCosts
 from tgems.profiling.costs import ExitCosts
 
 
@@ -25,14 +26,24 @@ class OperatingPoint:
     Attributes:
         rate_target: Mean rate that was not to be exceeded; None where nothing is calibrated.
         exit: Index of the exit that every image takes, for fixed exits.
-        parameters: Plain numbers by name, such as `threshold`.
+        parameters: Plain numbers by name, of policies without thresholds.
         visited: Exits before the last (0-based) that are looked at, where a policy passes some over; None for all.
+        thresholds: Threshold at each exit that is looked at.
     """
 
     rate_target: float | None = None
     exit: int | None = None
     parameters: dict[str, float] | None = None
     visited: tuple[int, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
+
+    def at_exits(self, before_last: int) -> Tensor:
+        """Threshold at every exit before the last `[E-1]` float64, +inf where none is looked at."""
+        every = torch.full((before_last,), torch.inf, dtype=torch.float64)
+        every[list(range(before_last) if self.visited is None else self.visited)] = torch.tensor(
+            self.thresholds, dtype=torch.float64
+        )
+        return every
 
 
 class Policy:
@@ -94,48 +105,42 @@ class ThresholdPolicy(Policy):
     """Leaves at the first visited exit whose score exceeds a threshold.
 
     Attributes:
-        chooses_visits: Whether `fit` also chooses the exits that are looked at, worthwhile where a look is dear; the
-            score of an exit must then depend on that exit alone.
+        per_exit: Whether each exit has a threshold of its own, and `fit` also chooses the exits that are looked at
+            (`tgems.exits.per_exit`). This is for policies that look at the texts: it is their best text at each exit
+            whose worth is learned from. The score of an exit must then depend on that exit alone.
     """
 
     adaptive = True
-    chooses_visits: ClassVar[bool] = False
+    per_exit: ClassVar[bool] = False
 
     def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
         """Score of every exit before the last `[n, E-1]` float64; -inf where the policy never leaves."""
         raise NotImplementedError
 
     def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
-        """One threshold per target, and the exits to visit where these are chosen; needs no labels."""
+        """One threshold per target, or one per target and exit; needs no labels."""
+        prices = partial(self.costs, validation.costs, len(validation.bank))
         points = []
         for target in rate_targets:
-            scores, visited = self.scores(validation, target), None
-            if self.chooses_visits:
-                winner = validation.statistics.winner
-                prices = partial(self.costs, validation.costs, len(validation.bank))
-                visited = choose_visits(scores, winner == winner[:, -1:], prices, target)
-            price = self.costs(validation.costs, len(validation.bank), visited)
-            threshold, _ = fit_threshold(pass_over(scores, visited), price, target)
-            points.append(OperatingPoint(target, None, {"threshold": threshold}, visited))
+            scores = self.scores(validation, target)
+            if self.per_exit:
+                rewards = validation.last_exits_view.numpy()
+                every = per_exit.fit_thresholds(scores.numpy(), rewards, PathCosts.of(prices), target)
+                visited = tuple(np.flatnonzero(np.isfinite(every)).tolist())
+                points.append(OperatingPoint(target, None, None, visited, tuple(every[list(visited)].tolist())))
+            else:
+                threshold, _ = fit_threshold(scores, prices(None), target)
+                points.append(OperatingPoint(target, thresholds=(threshold,) * scores.shape[1]))
         return points
 
     def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
-        """Apply the frozen threshold."""
-        scores = pass_over(self.scores(outputs, point.rate_target), point.visited)
-        return choose_exits(scores, point.parameters["threshold"])
+        """Apply the frozen thresholds."""
+        scores = self.scores(outputs, point.rate_target)
+        return choose_exits(scores, point.at_exits(scores.shape[1]))
 
 
-def pass_over(scores: Tensor, visited: tuple[int, ...] | None) -> Tensor:
-    """Scores `[n, E-1]` with -inf at exits that are not visited."""
-    if visited is None:
-        return scores
-    closed = torch.ones(scores.shape[1], dtype=torch.bool)
-    closed[list(visited)] = False
-    return scores.masked_fill(closed, -torch.inf)
-
-
-def choose_exits(scores: Tensor, threshold: float) -> Tensor:
-    """First exit whose score exceeds the threshold, else the last: `[n, E-1]` -> `[n]` int64, 0-based."""
+def choose_exits(scores: Tensor, threshold: Tensor | float) -> Tensor:
+    """First exit whose score exceeds the threshold, one for all or each its own, else the last: `[n, E-1]` -> `[n]`."""
     last = torch.ones(len(scores), 1, dtype=torch.bool)
     return torch.cat((scores > threshold, last), 1).int().argmax(1)
 
@@ -172,55 +177,6 @@ def fit_threshold(scores: Tensor, costs: np.ndarray, target: float) -> tuple[flo
         middle = (low + high + 1) // 2
         low, high = (middle, high) if rate(middle) <= target + 1e-12 else (low, middle - 1)
     return candidates[low].item(), rate(low)
-
-
-def choose_visits(
-    scores: Tensor, agrees: Tensor, prices: Callable[[tuple[int, ...]], np.ndarray], target: float, levels: int = 256
-) -> tuple[int, ...]:
-    """Choose the exits to look at by greedy search: add or drop one exit while agreement with the last exit grows.
-
-    Thresholds are searched on a grid of score quantiles here; the final one is exact (`fit_threshold`).
-
-    Args:
-        scores: Validation scores `[n, E-1]`.
-        agrees: Whether an exit's best text is the last exit's `[n, E]`.
-        prices: Cost of every exit `[E]` for a set of visited exits.
-        target: Mean rate not to be exceeded.
-        levels: Size of the grid.
-
-    Returns:
-        Visited exits, 0-based, ascending; all of them where no set meets the target.
-    """
-    finite = scores[scores.isfinite()]
-    grid = torch.quantile(finite[torch.linspace(0, len(finite) - 1, min(len(finite), 100_000)).long()],
-                          torch.linspace(0, 1, levels, dtype=finite.dtype))  # fmt: skip
-    level = np.asarray(torch.searchsorted(grid.contiguous(), scores.contiguous()), dtype=np.int16)
-    agrees = agrees.double().numpy()
-
-    @cache
-    def quality(visited: tuple[int, ...]) -> float:
-        price, columns = prices(visited), level[:, visited]
-        exits = np.array([*visited, len(price) - 1])
-
-        def taken(threshold: int) -> np.ndarray:
-            leaves = columns > threshold
-            return exits[np.where(leaves.any(1), leaves.argmax(1), len(visited))]
-
-        low, high = -1, levels
-        if price[taken(low)].mean() > target:
-            return -1.0
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if price[taken(middle)].mean() <= target else (low, middle - 1)
-        return agrees[np.arange(len(agrees)), taken(low)].mean()
-
-    best, value = (), -1.0
-    while True:
-        toggled = [tuple(sorted({*best} ^ {k})) for k in range(scores.shape[1])]
-        found = max((t for t in toggled if t), key=quality)
-        if quality(found) <= value + 1e-4:
-            return best or tuple(range(scores.shape[1]))
-        best, value = found, quality(found)
 
 
 def require_index_safe(policy: Policy) -> None:

@@ -18,3 +18,10 @@ def transferred(rows: pd.DataFrame) -> set[str]:
     """Data sets that have transferred thresholds alone."""
     own = rows.loc[rows["calibration"].eq("in_domain"), "dataset"]
     return set(rows.loc[rows["calibration"].eq("transfer"), "dataset"]) - set(own)
+
+
+def fitted(rows: pd.DataFrame) -> pd.DataFrame:
+    """Single seeds' rows of policies with fitted thresholds, one for each operating point."""
+    rows = rows[rows["score_normalisation"].eq("none") & rows["rate_validation"].notna() & rows["twin_of"].isna()]
+    rows = rows[~rows["policy"].isin(["patience", "random", "hull", "hull_raw"]) & rows["seed"].ne("mean")]
+    return rows.drop_duplicates(["backbone", "dataset", "policy", "calibration", "rate_target", "seed"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from tgems.errors import UserError
+from tgems.reporting.calibration import fitted
 from tgems.reporting.contributions import STEPS
 from tgems.reporting.panels import by_length, panels
 from tgems.reporting.style import METRIC_NAMES
@@ -85,8 +86,7 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
 def rates(table: pd.DataFrame) -> pd.DataFrame:
     """How far realised rates are from their targets, single seeds of fitted policies."""
-    own = table.dropna(subset=["threshold"]).query("score_normalisation == 'none' and seed != 'mean'")
-    own = own.drop_duplicates(["backbone", "dataset", "policy", "calibration", "rate_target", "seed"])
+    own = fitted(table)
     own = own.assign(excess=own["rate"] - own["rate_target"])
     grouped = own.groupby(["calibration", "backbone", "dataset"])["excess"]
     return grouped.agg(mean="mean", largest=lambda e: e.abs().max()).reset_index()

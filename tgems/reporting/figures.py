@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from tgems.reporting.calibration import shown_first, transferred
+from tgems.reporting.calibration import fitted, shown_first, transferred
 from tgems.reporting.contributions import contributions
 from tgems.reporting.gallery import gallery
 from tgems.reporting.panels import by_length, legend_below, panel_grid, panels
@@ -118,11 +118,9 @@ def exit_histogram(frames: dict[str, pd.DataFrame]) -> plt.Figure:
 
 def rate_calibration(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     """Rate realised minus target: on validation and on test, with own thresholds and with transferred ones."""
-    points = frames["tradeoff"].query("score_normalisation == 'none'").dropna(subset=["threshold"])
-    points = points[points["seed"] != "mean"]
-    points = points.drop_duplicates(["backbone", "dataset", "policy", "calibration", "rate_target", "seed"])
+    points = fitted(frames["tradeoff"])
     points = points.assign(excess=points["rate"] - points["rate_target"])
-    policies = [p for p in in_order(points["policy"]) if p != "patience" and not p.endswith("_raw")]
+    policies = [p for p in in_order(points["policy"]) if not p.endswith("_raw")]
     rows = [c for c in ("in_domain", "transfer") if c in set(points["calibration"])]
     figure, axes = plt.subplots(
         len(rows), len(policies), figsize=(WIDTH, 1.7 * len(rows) + 0.6), squeeze=False, sharex=True, sharey="row"

@@ -1,5 +1,6 @@
 """Describe a saved T-GEM in rows of text. Imports neither torch nor open_clip, so that it starts quickly."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tgems.runtime.saved_config import TENSORS, read_config
@@ -38,12 +39,15 @@ def reference(entry: dict) -> str:
     return " ".join(filter(None, (entry.get("model"), entry["pretrained"])))
 
 
+def _range(thresholds: Sequence[float] | None) -> str:
+    """A threshold, or the range of those of several exits."""
+    ends = [f"{end:.4g}" for end in (min(thresholds), max(thresholds))] if thresholds else ["none"]
+    return " to ".join(dict.fromkeys(ends))
+
+
 def threshold_rows(calibrations: dict[str, dict]) -> Rows:
     """Data set, threshold, mean rate on its validation images."""
-    return [
-        (name, "none" if c["threshold"] is None else f"{c['threshold']:.4g}", f"{c['rate_validation']:.3f}")
-        for name, c in calibrations.items()
-    ]
+    return [(name, _range(c["thresholds"]), f"{c['rate_validation']:.3f}") for name, c in calibrations.items()]
 
 
 def result_rows(results: list[dict]) -> Rows:

@@ -113,7 +113,7 @@ def _calibrations(folder: Path, config: dict, policy: str, rate_target: float, s
             same = point["rate_target"] is not None and math.isclose(point["rate_target"], rate_target)
             if fit["policy"] == policy and fit["seed"] == seed and same and fit["score_normalisation"] == "none":
                 visited = None if point["visited"] is None else tuple(point["visited"])
-                found[name] = Calibration(point["parameters"]["threshold"], visited, fit["rate_validation"])
+                found[name] = Calibration(tuple(point["thresholds"]), visited, fit["rate_validation"])
     if training not in found:
         raise UserError(
             f"{folder / training / 'thresholds.json'}: holds none of {policy} at {rate_target}; run it again"

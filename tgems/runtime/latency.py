@@ -76,7 +76,7 @@ def measure_latency(
     rates = costs.image_guided()
     gates = LookaheadGates(n, costs.summary_dim, hidden["image_gates"], costs.fixed().tolist(), widths=widths)
     rule = ImageRule(heads, gates).to(settings.device).eval().requires_grad_(False)
-    rule.threshold = 0.0
+    rule.thresholds = dict.fromkeys(range(n), 0.0)
     frames = []
     for batch_size in tqdm(settings.batch_sizes, desc="latency", unit="batch size"):
         calls = max(1, IMAGES // batch_size)

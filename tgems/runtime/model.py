@@ -28,12 +28,12 @@ class Calibration:
     """An operating point of a policy, fitted on validation images of one data set.
 
     Attributes:
-        threshold: Of the score; None where everybody leaves at `visited[0]`.
+        thresholds: Of the score, at each exit that is looked at; None where everybody leaves at `visited[0]`.
         visited: Exits (0-based) that are looked at; None for all before the last.
         rate_validation: Mean relative cost that it had there.
     """
 
-    threshold: float | None
+    thresholds: tuple[float, ...] | None
     visited: tuple[int, ...] | None
     rate_validation: float
 
@@ -67,7 +67,7 @@ class EarlyExit:
             raise UserError(f"policy {self.policy!r} has no thresholds; give those of one data set at least")
 
     def rule(self, scale: float) -> ExitRule:
-        """What decides, its threshold still to be set."""
+        """What decides, its thresholds still to be set."""
         if self.policy == "fixed":
             return Everyone(self.heads)
         if self.policy in IMAGE_RULES:
@@ -179,7 +179,8 @@ class EarlyExitCLIP(nn.Module):
         looked = early.looked(calibration)
         last_resort = last_within(early.rates(calibration, 0 if bank is None else len(bank)), looked, max_rate)
         self.calibration, self.max_rate, self.looked, self.last_resort = calibration, max_rate, looked, last_resort
-        self.rule.threshold = early.calibrations[calibration].threshold
+        thresholds = early.calibrations[calibration].thresholds
+        self.rule.thresholds = {} if thresholds is None else dict(zip(looked, thresholds, strict=True))
         if self.rule.needs_bank:
             self.rule.bank = bank
 

@@ -29,20 +29,20 @@ class Leaving(NamedTuple):
 
 
 class ExitRule(nn.Module):
-    """Heads and a decision. Subclasses say the score of an exit; an image leaves where it exceeds the threshold.
+    """Heads and a decision. Subclasses say the score of an exit; an image leaves where it exceeds the exit's threshold.
 
     Args:
         heads: Of all exits before the last.
 
     Attributes:
-        threshold: Fitted on validation images; the model sets it.
+        thresholds: Exit (0-based) -> threshold fitted on validation images; the model sets them.
     """
 
     needs_bank = False
 
     def __init__(self, heads: ExitHeads):
         super().__init__()
-        self.heads, self.threshold = heads, None
+        self.heads, self.thresholds = heads, {}
         self._alone: dict[tuple[nn.Module, int], Callable[[Tensor], Tensor]] = {}
 
     def alone(self, module: nn.Module, exit_: int) -> Callable[[Tensor], Tensor]:
@@ -62,7 +62,7 @@ class ExitRule(nn.Module):
 
     def leaving(self, exit_: int, summaries: Tensor) -> Leaving:
         """Decide at one exit (0-based): summaries `[n, S]`."""
-        mask = self.score(exit_, summaries) > self.threshold
+        mask = self.score(exit_, summaries) > self.thresholds[exit_]
         return Leaving(mask, lambda chosen: self.alone(self.heads, exit_)(summaries[chosen]))
 
     def score(self, exit_: int, summaries: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class BankRule(ExitRule):
             raise UserError("this model looks at a text bank: call set_text_bank(embeddings) before encode_image")
         z = self.alone(self.heads, exit_)(summaries)
         seen = bank_statistics(self.scale * (z @ self.bank.T.to(z.dtype))[:, None], self.scale, last=False)
-        return Leaving(self.of_statistics(exit_, summaries, seen) > self.threshold, lambda chosen: z[chosen])
+        return Leaving(self.of_statistics(exit_, summaries, seen) > self.thresholds[exit_], lambda chosen: z[chosen])
 
     def of_statistics(self, exit_: int, summaries: Tensor, seen: BankStatistics) -> Tensor:
         """Score of an exit `[n]` float64 from its statistics `[n, 1]`."""

@@ -17,7 +17,7 @@ from tgems.errors import UserError
 from tgems.exits.architecture import Architecture
 from tgems.untrusted import Closed, Digest, Size, explain, file_inside, read_json_as
 
-FORMAT, FORMAT_VERSION = "tgems", 2
+FORMAT, FORMAT_VERSION = "tgems", 3
 CONFIG, TENSORS = "config.json", "model.safetensors"
 FILES = (CONFIG, TENSORS, "README.md")
 WAY_OUT = "export it with `tgems export`, or download it again"
@@ -87,7 +87,7 @@ class Costs(Closed):
 class CalibrationConfig(Closed):
     """See `tgems.runtime.model.Calibration`."""
 
-    threshold: float | None
+    thresholds: tuple[float, ...] | None
     visited: tuple[Exit, ...] | None
     rate_validation: Rate
 
@@ -120,7 +120,7 @@ class SavedConfig(Closed):
     """The whole of config.json (docs/using-a-t-gem.md#save-load-share)."""
 
     format: Literal["tgems"]
-    format_version: Literal[2]
+    format_version: Literal[3]
     backbone: BackboneEntry
     architecture: ModelConfig
     weights: Digest
@@ -159,12 +159,14 @@ class SavedConfig(Closed):
 
 
 def _check_calibration(name: str, point: CalibrationConfig, before_last: int, fixed: bool) -> None:
-    """Check an operating point: a fixed exit has one exit and no threshold, every other policy has a threshold."""
+    """Check an operating point: a fixed exit has one exit and no threshold, other policies one at each exit visited."""
     visited = range(before_last) if point.visited is None else point.visited
     if not visited or any(a >= b for a, b in pairwise(visited)) or visited[-1] >= before_last:
         raise ValueError(f"calibrations.{name}.visited {point.visited} are not some of {before_last} exits, in order")
-    if fixed != (point.threshold is None) or (fixed and len(visited) != 1):
-        raise ValueError(f"calibrations.{name}: threshold {point.threshold} at exits {list(visited)}")
+    if fixed and (point.thresholds is not None or len(visited) != 1):
+        raise ValueError(f"calibrations.{name}: thresholds {point.thresholds} of a fixed exit at exits {list(visited)}")
+    if not fixed and len(point.thresholds or ()) != len(visited):
+        raise ValueError(f"calibrations.{name}: thresholds {point.thresholds} at exits {list(visited)}")
 
 
 class _Header(Closed):

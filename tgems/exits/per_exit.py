@@ -1,0 +1,154 @@
+"""A threshold for every exit, and which exits to look at, by dynamic programming on unlabelled validation images.
+
+Pure numpy. Costs are relative to the full encoder. An exit that is not looked at has the threshold +inf and costs
+nothing (docs/method.md#thresholds).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+LOG_PRICES = np.log(1e-4), np.log(1e2)
+STEPS = 20
+
+
+@dataclass(frozen=True)
+class PathCosts:
+    """What an image pays on its way through the exits.
+
+    Attributes:
+        leaving: Cost of leaving at each exit without a look at any `[E]`.
+        per_visit: Additional cost of a look at each exit before the last `[E-1]`.
+        per_pass: Additional cost of going on from an exit that was looked at `[E-1]`.
+    """
+
+    leaving: np.ndarray
+    per_visit: np.ndarray
+    per_pass: np.ndarray
+
+    @classmethod
+    def of(cls, prices: Callable[[tuple[int, ...]], np.ndarray]) -> "PathCosts":
+        """Take apart the costs of a policy, given as a function from the exits looked at to the cost of every exit."""
+        leaving = prices(())
+        alone = [prices((k,)) - leaving for k in range(len(leaving) - 1)]
+        per_visit = np.array([extra[k] for k, extra in enumerate(alone)])
+        return cls(leaving, per_visit, np.array([extra[k + 1] for k, extra in enumerate(alone)]) - per_visit)
+
+    def at_exits(self, thresholds: np.ndarray) -> np.ndarray:
+        """Cost of leaving at every exit `[E]`."""
+        visited, added = np.isfinite(thresholds), np.zeros(len(self.leaving))
+        added[:-1] += visited * self.per_visit
+        added[1:] += visited * self.per_pass
+        return self.leaving + np.cumsum(added)
+
+
+def exits_taken(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """First exit whose score exceeds its own threshold, else the last: `[n, E-1]`, `[E-1]` -> `[n]`."""
+    leaves = scores > thresholds
+    return np.where(leaves.any(1), leaves.argmax(1), scores.shape[1])
+
+
+def best_thresholds(
+    scores: np.ndarray, rewards: np.ndarray, costs: PathCosts, price: float, sweeps: int = 2
+) -> np.ndarray:
+    """Choose thresholds for a large mean reward less `price` times mean cost, going backwards over exits.
+
+    The first pass supposes that all images reach every exit. Each further sweep goes backwards again with only those
+    images that reach an exit by the thresholds so far: every step is then an exact maximum over one exit's threshold
+    and whether it is looked at, so that the objective never falls.
+
+    Args:
+        scores: `[n, E-1]`; the higher, the sooner an image leaves. That of an exit must depend on that exit alone.
+        rewards: What leaving at each exit is worth `[n, E]`.
+        costs: Of the exits.
+        price: Reward that the computation of one full encoder is worth.
+        sweeps: Sweeps after the first pass.
+
+    Returns:
+        `[E-1]`; +inf where an exit is not looked at.
+    """
+    n, exits = scores.shape
+    order = np.argsort(-scores, axis=0, kind="stable")
+    thresholds = np.full(exits, np.inf)
+    for sweep in range(sweeps + 1):
+        worth = rewards[:, -1]  # of arriving at the next exit, less what follows
+        for k in reversed(range(exits)):
+            onward = worth - price * (costs.leaving[k + 1] - costs.leaving[k])
+            reached = np.full(n, sweep == 0) | ~(scores[:, :k] > thresholds[:k]).any(1)
+            rows = order[reached[order[:, k]], k]
+            thresholds[k] = np.inf
+            if len(rows):
+                own = scores[rows, k]
+                gain = np.cumsum(rewards[rows, k] - onward[rows] + price * costs.per_pass[k])  # if the first 1..n leave
+                gain[:-1][own[:-1] == own[1:]] = -np.inf  # no threshold parts equal scores
+                gain[np.isneginf(own)] = -np.inf  # where the policy never leaves
+                best = int(gain.argmax())
+                if gain[best] > price * len(rows) * (costs.per_visit[k] + costs.per_pass[k]):
+                    thresholds[k] = _below(own, best + 1)
+            worth = onward
+            if np.isfinite(thresholds[k]):
+                stays = onward - price * costs.per_pass[k]
+                worth = np.where(scores[:, k] > thresholds[k], rewards[:, k], stays) - price * costs.per_visit[k]
+    return thresholds
+
+
+def fit_thresholds(
+    scores: np.ndarray, rewards: np.ndarray, costs: PathCosts, target: float, sweeps: int = 2
+) -> np.ndarray:
+    """Fit thresholds `[E-1]` whose mean rate comes close to `target` without exceeding it.
+
+    The price is bisected. What it leaves of the target, since the solution changes in steps, is spent by a common shift
+    of all thresholds. Where no price meets the target, the thresholds are those of the highest.
+
+    Args:
+        scores: Of validation images, see `best_thresholds`.
+        rewards: See there.
+        costs: See there.
+        target: Mean rate not to be exceeded.
+        sweeps: See there.
+    """
+
+    def rate(thresholds: np.ndarray) -> float:
+        return costs.at_exits(thresholds)[exits_taken(scores, thresholds)].mean()
+
+    def within(thresholds: np.ndarray) -> bool:
+        return rate(thresholds) <= target + 1e-12
+
+    low, high = LOG_PRICES
+    found = [best_thresholds(scores, rewards, costs, np.exp(high), sweeps)]
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        found.append(best_thresholds(scores, rewards, costs, np.exp(middle), sweeps))
+        low, high = (low, middle) if within(found[-1]) else (middle, high)
+    meeting = [thresholds for thresholds in found if within(thresholds)]
+    if not meeting:
+        return found[0]
+    best = max(meeting, key=rate)
+    nearest = min(found, key=lambda thresholds: abs(rate(thresholds) - target))
+    start = next(t for t in (nearest, best) if within(_shifted(scores, t, -8.0)) or t is best)
+    low, high = -8.0, 8.0
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(_shifted(scores, start, middle)) else (low, middle)
+    tuned = _shifted(scores, start, low)
+    return tuned if within(tuned) and rate(tuned) > rate(best) else best
+
+
+def _shifted(scores: np.ndarray, thresholds: np.ndarray, delta: float) -> np.ndarray:
+    """Shift finite thresholds by `delta` in the log odds of the share of scores above them; more lets fewer leave."""
+    n, shifted = len(scores), thresholds.copy()
+    for k in np.flatnonzero(np.isfinite(thresholds)):
+        column = np.sort(scores[:, k])[::-1]
+        above = np.clip((column > thresholds[k]).mean(), 0.5 / n, 1 - 0.5 / n)
+        leaving = int(n / (1 + np.exp(delta - np.log(above / (1 - above)))) + 0.5)
+        shifted[k] = _below(column, min(leaving, int(np.isfinite(column).sum())))
+    return shifted
+
+
+def _below(descending: np.ndarray, count: int) -> float:
+    """A threshold that the first `count` of descending scores exceed, midway to the next where there is one."""
+    if count == 0:
+        return descending[0] + 1
+    following = descending[count] if count < len(descending) else -np.inf
+    return descending[count - 1] - 1 if np.isneginf(following) else (descending[count - 1] + following) / 2
