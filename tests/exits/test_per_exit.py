@@ -8,7 +8,7 @@ from exits.conftest import COSTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tgems.exits.per_exit import PathCosts, best_thresholds, exits_taken, fit_thresholds
+from tgems.exits.per_exit import PathCosts, best_thresholds, descending, exits_taken, fit_thresholds
 
 
 def costs_of_confidence():
@@ -48,7 +48,7 @@ def test_thresholds_are_those_of_an_exhaustive_search_or_nearly(seed):
     price = [0.1, 0.5, 2.0][seed % 3]
     tried = [[*(np.sort(scores[:, k]) - 1e-6), scores[:, k].min() - 1, np.inf] for k in range(2)]
     best = max(objective(scores, rewards, costs, np.array(t), price) for t in itertools.product(*tried))
-    found = best_thresholds(scores, rewards, costs, price, sweeps=4)
+    found = best_thresholds(scores, descending(scores), rewards, costs, price, sweeps=4)
     assert objective(scores, rewards, costs, found, price) >= best - 0.02
 
 
@@ -56,9 +56,8 @@ def test_sweeps_never_make_it_worse():
     for seed in range(8):
         scores, rewards = random_problem(seed)
         costs = costs_of_confidence()
-        values = [
-            objective(scores, rewards, costs, best_thresholds(scores, rewards, costs, 0.5, s), 0.5) for s in range(4)
-        ]
+        found = [best_thresholds(scores, descending(scores), rewards, costs, 0.5, s) for s in range(4)]
+        values = [objective(scores, rewards, costs, thresholds, 0.5) for thresholds in found]
         assert (np.diff(values) >= -1e-12).all()
 
 

@@ -117,8 +117,8 @@ class Split:
     def normalised(self, query_bank: QueryBank) -> "Split":
         """Return a copy of the split whose text-to-image scores are normalised, at a cost that every image pays."""
         split = replace(self, costs=replace(self.costs, query_bank=query_bank.macs), query_bank=query_bank)
-        known = ("truth", "embeddings", "ranks")
-        split.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
+        known = ("truth", "embeddings", "ranks", "scores")
+        split.__dict__.update({name: getattr(self, name) for name in known})
         return split
 
     @property
@@ -138,6 +138,11 @@ class Split:
     def penalties(self) -> Tensor:
         """Penalties of the query bank, which lower the similarities of each image at each exit `[n, E]`."""
         return self.query_bank.penalties(self.embeddings)
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, float], Tensor]:
+        """Scores that policies have computed already, which no normalisation changes."""
+        return {}
 
     @cached_property
     def truth(self) -> Truth:
@@ -176,6 +181,7 @@ class Split:
             modules=self.modules,
             seed=self.seed,
             text_recall=None if self.truth.text_image is None else self.text_recall,
+            scores=self.scores,
         )
 
     def gallery_ranks(self, exits: Tensor) -> Tensor:

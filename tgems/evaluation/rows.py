@@ -14,7 +14,7 @@ from tgems.exits.policies import Policy
 from tgems.profiling.costs import ExitCosts
 
 RECALL_AT = (1, 5, 10)
-PERMUTATIONS = 20
+PERMUTATIONS = 10
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Scorer:
         """Expected hits where exits are drawn with `shares [E]`, without the text-to-image direction."""
         return {name: table @ shares for name, table in self.image_hits.items()}
 
-    def shuffled(self, exits: np.ndarray, text_to_image: bool, permutations: int, seed: list[int]) -> dict:
+    def shuffled(self, exits: np.ndarray, text_to_image: bool, seed: list[int]) -> dict:
         """Hits of the same exits without their information: exact, and for text-to-image a mean of permutations."""
         shares = np.bincount(exits, minlength=len(self.split.costs.blocks)) / len(exits)
         hits = self.expected(shares)
         if text_to_image and self.truth.text_image is not None:
             rng = np.random.default_rng(seed)
-            draws = [self.text_to_image(rng.permutation(exits)) for _ in range(permutations)]
+            draws = [self.text_to_image(rng.permutation(exits)) for _ in range(PERMUTATIONS)]
             hits |= {name: np.mean([d[name] for d in draws], axis=0) for name in draws[0]}
         return hits
 
@@ -82,7 +82,6 @@ def policy_rows(
     fitted: list[Fitted],
     calibration: str,
     shuffle: bool,
-    permutations: int = PERMUTATIONS,
 ) -> Iterator[Row]:
     """Apply frozen operating points to a split: every policy of one seed, adaptive ones with their shuffled twin.
 
@@ -94,7 +93,6 @@ def policy_rows(
         fitted: Points; those of other modules, seeds or normalisations are passed over.
         calibration: Where they were fitted, `in_domain` or `transfer`; recorded where there is a rate target.
         shuffle: Whether twins are wanted.
-        permutations: Of text-to-image twins.
     """
     scorer = Scorer(split)
     last = len(split.costs.blocks) - 1
@@ -118,7 +116,7 @@ def policy_rows(
         yield Row(about, price[exits], scorer.at(exits, text_to_image), exits)
         if shuffle and policy.adaptive and split.query_bank is None:
             seed = [fit.seed or 0, round(1000 * point.rate_target)]
-            without = scorer.shuffled(exits, text_to_image, permutations, seed)
+            without = scorer.shuffled(exits, text_to_image, seed)
             twin = {"policy": "shuffled", "twin_of": fit.policy, "index_safe": about["index_safe"]}
             kept = {k: v for k, v in about.items() if k not in ("threshold", "bank_size")}
             yield Row(kept | twin, np.full(len(exits), price[exits].mean()), without)

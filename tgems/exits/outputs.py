@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -64,6 +64,7 @@ class ExitOutputs:
         seed: Seed of the modules; None for the backbone alone.
         text_recall: Exits of all images `[n]` -> R@1 of the texts in the gallery that they make, for fits on labelled
             validation images; None where images have labels and no captions.
+        scores: Scores that policies have computed already, by policy and rate target.
     """
 
     keys: Sequence[str]
@@ -77,6 +78,7 @@ class ExitOutputs:
     modules: ExitModules | None
     seed: int | None
     text_recall: Callable[[Tensor], float] | None = None
+    scores: dict[tuple[str, float], Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.embeddings)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LOG_PRICES = np.log(1e-4), np.log(1e2)
-STEPS = 20
+STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,13 @@ def exits_taken(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return np.where(leaves.any(1), leaves.argmax(1), scores.shape[1])
 
 
+def descending(scores: np.ndarray) -> np.ndarray:
+    """Order of each column's scores, highest first `[n, E-1]`."""
+    return np.argsort(-scores, axis=0, kind="stable")
+
+
 def best_thresholds(
-    scores: np.ndarray, rewards: np.ndarray, costs: PathCosts, price: float, sweeps: int = 2
+    scores: np.ndarray, order: np.ndarray, rewards: np.ndarray, costs: PathCosts, price: float, sweeps: int = 2
 ) -> np.ndarray:
     """Choose thresholds for a large mean reward less `price` times mean cost, going backwards over exits.
 
@@ -60,6 +65,7 @@ def best_thresholds(
 
     Args:
         scores: `[n, E-1]`; the higher, the sooner an image leaves. That of an exit must depend on that exit alone.
+        order: `descending(scores)`.
         rewards: What leaving at each exit is worth `[n, E]`.
         costs: Of the exits.
         price: Reward that the computation of one full encoder is worth.
@@ -69,14 +75,15 @@ def best_thresholds(
         `[E-1]`; +inf where an exit is not looked at.
     """
     n, exits = scores.shape
-    order = np.argsort(-scores, axis=0, kind="stable")
     thresholds = np.full(exits, np.inf)
     for sweep in range(sweeps + 1):
         worth = rewards[:, -1]  # of arriving at the next exit, less what follows
         for k in reversed(range(exits)):
             onward = worth - price * (costs.leaving[k + 1] - costs.leaving[k])
-            reached = np.full(n, sweep == 0) | ~(scores[:, :k] > thresholds[:k]).any(1)
-            rows = order[reached[order[:, k]], k]
+            rows = order[:, k]
+            if sweep:
+                reached = ~(scores[:, :k] > thresholds[:k]).any(1)
+                rows = rows[reached[rows]]
             thresholds[k] = np.inf
             if len(rows):
                 own = scores[rows, k]
@@ -115,34 +122,41 @@ def fit_thresholds(
     def within(thresholds: np.ndarray) -> bool:
         return rate(thresholds) <= target + 1e-12
 
+    order = descending(scores)
+    columns = np.take_along_axis(scores, order, 0)
     low, high = LOG_PRICES
-    found = [best_thresholds(scores, rewards, costs, np.exp(high), sweeps)]
+    found = [best_thresholds(scores, order, rewards, costs, np.exp(high), sweeps)]
     for _ in range(STEPS):
         middle = (low + high) / 2
-        found.append(best_thresholds(scores, rewards, costs, np.exp(middle), sweeps))
+        found.append(best_thresholds(scores, order, rewards, costs, np.exp(middle), sweeps))
         low, high = (low, middle) if within(found[-1]) else (middle, high)
     meeting = [thresholds for thresholds in found if within(thresholds)]
     if not meeting:
         return found[0]
     best = max(meeting, key=rate)
     nearest = min(found, key=lambda thresholds: abs(rate(thresholds) - target))
-    start = next(t for t in (nearest, best) if within(_shifted(scores, t, -8.0)) or t is best)
+    start = next(t for t in (nearest, best) if within(_shifted(columns, t, -8.0)) or t is best)
     low, high = -8.0, 8.0
     for _ in range(STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if within(_shifted(scores, start, middle)) else (low, middle)
-    tuned = _shifted(scores, start, low)
+        low, high = (middle, high) if within(_shifted(columns, start, middle)) else (low, middle)
+    tuned = _shifted(columns, start, low)
     return tuned if within(tuned) and rate(tuned) > rate(best) else best
 
 
-def _shifted(scores: np.ndarray, thresholds: np.ndarray, delta: float) -> np.ndarray:
-    """Shift finite thresholds by `delta` in the log odds of the share of scores above them; more lets fewer leave."""
-    n, shifted = len(scores), thresholds.copy()
+def _shifted(columns: np.ndarray, thresholds: np.ndarray, delta: float) -> np.ndarray:
+    """Shift finite thresholds in the log odds of the share of scores above them; with a larger delta fewer leave.
+
+    Args:
+        columns: Scores of each exit, highest first `[n, E-1]`.
+        thresholds: `[E-1]`.
+        delta: Shift.
+    """
+    n, shifted = len(columns), thresholds.copy()
     for k in np.flatnonzero(np.isfinite(thresholds)):
-        column = np.sort(scores[:, k])[::-1]
-        above = np.clip((column > thresholds[k]).mean(), 0.5 / n, 1 - 0.5 / n)
+        above = np.clip((columns[:, k] > thresholds[k]).mean(), 0.5 / n, 1 - 0.5 / n)
         leaving = int(n / (1 + np.exp(delta - np.log(above / (1 - above)))) + 0.5)
-        shifted[k] = _below(column, min(leaving, int(np.isfinite(column).sum())))
+        shifted[k] = _below(columns[:, k], min(leaving, int(np.isfinite(columns[:, k]).sum())))
     return shifted
 
 

@@ -122,7 +122,7 @@ class ThresholdPolicy(Policy):
         prices = partial(self.costs, validation.costs, len(validation.bank))
         points = []
         for target in rate_targets:
-            scores = self.scores(validation, target)
+            scores = self._scores(validation, target)
             if self.per_exit:
                 rewards = validation.last_exits_view.numpy()
                 every = per_exit.fit_thresholds(scores.numpy(), rewards, PathCosts.of(prices), target)
@@ -135,8 +135,15 @@ class ThresholdPolicy(Policy):
 
     def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
         """Apply the frozen thresholds."""
-        scores = self.scores(outputs, point.rate_target)
+        scores = self._scores(outputs, point.rate_target)
         return choose_exits(scores, point.at_exits(scores.shape[1]))
+
+    def _scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
+        """Compute `scores` once: fits and decisions of several calibrations need the same."""
+        key = (self.name, rate_target)
+        if key not in outputs.scores:
+            outputs.scores[key] = self.scores(outputs, rate_target)
+        return outputs.scores[key]
 
 
 def choose_exits(scores: Tensor, threshold: Tensor | float) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from tgems.errors import UserError
+from tgems.provenance import read_json
 from tgems.reporting.calibration import fitted
 from tgems.reporting.contributions import STEPS
 from tgems.reporting.panels import by_length, panels
@@ -29,6 +30,8 @@ def claims(folder: Path) -> str:
         UserError: A table is missing.
     """
     tables = {name: _read(folder, name) for name in ("contributions", "wins", "tradeoff", "semantic_content", "areas")}
+    compared = read_json(folder / "provenance.json")["config"]["evaluation"]["compared"]
+    tables["contributions"] = tables["contributions"][tables["contributions"]["dataset"].isin(compared)]
     parts = [(f"What each part adds: {b}", contributions_table(own)) for b, own in _each(tables["contributions"])]
     parts.append(("Gains of each part over the one below it, in points", markdown(gains(tables["contributions"]))))
     parts.append(("Verdicts on the T-GEMs", markdown(verdicts(tables["wins"]))))
