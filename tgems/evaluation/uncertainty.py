@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse, stats
+from scipy import sparse
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -124,7 +125,7 @@ class Intervals:
         return np.where(unknown, np.nan, np.where(self.value == 0, 1.0, np.exp(high)))
 
     def _half_width(self, alpha: np.ndarray | float, of_seeds: np.ndarray | float) -> np.ndarray:
-        by_images, by_seeds = (stats.t.isf(alpha / 2, max(degrees, 1e-9)) for degrees in self.degrees)
+        by_images, by_seeds = (-stdtrit(max(degrees, 1e-9), alpha / 2) for degrees in self.degrees)
         return np.sqrt(by_images**2 * self.of_images + by_seeds**2 * of_seeds)
 
 

@@ -121,10 +121,14 @@ class LookaheadGates(ImageGates):
     ):
         super().__init__(n_exits, summary_dim, hidden, n_exits + 1, widths)
         self.architecture |= {"rates": list(rates), "temperature": temperature}
-        r = torch.tensor(rates, dtype=torch.float32)
-        self.register_buffer("ahead", r[None, :] - r[:-1, None], persistent=False)
+        self.register_buffer("rates", torch.tensor(rates, dtype=torch.float32), persistent=False)
         self.register_buffer("price", torch.zeros(()))
         self.temperature = temperature
+
+    @property
+    def ahead(self) -> Tensor:
+        """What every exit costs more than each exit before the last `[E-1, E]`."""
+        return self.rates[None, :] - self.rates[:-1, None]
 
     def foresee(self, summaries: Tensor) -> Tensor:
         """Summaries `[n, E-1, S]` -> logits of being right at every exit `[n, E-1, E]`; earlier exits mean nothing."""

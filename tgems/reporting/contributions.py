@@ -25,11 +25,10 @@ def contributions(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     keys = [(b, *panel) for b in by_length(table["backbone"]) for panel in panels(table)]
     blocks = [[key for key in keys if key[0] == b] for b in by_length(table["backbone"])]
     figure, axes = panel_grid(blocks, 2.1)
-    rates = _rates(table)
+    rates, steps = _rates(table), [s for s in STEPS if s in set(table["step"])]
     for (backbone, dataset, metric), axis in axes.items():
         part = table.query("backbone == @backbone and dataset == @dataset and metric == @metric")
-        steps = [s for s in STEPS if s in set(part["step"])]
-        first = axis in axes.values() and axis.get_subplotspec().colspan.start == 0
+        leftmost = axis.get_subplotspec().colspan.start == 0
         for place, (rate, color) in enumerate(zip(rates, COLORS[-len(rates) :], strict=True)):
             own = part[part["rate"].sub(rate).abs() < 1e-9].set_index("step").reindex(steps)
             y = [k + 0.22 * (place - (len(rates) - 1) / 2) for k in range(len(steps))]
@@ -42,9 +41,9 @@ def contributions(frames: dict[str, pd.DataFrame]) -> plt.Figure:
             bound = part[part["step"] == step]["value"]
             if len(bound):
                 axis.axvline(bound.iloc[0], color="black", linewidth=0.8, linestyle=line, label=label)
-        axis.set_yticks(range(len(steps)), [STEPS[s] for s in steps] if first else [""] * len(steps))
+        axis.set_yticks(range(len(steps)), [STEPS[s] for s in steps] if leftmost else [""] * len(steps))
         axis.set_ylim(-0.6, len(steps) - 0.4)
-        axis.set_title(f"{dataset}: {METRIC_NAMES[metric]}\n{backbone}")
+        axis.set_title(f"{dataset}\n{METRIC_NAMES[metric]}\n{backbone}")
     legend_below(figure, axes, "test value and 95 % interval over images, their sources and seeds")
     return figure
 

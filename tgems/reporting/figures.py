@@ -81,7 +81,7 @@ def _tradeoff_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
         if own:
             low, high = (line[f"method_ci_{end}"].fillna(line[f"ci_{end}"]) for end in ("low", "high"))
             axis.fill_between(line["rate"], low, high, color=style.color, alpha=0.15, linewidth=0)
-    shown = means[means["rate_target"].notna()]["value"]
+    shown = means[means["rate_target"].notna() & ~means["policy"].isin(FROZEN)]["value"]
     low = min(shown.min(), full) if len(shown) else means["value"].min()
     room = max(0.02, (1 - low) * 0.06)
     axis.set_ylim(max(0, low - room), min(1.0, means["value"].max()) + room)

@@ -22,7 +22,7 @@ def by_length(names: pd.Series) -> list[str]:
 
 
 def panel_grid(blocks: list[list[tuple]], height: float) -> tuple[plt.Figure, dict[tuple, plt.Axes]]:
-    """A figure two columns wide, three panels abreast; every block of panels begins a new line.
+    """A figure two columns wide, three panels abreast or four; every block of panels begins a new line.
 
     Args:
         blocks: Keys of the panels.
@@ -31,13 +31,14 @@ def panel_grid(blocks: list[list[tuple]], height: float) -> tuple[plt.Figure, di
     Returns:
         The figure, and axes by key.
     """
-    rows = sum(-(-len(block) // COLUMNS) for block in blocks)
-    figure, axes = plt.subplots(rows, COLUMNS, figsize=(WIDTH, height * rows + 0.6), squeeze=False)
+    abreast = 4 if all(len(block) == 4 for block in blocks) else COLUMNS
+    rows = sum(-(-len(block) // abreast) for block in blocks)
+    figure, axes = plt.subplots(rows, abreast, figsize=(WIDTH, height * rows + 0.6), squeeze=False)
     slots = iter(axes.flat)
     found = {}
     for block in blocks:
         found |= {key: next(slots) for key in block}
-        for _ in range(-len(block) % COLUMNS):
+        for _ in range(-len(block) % abreast):
             next(slots).axis("off")
     return figure, found
 
