@@ -71,6 +71,16 @@ def test_the_rate_is_kept_and_nearly_used(seed, target):
     assert target - 0.01 <= rate <= target + 1e-9
 
 
+@pytest.mark.parametrize("target", [0.5, 0.7, 0.9])
+def test_the_rate_is_used_even_where_every_exit_is_right(target):
+    """All images could leave at once without loss; what the target leaves is spent on those that are least sure."""
+    scores, rewards = random_problem(0, n=2000)
+    costs = costs_of_confidence()
+    thresholds = fit_thresholds(scores, np.ones_like(rewards), costs, target)
+    rate = costs.at_exits(thresholds)[exits_taken(scores, thresholds)].mean()
+    assert target - 0.005 <= rate <= target
+
+
 def test_a_rate_that_cannot_be_reached_gives_the_cheapest():
     scores, rewards = random_problem(0)
     costs = costs_of_confidence()

@@ -11,6 +11,7 @@ import numpy as np
 
 LOG_PRICES = np.log(1e-4), np.log(1e2)
 STEPS = 16
+SHIFT = 20.0  # in log odds: enough to move all images of any split to either side of a threshold
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,8 @@ def fit_thresholds(
         return found[0]
     best = max(meeting, key=rate)
     nearest = min(found, key=lambda thresholds: abs(rate(thresholds) - target))
-    start = next(t for t in (nearest, best) if within(_shifted(columns, t, -8.0)) or t is best)
-    low, high = -8.0, 8.0
+    start = next(t for t in (nearest, best) if within(_shifted(columns, t, -SHIFT)) or t is best)
+    low, high = -SHIFT, SHIFT
     for _ in range(STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if within(_shifted(columns, start, middle)) else (low, middle)
