@@ -72,6 +72,7 @@ CODE = {
         "exits/confidence.py",
         "exits/gated.py",
         "exits/outputs.py",
+        "exits/per_exit.py",
         "exits/policies.py",
         "exits/reference.py",
     )
