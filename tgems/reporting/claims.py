@@ -48,7 +48,7 @@ def contributions_table(table: pd.DataFrame) -> str:
     """Values of every step at equal rates, for one backbone: a row a step, three columns a task."""
     own = table[table["step"].isin(STEPS) & table["rate"].round(6).isin(RATES)]
     keys = panels(own)
-    lines = ["| |" + "|".join(f" {dataset}: {METRIC_NAMES[metric]} | |" for dataset, metric in keys) + " |"]
+    lines = ["| | " + " | ".join(f"{dataset}: {METRIC_NAMES[metric]} | |" for dataset, metric in keys) + " |"]
     lines += ["|---" * (1 + 3 * len(keys)) + "|"]
     lines += ["| rate |" + "|".join(f" {rate:.2f} ".replace(" 0.", " .") for _ in keys for rate in RATES) + "|"]
     for step, label in STEPS.items():
