@@ -22,8 +22,8 @@ COLORS = ("#9ECAE1", "#4292C6", "#08306B")
 def contributions(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     """Every step from the frozen projection to gates and score normalisation, at up to three rates."""
     table = frames["contributions"]
-    keys = [(b, *panel) for b in by_length(table["backbone"]) for panel in panels(table)]
-    blocks = [[key for key in keys if key[0] == b] for b in by_length(table["backbone"])]
+    climbs = table[table["step"].isin(STEPS)]
+    blocks = [[(b, *panel) for panel in panels(climbs)] for b in by_length(climbs["backbone"])]
     figure, axes = panel_grid(blocks, 2.1)
     rates, steps = _rates(table), [s for s in STEPS if s in set(table["step"])]
     for (backbone, dataset, metric), axis in axes.items():
