@@ -1,5 +1,7 @@
 """What must hold of the default run, where results/ has one (`make reproduce`)."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from conftest import ROOT
 
 from tgems.provenance import read_json
 from tgems.reporting.calibration import fitted
+from tgems.reporting.claims import contributions_table
 
 TABLE = ROOT / "results/tables/tradeoff.csv"
 pytestmark = pytest.mark.skipif(not TABLE.is_file(), reason="no results/tables; run `make reproduce` first")
@@ -72,3 +75,16 @@ def test_exit_modules_reach_what_they_should(points, dataset, metric, policy):
     for rate, aim in AIMS[dataset, metric, policy].items():
         reached = own[own["rate_target"].eq(rate) & (own["policy"].eq(policy) | (policy is None))]
         assert reached["value"].max() >= aim, f"{dataset} {metric} at {rate}"
+
+
+def test_the_readme_states_what_the_tables_hold():
+    """Other processors sum in another order, after which training takes another path: within 1.5 points."""
+    table = pd.read_csv(ROOT / "results/tables/contributions.csv")
+    compared = read_json(ROOT / "results/tables/provenance.json")["config"]["evaluation"]["compared"]
+    own = table[table["backbone"].eq("demo-vit-12") & table["dataset"].isin(compared)]
+    stated, readme = contributions_table(own).splitlines(), (ROOT / "README.md").read_text().splitlines()
+    start = readme.index(stated[0])
+    for ours, theirs in zip(stated, readme[start:], strict=False):
+        assert ours.split("|")[1] == theirs.split("|")[1]
+        numbers = [[float(n) for n in re.findall(r"\.\d{3}", line)] for line in (ours, theirs)]
+        assert numbers[0] == pytest.approx(numbers[1], abs=0.015), ours
