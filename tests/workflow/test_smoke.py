@@ -234,7 +234,7 @@ def test_joint_t_gems_are_reported_beside_policies_on_staged_heads(smoke, tmp_pa
         assert len(rows) == metrics and rows["rate"].between(0.2, 1).all()
     normalised = points[points["score_normalisation"] == "querybank"]
     assert set(normalised["direction"]) == {"text_to_image"} and (normalised["gmacs_query_bank"] > 0).all()
-    assert not normalised["policy"].isin(["tgem_bank", "margin", "hull", "shuffled"]).any()
+    assert not normalised["policy"].isin(["tgem_bank", "margin", "shuffled"]).any()
     both = points.query("policy == 'full' and direction == 'text_to_image'").drop_duplicates(
         ["score_normalisation", "rate"]
     )
