@@ -58,7 +58,7 @@ def scores_of(results, policy, z, summaries, bank, scale, weights):
 
 
 def hits_by_text(z, right, texts, retrieval):
-    """Whether the best text is right `[n, E]`; ties count against."""
+    """Return for each image and exit whether the best text is right `[n, E]`; a tie counts as wrong."""
     hits = np.zeros(z.shape[:2])
     for i in range(len(z)):
         own = np.array([image == i for image in right]) if retrieval else np.arange(len(texts)) == right[i]

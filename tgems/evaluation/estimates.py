@@ -38,7 +38,7 @@ class Point:
 
     @property
     def seeded(self) -> bool:
-        """Whether another seed of the training would give other numbers."""
+        """Return whether the point depends on the seed of the training."""
         return self.seeds != [None]
 
 

@@ -127,7 +127,7 @@ class LookaheadGates(ImageGates):
 
     @property
     def ahead(self) -> Tensor:
-        """What every exit costs more than each exit before the last `[E-1, E]`."""
+        """Additional relative cost of every exit over each exit before the last `[E-1, E]`."""
         return self.rates[None, :] - self.rates[:-1, None]
 
     def foresee(self, summaries: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ SHIFT = 20.0  # in log odds: enough to move all images of any split to either si
 
 @dataclass(frozen=True)
 class PathCosts:
-    """What an image pays on its way through the exits.
+    """Costs that an image accumulates on its way through the exits.
 
     Attributes:
         leaving: Cost of leaving at each exit without a look at any `[E]`.

@@ -21,7 +21,7 @@ VERDICTS = ("better", "worse", "equivalent", "undecided")
 
 
 def claims(folder: Path) -> str:
-    """All of them, as Markdown.
+    """Return all stated numbers as Markdown tables.
 
     Args:
         folder: Tables of a finished run.
@@ -96,11 +96,9 @@ def rates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def half_way(table: pd.DataFrame) -> pd.DataFrame:
-    """What is known after half of the blocks."""
-    own = table[
-        table["attribute"].eq("all")
-        & table["exit_block"].eq(table.groupby("backbone")["exit_block"].transform("max") // 2)
-    ]
+    """Tabulate accuracy and recall after half of the blocks, with either head."""
+    depth = table.groupby("backbone")["exit_block"].transform("max")
+    own = table[table["attribute"].eq("all") & table["exit_block"].eq(depth // 2)]
     keys = ["backbone", "dataset", "metric", "exit_block"]
     return own.pivot_table(index=keys, columns="head", values="value").reset_index()
 
@@ -130,9 +128,9 @@ def _read(folder: Path, name: str) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: missing; give the folder of tables of a finished run")
     table = pd.read_csv(path, dtype={"seed": str}, low_memory=False)
-    return (
-        table if name == "ablations" or "variant" not in table else table[table["variant"] == table["variant"].iloc[0]]
-    )
+    if name == "ablations" or "variant" not in table:
+        return table
+    return table[table["variant"] == table["variant"].iloc[0]]
 
 
 def _short(value: float) -> str:

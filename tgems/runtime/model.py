@@ -67,7 +67,7 @@ class EarlyExit:
             raise UserError(f"policy {self.policy!r} has no thresholds; give those of one data set at least")
 
     def rule(self, scale: float) -> ExitRule:
-        """What decides, its thresholds still to be set."""
+        """Build the rule that decides; its thresholds are set later."""
         if self.policy == "fixed":
             return Everyone(self.heads)
         if self.policy in IMAGE_RULES:
