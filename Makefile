@@ -36,8 +36,8 @@ format: .venv/.ready ## Rewrite files in the project's style
 	snakefmt Snakefile workflow
 
 rehearsal: .venv/.ready ## Run a full-size encoder with random weights on generated photographs, as paper.yaml would
-	python -m tgems.data.rehearsal results/rehearsal/data
-	snakemake --cores $(CORES) --directory results/rehearsal --configfile configs/rehearsal.yaml $(ARGS)
+	python -m tgems.data.rehearsal results/rehearsal/photographs
+	snakemake --cores $(CORES) --configfile configs/rehearsal.yaml $(ARGS)
 
 figures: .venv/.ready ## Redraw the figures
 	snakemake --cores $(CORES) figures $(ARGS)
@@ -49,4 +49,4 @@ install-backbones: .venv/.ready ## Ship the backbones that `make pretrain` made,
 	python -m tgems.backbones.install
 
 clean: ## Delete everything that a run makes
-	rm -rf results/[!R]* logs benchmarks .snakemake
+	rm -rf results/[!R]* .snakemake

@@ -1,19 +1,18 @@
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.22")
 
 
 # A configuration given by --configfile stands alone instead of being merged into the default.
 if not workflow.configfiles:
 
-    configfile: "configs/config.yaml"
+    configfile: f"{workflow.basedir}/configs/config.yaml"
 
 
 report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/code.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/backbones.smk"
 include: "workflow/rules/profiling.smk"
@@ -56,4 +55,4 @@ rule latency:
 
 rule pretrain:
     input:
-        expand("results/backbones/{backbone}", backbone=PRETRAINED),
+        expand("<results>/backbones/{backbone}", backbone=PRETRAINED),

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
-from tgems.config import _fill
+from tgems.config.run import RunConfig
 
 ROOT = Path(__file__).parent.parent
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 DEMO = {"pretrained": f"local-dir:{ROOT}/assets/backbones/demo-vit-8"}
 
 
@@ -22,9 +20,9 @@ def variant(heads: int = 8, gates: int = 4, **changes) -> dict:
     return own | hidden | changes
 
 
-def options(stage: str, **changes) -> dict:
-    """A stage's defaults of the schema, but for some."""
-    return _fill({}, SCHEMA["properties"][stage]) | changes
+def options(stage: str, **changes):
+    """A section of the configuration with its defaults, but for some."""
+    return RunConfig.model_fields[stage].annotation(**changes)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ import torch
 
 from tgems.backbones.load import load_backbone
 from tgems.backbones.pretrain import contrastive_loss, pretrain
+from tgems.config.run import PretrainingOptions
 from tgems.data.demo import generate_split
 
 CONFIG = {
@@ -16,14 +17,15 @@ CONFIG = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "patch_size": 8, "head_width": 8},
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
-RECIPE = {"samples_seen": 16 * 500, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.1, "seed": 0}
+RECIPE = PretrainingOptions(samples_seen=16 * 500, batch_size=16, learning_rate=1e-3)
 PROGRAM = """
 import json, sys, torch
 from pathlib import Path
 from tgems.backbones.pretrain import pretrain
+from tgems.config.run import PretrainingOptions
 torch.set_num_threads(1)
 split, config, recipe, checkpoint, out = sys.argv[1:]
-pretrain(Path(split), json.loads(config), json.loads(recipe), Path(checkpoint), Path(out))
+pretrain(Path(split), json.loads(config), PretrainingOptions(**json.loads(recipe)), Path(checkpoint), Path(out))
 """
 
 
@@ -45,7 +47,13 @@ def test_equal_captions_are_positives():
 
 def test_killed_run_resumes_to_the_same_weights(split, tmp_path):
     pretrain(split, CONFIG, RECIPE, tmp_path / "a.ckpt", tmp_path / "a")
-    arguments = [str(split), json.dumps(CONFIG), json.dumps(RECIPE), str(tmp_path / "b.ckpt"), str(tmp_path / "b")]
+    arguments = [
+        str(split),
+        json.dumps(CONFIG),
+        RECIPE.model_dump_json(),
+        str(tmp_path / "b.ckpt"),
+        str(tmp_path / "b"),
+    ]
     child = subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "b.ckpt").exists() and time.monotonic() < deadline:

@@ -89,7 +89,7 @@ def one(images: int, shard_size: int) -> None:
     """Extract, and print the peak RSS in MiB."""
     torch.set_num_threads(1)
     backbone = load_backbone(DEMO)
-    encoding = Encoding(dtype="float16", in_memory_gb=0)
+    encoding = Encoding(dtype="float16")
     with tempfile.TemporaryDirectory() as root:
         split = make_split(Path(root) / "photos", images, (48, 36), shard_size)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

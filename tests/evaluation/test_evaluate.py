@@ -2,10 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tgems.config.run import ALL_POLICIES
 from tgems.evaluation.rows import exit_shares
 from tgems.evaluation.semantic_content import groups, semantic_content
 from tgems.evaluation.tradeoff import COLUMNS
-from tgems.exits.names import POLICY_NAMES
 from tgems.exits.registry import POLICIES
 
 
@@ -21,7 +21,7 @@ def at(evaluated, policy, metric=None, **where):
 def test_every_policy_and_column_is_there(evaluated):
     table = evaluated.table
     assert list(table.columns) == COLUMNS
-    assert set(table["policy"]) == set(POLICY_NAMES)
+    assert set(table["policy"]) == set(ALL_POLICIES)
     assert table[["value", "rate", "ci_low", "ci_high", "delta_full", "n", "n_sources"]].notna().all().all()
     assert ((table["ci_low"] <= table["value"] + 1e-9) & (table["value"] <= table["ci_high"] + 1e-9)).mean() > 0.95
 

@@ -5,6 +5,7 @@ import torch
 from conftest import options
 from toy import toy_pairs
 
+from tgems.config.training import JointTraining
 from tgems.exits import losses
 from tgems.exits.bank_modules import JointBankGates, bank_features
 from tgems.exits.folders import build_module
@@ -15,11 +16,11 @@ from tgems.profiling.costs import ExitCosts
 COSTS = ExitCosts((1, 2, 3, 4), (250, 500, 750, 1000), (10,) * 3, (2,) * 3, (2,) * 3, (2,) * 3, 5, 8, (4,) * 3, 10)
 
 
-def chosen(**changes) -> dict:
+def chosen(**changes) -> JointTraining:
     """Options of joint training on the toy pairs."""
-    heads = options("heads", batch_size=64, hidden=16, learning_rate=0.01, weight_decay=0.05, whiten=False)
-    own = options("joint", passes=60, largest_bank=10, eta=0.1)
-    return heads | own | {"gate_hidden": 8, "regularizer": "lagrangian", "lambda": 1.0} | changes
+    heads = {"batch_size": 64, "hidden": 16, "learning_rate": 0.01, "weight_decay": 0.05, "whiten": False}
+    own = {"passes": 60, "largest_bank": 10, "eta": 0.1, "gate_hidden": 8}
+    return JointTraining(**heads | own | changes)
 
 
 @pytest.mark.parametrize("guidance", ["image", "bank"])

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from tgems.config.run import ALL_POLICIES
 from tgems.errors import UserError
 from tgems.exits.bank_modules import CONFIDENCE, PRICES, bank_features, break_even_price
 from tgems.exits.confidence import agreements
-from tgems.exits.names import POLICY_NAMES
 from tgems.exits.policies import OperatingPoint, require_index_safe
 from tgems.exits.reference import uniform
 from tgems.exits.registry import POLICIES, find_policies
@@ -85,7 +85,7 @@ def naive_exit(name, whole, image, point):
 
 
 def test_every_name_of_the_configuration_is_a_policy():
-    assert set(POLICY_NAMES) == {*POLICIES, "shuffled"}
+    assert set(ALL_POLICIES) == {*POLICIES, "shuffled"}
 
 
 @pytest.mark.parametrize("seed", range(4))

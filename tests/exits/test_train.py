@@ -1,10 +1,10 @@
-import jsonschema
 import pytest
 import torch
-from conftest import DEMO, SCHEMA, options, variant
+from conftest import DEMO, options, variant
 from toy import toy_pairs
 
 from tgems.backbones.config import model_config
+from tgems.config.training import ConfidenceTraining
 from tgems.errors import UserError
 from tgems.exits.bank_gates import draw_bank_examples, train_bank_gates, worth_of_going_on
 from tgems.exits.folders import load_module
@@ -26,10 +26,6 @@ def trained():
     pairs = toy_pairs()
     heads, history = train_heads(pairs, RATES, HEADS, 0)
     return pairs, heads, history, embed(heads, pairs.summaries, pairs.last)
-
-
-def test_schema_is_a_schema():
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
 def test_heads_learn_what_their_exit_shows(trained):
@@ -93,7 +89,7 @@ def test_gates_without_a_pass_are_their_foresight_at_the_price_of_the_target(tra
 
 def test_confidence_gates_know_who_is_right(trained):
     pairs, _, _, z = trained
-    chosen = options("confidence_gates", passes=20, batch_size=64) | {"hidden": 8}
+    chosen = ConfidenceTraining(hidden=8, passes=20, batch_size=64)
     gates, _ = train_confidence_gates(pairs, z, chosen, 0)
     logits = gates(pairs.summaries)
     early = torch.arange(len(pairs)) % 2 == 0

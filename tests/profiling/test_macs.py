@@ -1,11 +1,11 @@
 import pytest
 import torch
-import yaml
-from conftest import DEMO, ROOT, variant
+from conftest import DEMO, ROOT, options, variant
 from torch import nn
 
 from tgems.backbones.config import architecture, model_config
 from tgems.backbones.load import build_image_tower
+from tgems.config.run import RunConfig, SummaryOptions
 from tgems.errors import UserError
 from tgems.exits.bank_modules import BankGates
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
@@ -139,8 +139,7 @@ def test_table_of_no_model_is_one_line(capsys, model, message):
 
 
 def test_table_uses_the_configurations_defaults():
-    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["properties"]
-    assert MODULES["exits"] == schema["exits"]["default"] and schema["summary"]["default"] == {}
-    assert MODULES["summary"] == {name: one["default"] for name, one in schema["summary"]["properties"].items()}
+    assert MODULES["exits"] == RunConfig.model_fields["exits"].default
+    assert MODULES["summary"] == SummaryOptions().plain()
     for name in ("heads", "image_gates", "bank_gates"):
-        assert MODULES[name]["hidden"] == schema[name]["properties"]["hidden"]["default"]
+        assert MODULES[name]["hidden"] == options(name).hidden

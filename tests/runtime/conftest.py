@@ -13,22 +13,23 @@ from conftest import DEMO, options, variant
 from PIL import Image
 
 from tgems.backbones.config import model_config
+from tgems.config.run import ALL_POLICIES
+from tgems.config.training import ConfidenceTraining
 from tgems.data.webdataset import read_shard, shard_paths
 from tgems.evaluation.inputs import Split, Trained
 from tgems.evaluation.stage import run_evaluation, run_thresholds
 from tgems.evaluation.thresholds import from_json
-from tgems.exits.names import POLICY_NAMES
 from tgems.exits.policies import OperatingPoint
 from tgems.exits.stage import run_gates, run_heads, run_image_gates, run_lookahead
 from tgems.features.cache import load_features
 from tgems.profiling.costs import module_costs, read_costs, write_costs
 from tgems.provenance import read_json
-from tgems.reporting.tables import write_provenance
+from tgems.reporting.run_record import write_provenance
 from tgems.runtime.export import from_results
 
 RATE = 0.6
 GATES = ["image", "bank", "confidence"]
-POLICIES = list(POLICY_NAMES)
+POLICIES = list(ALL_POLICIES)
 PARTS = ("tradeoff", "wins", "areas", "exits", "semantic_content", "gallery", "contributions")
 
 
@@ -41,7 +42,7 @@ def _train(features: str, macs: str, out: str) -> None:
     run_image_gates(features, macs, [f"{out}/lookahead/seed-0"], RATE, image, [0], [f"{out}/image/rate-0.60/seed-0"])
     bank = options("bank_gates", banks_per_image=1, bank_batch_size=16, passes=2, batch_size=16)
     run_gates("bank", features, macs, heads, bank, [0], [f"{out}/bank/seed-0"])
-    confidence = options("confidence_gates", **small) | {"hidden": 8}
+    confidence = ConfidenceTraining(hidden=8, **small)
     run_gates("confidence", features, macs, heads, confidence, [0], [f"{out}/confidence/seed-0"])
 
 
@@ -53,7 +54,7 @@ def _evaluate(root, data, features) -> list[str]:
     folders = {name: root / f"evaluation/demo/default/{name}" for name in ("scenes", "digits")}
     for name, folder in folders.items():
         out = {"thresholds": folder / "thresholds.json", "curves": folder / "curves.parquet"}
-        run_thresholds(features / name, macs, [], out, query_bank={}, **common)
+        run_thresholds(features / name, macs, [], out, query_bank=None, **common)
     for name, folder in folders.items():
         thresholds = {"in_domain": folder / "thresholds.json"}
         thresholds |= {"transfer": folders["scenes"] / "thresholds.json"} if name == "digits" else {}

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tgems.backbones.config import model_config
+from tgems.config.run import LatencyOptions
 from tgems.errors import UserError
 from tgems.profiling.costs import module_costs, write_costs
 from tgems.runtime import latency
 from tgems.runtime.engine import encode_early
-from tgems.runtime.latency import EARLY, FULL, Settings, draw_exits, measure_latency, run_latency, trained_shares
+from tgems.runtime.latency import EARLY, FULL, draw_exits, measure_latency, run_latency, trained_shares
 
 COSTS = module_costs(model_config(DEMO), variant(8, 8))
 HIDDEN = {"heads": 8, "image_gates": 8}
@@ -36,7 +37,9 @@ def test_planned_exits_are_taken_and_their_gates_are_asked(demo_backbone, monkey
         return encoded
 
     monkeypatch.setattr(latency, "encode_early", spy)
-    table = measure_latency(demo_backbone.tower, COSTS, HIDDEN, {0.75: HALF}, Settings([4], 0.01, 1))
+    table = measure_latency(
+        demo_backbone.tower, COSTS, HIDDEN, {0.75: HALF}, LatencyOptions(batch_sizes=[4], seconds=0.01)
+    )
     assert len(taken) >= 8 * latency.LEAST and all(torch.equal(planned, exits) for planned, exits in taken)
     early = table.query("encoder == @EARLY").iloc[0]
     assert early["rate"] == pytest.approx(COSTS.image_guided()[[3, 7]].mean())
@@ -70,7 +73,7 @@ def test_what_cannot_be_measured_is_named(tmp_path, changes, message):
     if changes.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is one")
     write_costs(tmp_path / "macs.json", COSTS, {})
-    options = {"batch_sizes": [1], "seconds": 1, "dtype": "float32", "device": "cpu"} | changes
+    options = LatencyOptions(**{"batch_sizes": [1], "seconds": 1} | changes)
     with pytest.raises(UserError, match=message):
-        run_latency(DEMO, variant(8, 8), str(tmp_path / "macs.json"), [], options, 1, {}, tmp_path / "out.csv")
+        run_latency(DEMO, HIDDEN, [0.6], str(tmp_path / "macs.json"), [], options, {}, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()

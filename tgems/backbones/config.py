@@ -14,6 +14,7 @@ from tgems.errors import UserError
 from tgems.untrusted import file_inside, read_json_as
 
 SUPPORTED = "open_clip's Vision Transformers and ResNets, and timm's Vision Transformers, plain and EVA"
+CHECKOUT = Path(__file__).parents[2]
 CHECKPOINTS = (".safetensors", ".pt", ".pth", ".bin")
 PREFERRED = (
     *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"),
@@ -34,8 +35,16 @@ def weights_form(pretrained: str) -> str:
 
 
 def local_folder(pretrained: str) -> Path | None:
-    """Folder of `local-dir:` weights; None for other forms."""
-    return Path(pretrained.partition(":")[2]) if weights_form(pretrained) == "local-dir" else None
+    """Return the folder of `local-dir:` weights, or None for other forms.
+
+    A relative folder that does not exist in the working directory is looked for in the checkout of tgems, so that
+    shipped backbones are found from everywhere.
+    """
+    if weights_form(pretrained) != "local-dir":
+        return None
+    folder = Path(pretrained.partition(":")[2])
+    shipped = CHECKOUT / folder
+    return shipped if not folder.exists() and shipped.is_dir() else folder
 
 
 def backbone_files(backbone: dict) -> list[str]:
@@ -84,7 +93,7 @@ def model_config(backbone: dict) -> dict:
         return architecture(name)
     folder = local_folder(pretrained)
     if not folder.is_dir():
-        raise UserError(f"backbone {pretrained!r}: folder {folder} does not exist, seen from {Path.cwd()}")
+        raise UserError(f"backbone {pretrained!r}: folder {folder} does not exist in {Path.cwd()} or in {CHECKOUT}")
     held = folder_config(folder).model_cfg
     if name:
         check_same(name, held, pretrained)

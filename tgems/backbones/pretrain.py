@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from tgems.config.run import PretrainingOptions
 from tgems.data.webdataset import read_shard, shard_paths
 from tgems.provenance import commit, digest_file, digest_json, versions, whole_folder, write_json
 
@@ -79,19 +80,19 @@ def batch_indices(n: int, batch: int, seed: int, step: int, slots: int) -> tuple
     return torch.from_numpy(order), torch.from_numpy(slot)
 
 
-def pretrain(split: Path, model_cfg: dict, recipe: dict, checkpoint: Path, out: Path) -> None:
+def pretrain(split: Path, model_cfg: dict, recipe: PretrainingOptions, checkpoint: Path, out: Path) -> None:
     """Train a CLIP model and write it as an open_clip folder.
 
     Args:
         split: Folder of the captioned training split.
         model_cfg: open_clip model configuration.
-        recipe: `samples_seen`, `batch_size`, `learning_rate`, `weight_decay`, `seed` (initialisation and order).
+        recipe: Data seen, steps and seed.
         checkpoint: File that training resumes from; written every 200 steps, outside of what a killed job loses.
         out: Folder to write: configuration, float16 weights, `history.csv`, `recipe.json`.
     """
     from open_clip.model import CLIP
 
-    seed = recipe["seed"]
+    seed = recipe.seed
     torch.manual_seed(seed)
     images, captions = load_pairs(split)
     table = CaptionTable(captions, model_cfg["text_cfg"]["context_length"])
@@ -100,11 +101,11 @@ def pretrain(split: Path, model_cfg: dict, recipe: dict, checkpoint: Path, out: 
     unused[table.used_tokens()] = False
     with torch.no_grad():
         model.token_embedding.weight[unused] = 0
-    batch, steps = recipe["batch_size"], recipe["samples_seen"] // recipe["batch_size"]
+    batch, steps = recipe.batch_size, recipe.samples_seen // recipe.batch_size
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": recipe["weight_decay"]}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe["learning_rate"], betas=(0.9, 0.98), fused=True)
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
     start, history, elapsed = _resume(checkpoint, model, optimizer)
     model.train()
     began = time.monotonic() - elapsed
@@ -113,7 +114,7 @@ def pretrain(split: Path, model_cfg: dict, recipe: dict, checkpoint: Path, out: 
         ids = table.of_image[index, slot]
         pixels = (images[index].float() / 255 - MEAN) / STD
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, recipe["learning_rate"])
+            group["lr"] = learning_rate(step, steps, recipe.learning_rate)
         image, text, scale = model(pixels, table.tokens[ids])
         loss = contrastive_loss(scale * image @ text.T, ids)
         if not torch.isfinite(loss):
@@ -129,7 +130,7 @@ def pretrain(split: Path, model_cfg: dict, recipe: dict, checkpoint: Path, out: 
         if (step + 1) % 200 == 0:
             _save(checkpoint, model, optimizer, step + 1, history, time.monotonic() - began)
     recorded = {
-        "recipe": recipe,
+        "recipe": recipe.plain(),
         "data": digest_json({path.name: digest_file(path) for path in shard_paths(split)}),
         "pairs": len(images),
         "wall_time_s": round(time.monotonic() - began),

@@ -1,5 +1,6 @@
 """What a configuration says of its data sets: names that are given, roles of splits, and slices of their shards."""
 
+import posixpath
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -54,10 +55,13 @@ def parse_part(text: str, place: str) -> Part:
         raise UserError(
             f"config: {place} is {text!r}, expected a split folder, or some of its shards as 'train[:2]' or 'train[2:]'"
         )
+    folder = posixpath.normpath(match["folder"]) if match["folder"] else ""
+    if folder.startswith(("/", "..")):
+        raise UserError(f"config: {place} is {text!r}, expected a folder inside of the data set's source")
     start, end = int(match["start"] or 0), int(match["end"]) if match["end"] else None
     if end is not None and end <= start:
         raise UserError(f"config: {place} is {text!r}, which holds no shard; expected bounds as in 'train[2:5]'")
-    return Part(match["folder"], start, end)
+    return Part("" if folder == "." else folder, start, end)
 
 
 @cache

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tgems.config.run import QueryBankOptions
 from tgems.data.webdataset import SplitFiles
 from tgems.evaluation.contributions import contributions
 from tgems.evaluation.curves import Curves, as_frame, curves_of, from_frame
@@ -24,7 +25,7 @@ from tgems.evaluation.uncertainty import SharedSources
 from tgems.evaluation.wins import areas, of_other_domain, wins
 from tgems.exits.policies import Policy, require_index_safe
 from tgems.exits.registry import find_policies
-from tgems.features.cache import COMPARED, SCHEMA_VERSION, FeatureSet, load_captions, load_features
+from tgems.features.cache import COMPARED, IN_MEMORY_GB, SCHEMA_VERSION, FeatureSet, load_captions, load_features
 from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import commit, read_json, versions, whole_file, write_json
 
@@ -37,7 +38,8 @@ def run_thresholds(
     trained: Trained,
     policies: list[str],
     directions: list[str],
-    query_bank: dict,
+    query_bank: QueryBankOptions | None,
+    in_memory_gb: float = IN_MEMORY_GB,
 ) -> None:
     """Fit every policy, seed and target on validation features: `thresholds.json`, and the curves they give there.
 
@@ -49,10 +51,11 @@ def run_thresholds(
         trained: Where the trained modules are.
         policies: Words of the configuration.
         directions: Ways of retrieval to report.
-        query_bank: `sizes` and `betas` to choose from.
+        query_bank: What to choose from; None where there is no query bank.
+        in_memory_gb: See `load_features`.
     """
     costs = read_costs(macs)
-    features = load_features(validation).at_exits(costs.blocks, costs.summary_dim)
+    features = load_features(validation, in_memory_gb=in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
     chosen = usable(find_policies(policies), costs)
     if features.captions is not None and directions == ["text_to_image"]:
         for policy in chosen.values():
@@ -84,6 +87,7 @@ def run_evaluation(
     trained: Trained,
     policies: list[str],
     directions: list[str],
+    in_memory_gb: float = IN_MEMORY_GB,
 ) -> None:
     """Apply frozen thresholds to test features and write the tidy parts in `out`.
 
@@ -99,12 +103,13 @@ def run_evaluation(
         trained: Where the trained modules are.
         policies: Words of the configuration.
         directions: Ways of retrieval to report.
+        in_memory_gb: See `load_features`.
     """
     fixed = {calibration: read_json(path) for calibration, path in thresholds.items()}
     first = next(iter(fixed))
     like = {"schema_version": SCHEMA_VERSION} | {k: v for k, v in fixed[first].items() if k in COMPARED}
     costs = read_costs(macs)
-    features = load_features(test, like).at_exits(costs.blocks, costs.summary_dim)
+    features = load_features(test, like, in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
     chosen = find_policies(policies)
     fitted = {calibration: from_json(value) for calibration, value in fixed.items()}
     plain = list(splits(features, costs, trained))
@@ -178,10 +183,10 @@ def _bank_captions(training: str, features: FeatureSet) -> Tensor:
     return draw_captions(texts, captions, set(features.captions["caption"]))
 
 
-def _chosen_bank(split: Split, texts: Tensor, rate_targets: list[float], options: dict) -> QueryBank:
+def _chosen_bank(split: Split, texts: Tensor, rate_targets: list[float], options: QueryBankOptions) -> QueryBank:
     """Choose size and beta with the heads of the first seed; all seeds and policies use them."""
     scale, rates = split.features.manifest["logit_scale"], torch.from_numpy(split.costs.fixed())
-    found = list(candidates(texts, options["sizes"], options["betas"], scale))
+    found = list(candidates(texts, options.sizes, options.betas, scale))
     truth = split.truth
     return choose_query_bank(
         split.embeddings, truth.texts, truth.text_image, rates, split.costs.full, found, rate_targets

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from tgems.config.training import BankGateOptions
 from tgems.exits.bank_modules import PRICES, BankGates, bank_features
 from tgems.exits.fitting import fit, shuffled_batches
 from tgems.exits.pairs import Pairs
@@ -61,7 +62,9 @@ def bank_logits(pairs: Pairs, z: Tensor, images: Tensor, own: Tensor, size: int,
 
 
 @torch.no_grad()
-def draw_bank_examples(pairs: Pairs, z: Tensor | MappedRows, options: dict, generator: torch.Generator) -> BankExamples:
+def draw_bank_examples(
+    pairs: Pairs, z: Tensor | MappedRows, options: BankGateOptions, generator: torch.Generator
+) -> BankExamples:
     """Put every image before random banks: a caption of its own among M - 1 of all distinct captions.
 
     M is log-uniform between 4 and `largest_bank` and the same within a batch; other captions of an image never stand
@@ -70,11 +73,11 @@ def draw_bank_examples(pairs: Pairs, z: Tensor | MappedRows, options: dict, gene
     Args:
         pairs: Training pairs.
         z: Embeddings at every exit `[n, E, D]`.
-        options: `largest_bank`, `banks_per_image`, `bank_batch_size`.
+        options: Number and sizes of the banks.
         generator: Of the draws.
     """
-    most = min(options["largest_bank"], len(pairs.texts))
-    batches = list(shuffled_batches(len(pairs), options["bank_batch_size"], options["banks_per_image"], generator))
+    most = min(options.largest_bank, len(pairs.texts))
+    batches = list(shuffled_batches(len(pairs), options.bank_batch_size, options.banks_per_image, generator))
     parts = []
     for images in tqdm(batches, desc="draw banks", unit="batch", mininterval=2):
         size = random_bank_size(most, generator)
@@ -86,7 +89,7 @@ def draw_bank_examples(pairs: Pairs, z: Tensor | MappedRows, options: dict, gene
 
 
 def train_bank_gates(
-    pairs: Pairs, z: Tensor | MappedRows, costs: ExitCosts, options: dict, seed: int
+    pairs: Pairs, z: Tensor | MappedRows, costs: ExitCosts, options: BankGateOptions, seed: int
 ) -> tuple[BankGates, pd.DataFrame]:
     """Train one network for all prices of computation.
 
@@ -99,14 +102,13 @@ def train_bank_gates(
         pairs: Training pairs.
         z: Embeddings at every exit `[n, E, D]` by the frozen heads.
         costs: What exits and looks at the bank cost.
-        options: `hidden`, `passes`, `batch_size`, `learning_rate`, `weight_decay`, `pass_over`, and those of
-            `draw_bank_examples`.
+        options: Width, steps and banks.
         seed: Seed.
     """
     torch.manual_seed(seed)
     examples = draw_bank_examples(pairs, z, options, torch.Generator().manual_seed(seed))
     _, exits, dim = pairs.summaries.shape
-    gates = BankGates(exits, dim, options["hidden"], pairs.widths)
+    gates = BankGates(exits, dim, options.hidden, pairs.widths)
     pairs.prepare(gates)
     encoder = torch.tensor(costs.encoder, dtype=torch.float32) / costs.full
     module = torch.tensor(costs.head) + torch.tensor(costs.bank_gate)
@@ -117,7 +119,7 @@ def train_bank_gates(
         hidden = gates.embed_normalised(pairs.normalised[examples.images[batch]], examples.features[batch])
         right, stay = gates.right(hidden), gates.worth(hidden, price)
         product = bank_product_macs(examples.sizes[batch], costs.embed_dim)
-        visited = torch.rand(exits, generator=generator) >= options["pass_over"]
+        visited = torch.rand(exits, generator=generator) >= options.pass_over
         worth = worth_of_going_on(
             right.detach().sigmoid(),
             stay.detach(),

@@ -8,17 +8,22 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from tgems.config.training import Schedule
 
-def fit(module: nn.Module, loss_of: Callable, n: int, options: dict, seed: int, name: str) -> pd.DataFrame:
+
+def fit(
+    module: nn.Module, loss_of: Callable, n: int, options: Schedule, seed: int, name: str, products: str = "float32"
+) -> pd.DataFrame:
     """Minimise a loss over shuffled batches by AdamW on a one-cycle schedule, then freeze the module.
 
     Args:
         module: What is trained, in place.
         loss_of: (indices of a batch, generator) -> loss `[]`.
         n: Number of examples; a last incomplete batch of a pass is dropped.
-        options: `passes`, `batch_size`, `learning_rate`, `weight_decay`, and `products`, see `products_in`.
+        options: Passes and steps.
         seed: Seed of the order and of what `loss_of` draws.
         name: For the progress bar.
+        products: Precision of matrix products, see `products_in`.
 
     Returns:
         The loss every twenty steps and at the end.
@@ -27,15 +32,13 @@ def fit(module: nn.Module, loss_of: Callable, n: int, options: dict, seed: int, 
         FloatingPointError: The loss is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
-    batches = list(shuffled_batches(n, options["batch_size"], options["passes"], generator))
+    batches = list(shuffled_batches(n, options.batch_size, options.passes, generator))
     trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, weight_decay=options["weight_decay"], fused=True)
+    optimizer = torch.optim.AdamW(trained, weight_decay=options.weight_decay, fused=True)
     total = max(len(batches) + 1, 20)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options["learning_rate"], total_steps=total, pct_start=0.1
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=total, pct_start=0.1)
     history = []
-    with denormals_flushed(), products_in(options.get("products", "float32")):
+    with denormals_flushed(), products_in(products):
         for step, batch in enumerate(tqdm(batches, desc=f"{name}, seed {seed}", unit="step", mininterval=2)):
             loss = loss_of(batch, generator)
             if not torch.isfinite(loss):

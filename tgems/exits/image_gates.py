@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from tgems.config.training import ImageGateOptions, LookaheadOptions
 from tgems.exits import losses
 from tgems.exits.fitting import fit
 from tgems.exits.modules import LookaheadGates
@@ -45,7 +46,7 @@ def hit_probabilities(pairs: Pairs, z: Tensor | MappedRows, bank_size: int, gene
 
 
 def train_lookahead(
-    pairs: Pairs, right: Tensor, rates: Tensor, options: dict, seed: int
+    pairs: Pairs, right: Tensor, rates: Tensor, options: LookaheadOptions, seed: int
 ) -> tuple[LookaheadGates, pd.DataFrame]:
     """Train gates to foresee, from one exit's summary, how probably the image is right there and at all later exits.
 
@@ -53,13 +54,12 @@ def train_lookahead(
         pairs: Training pairs.
         right: `hit_probabilities` `[n, E]`.
         rates: Relative cost of every exit `[E]`.
-        options: `hidden`, `temperature`, `foresight_passes`, `batch_size`, `foresight_learning_rate`,
-            `weight_decay`.
+        options: Width, temperature and steps.
         seed: Seed.
     """
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
-    gates = LookaheadGates(exits, dim, options["hidden"], rates.tolist(), options["temperature"], pairs.widths)
+    gates = LookaheadGates(exits, dim, options.hidden, rates.tolist(), options.temperature, pairs.widths)
     pairs.prepare(gates)
     later = torch.ones(exits, exits + 1, dtype=torch.bool).triu()
 
@@ -68,15 +68,17 @@ def train_lookahead(
         target = right[images][:, None].expand_as(logits)
         return nn.functional.binary_cross_entropy_with_logits(logits[:, later], target[:, later])
 
-    schedule = options | {
-        "passes": options["foresight_passes"],
-        "learning_rate": options["foresight_learning_rate"],
-    }
-    return gates, fit(gates, loss, len(pairs), schedule, seed, "lookahead gates")
+    return gates, fit(gates, loss, len(pairs), options.foresight, seed, "lookahead gates")
 
 
 def train_image_gates(
-    pairs: Pairs, right: Tensor, rates: Tensor, foresight: LookaheadGates, target: float, options: dict, seed: int
+    pairs: Pairs,
+    right: Tensor,
+    rates: Tensor,
+    foresight: LookaheadGates,
+    target: float,
+    options: ImageGateOptions,
+    seed: int,
 ) -> tuple[LookaheadGates, pd.DataFrame]:
     """Train the gates of one rate target under the rate regularizer, from gates that foresee already.
 
@@ -89,8 +91,7 @@ def train_image_gates(
         rates: Relative cost of every exit `[E]`.
         foresight: Of the same seed; left as it is.
         target: Rate target.
-        options: `passes`, `batch_size`, `learning_rate`, `weight_decay`, `regularizer`, `kappa`, `eta`, `lambda`,
-            `entropy`.
+        options: Steps and regularizer.
         seed: Seed.
 
     Returns:
@@ -101,26 +102,26 @@ def train_image_gates(
     with torch.no_grad():
         start = by_rows(foresight, pairs.summaries).double() * foresight.temperature
     price = -fit_threshold(start, rates.double().numpy(), target)[0]
-    if options["regularizer"] == "lambda":
-        price = options["lambda"]
+    if options.regularizer == "lambda":
+        price = options.lambda_
     gates.price.fill_(price)
     regularizer = losses.RateRegularizer(
-        options["regularizer"], target, options["kappa"], options["eta"], options["lambda"], price
+        options.regularizer, target, options.kappa, options.eta, options.lambda_, price
     )
     seen: list[dict] = []
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
-        if options["regularizer"] == "lagrangian":
+        if options.regularizer == "lagrangian":
             gates.price.fill_(regularizer.mu)
         log_pi = losses.exit_log_probabilities(gates.decide(gates.of_normalised(pairs.normalised[images])))
         pi = log_pi.exp()
         rate = (pi @ rates).mean()
         seen.append({"rate": rate.item(), "price": gates.price.item()})
         entropy = -(pi * log_pi).sum(-1).mean()
-        return (pi * (1 - right[images])).sum(-1).mean() + regularizer(rate) - options["entropy"] * entropy
+        return (pi * (1 - right[images])).sum(-1).mean() + regularizer(rate) - options.entropy * entropy
 
     history = fit(gates, loss, len(pairs), options, seed, f"image gates, rate {target:.2f}")
-    if options["regularizer"] == "lagrangian":
+    if options.regularizer == "lagrangian":
         gates.price.fill_(regularizer.mu)
     history = history.join(pd.DataFrame(seen, columns=["rate", "price"]), on="step")
     history["rate_at_zero"] = np.nan

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from tgems.config.training import JointTraining
 from tgems.exits import losses
 from tgems.exits.bank_gates import bank_logits, random_bank_size
 from tgems.exits.bank_modules import JointBankGates, bank_features
@@ -16,7 +17,7 @@ from tgems.profiling.costs import ExitCosts
 
 
 def train_joint(
-    pairs: Pairs, costs: ExitCosts, guidance: str, target: float, options: dict, seed: int
+    pairs: Pairs, costs: ExitCosts, guidance: str, target: float, options: JointTraining, seed: int
 ) -> tuple[ExitHeads, ImageGates | JointBankGates, pd.DataFrame]:
     """Minimise the text losses at the exit taken, in expectation, plus the rate regularizer.
 
@@ -31,9 +32,7 @@ def train_joint(
         costs: Costs of the exits.
         guidance: `image` or `bank`: what gates see.
         target: Rate target.
-        options: `gate_hidden`; `hidden`, `batch_size`, `learning_rate`, `weight_decay` and the weights of
-            `losses.per_exit_losses`; `passes`, `warm_up`, `every_exit`, `regularizer`, `kappa`, `eta`, `lambda`,
-            `largest_bank`.
+        options: Sizes, losses, steps and regularizer.
         seed: Seed.
 
     Returns:
@@ -41,20 +40,18 @@ def train_joint(
     """
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
-    heads = ExitHeads(exits, dim, options["hidden"], pairs.last.shape[1], pairs.widths)
+    heads = ExitHeads(exits, dim, options.hidden, pairs.last.shape[1], pairs.widths)
     builder = ImageGates if guidance == "image" else JointBankGates
-    gates = builder(exits, dim, options["gate_hidden"], widths=pairs.widths)
-    inputs = pairs.whitened if options["whiten"] else pairs.normalised
+    gates = builder(exits, dim, options.gate_hidden, widths=pairs.widths)
+    inputs = pairs.whitened if options.whiten else pairs.normalised
     modules = nn.ModuleDict({"heads": heads, "gates": gates})
     for module in (heads, gates):
         pairs.prepare(module)
     with torch.no_grad():  # all exits are equally probable at first
         gates.down.bias[:, 0] = torch.tensor([-math.log(exits - k) for k in range(exits)])
-    regularizer = losses.RateRegularizer(
-        options["regularizer"], target, options["kappa"], options["eta"], options["lambda"]
-    )
+    regularizer = losses.RateRegularizer(options.regularizer, target, options.kappa, options.eta, options.lambda_)
     seen: list[dict] = []
-    warm_up = options["warm_up"] * options["passes"] * (len(pairs) // min(options["batch_size"], len(pairs)))
+    warm_up = options.warm_up * options.passes * (len(pairs) // min(options.batch_size, len(pairs)))
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
         ids, u, last = pairs.draw_captions(images, generator), pairs.normalised[images], pairs.last[images]
@@ -62,7 +59,7 @@ def train_joint(
         if guidance == "image":
             logits, size = gates.of_normalised(u).squeeze(-1), 0
         else:
-            bank, size = draw_bank(pairs, z.detach(), images, ids, options["largest_bank"], generator)
+            bank, size = draw_bank(pairs, z.detach(), images, ids, options.largest_bank, generator)
             logits = gates.decide_normalised(u, bank)
         log_pi = losses.exit_log_probabilities(logits)
         every = losses.per_exit_losses(z, last, pairs.texts[ids], ids, pairs.scale, log_pi.detach().T, options)
@@ -72,10 +69,12 @@ def train_joint(
         everywhere = every[:-1].mean()
         if len(seen) <= warm_up:
             return everywhere
-        return taken + options["every_exit"] * everywhere + regularizer(rate)
+        return taken + options.every_exit * everywhere + regularizer(rate)
 
-    history = fit(modules, loss, len(pairs), options, seed, f"{guidance} gates and heads, rate {target:.2f}")
-    if options["whiten"]:
+    history = fit(
+        modules, loss, len(pairs), options, seed, f"{guidance} gates and heads, rate {target:.2f}", options.products
+    )
+    if options.whiten:
         heads.fold(pairs.whitening)
     history = history.join(pd.DataFrame(seen, columns=["rate", "price"]), on="step")
     return heads, gates, history

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tgems.config.training import HeadOptions
 from tgems.exits.text_losses import text_losses
 
 
@@ -14,7 +15,13 @@ def soft_targets(caption_ids: Tensor) -> Tensor:
 
 
 def per_exit_losses(
-    z: Tensor, z_last: Tensor, texts: Tensor, caption_ids: Tensor, scale: float, log_shares: Tensor, options: dict
+    z: Tensor,
+    z_last: Tensor,
+    texts: Tensor,
+    caption_ids: Tensor,
+    scale: float,
+    log_shares: Tensor,
+    options: HeadOptions,
 ) -> Tensor:
     """Losses of a batch of pairs at every exit, the last included (docs/method.md#heads).
 
@@ -34,15 +41,13 @@ def per_exit_losses(
     every = torch.cat((z.transpose(0, 1), z_last[None]))
     scores, teacher = scale * torch.matmul(every, texts.T), scale * z_last @ texts.T
     target = soft_targets(caption_ids)
-    of_texts = text_losses(
-        scores, teacher, target, log_shares, options["text"], options["similarity"], options["mixed_gallery"]
-    )
+    of_texts = text_losses(scores, teacher, target, log_shares, options.text, options.similarity, options.mixed_gallery)
     distance = 1 - (every * z_last).sum(-1)
-    return of_texts.per_image + of_texts.per_text + options["distill"] * distance
+    return of_texts.per_image + of_texts.per_text + options.distill * distance
 
 
 def head_loss(
-    z: Tensor, z_last: Tensor, texts: Tensor, caption_ids: Tensor, scale: float, shares: Tensor, options: dict
+    z: Tensor, z_last: Tensor, texts: Tensor, caption_ids: Tensor, scale: float, shares: Tensor, options: HeadOptions
 ) -> Tensor:
     """Loss of all heads on one batch: the mean of `per_exit_losses`, exits weighted by `shares` `[E]`."""
     log_shares = shares.log()[:, None].expand(-1, len(z))

@@ -1,17 +1,6 @@
-"""Names of exit policies and of the folders that their modules are in, for a dry run: imports nothing heavy."""
+"""Names of the folders that trained exit modules are in; imports nothing heavy, since dry runs need them."""
 
 from pathlib import PurePath
-
-POLICY_NAMES = (
-    *("full", "fixed", "fixed_raw", "hull", "hull_raw", "random", "shuffled", "max_softmax", "entropy", "margin"),
-    *("patience", "saturation", "max_softmax_raw", "margin_raw", "saturation_raw"),
-    *("learned_confidence", "tgem", "tgem_bank", "oracle", "oracle_agree"),
-)
-
-
-def trained_gates(policies: list[str], guidance: list[str]) -> list[str]:
-    """Gates to train, of `image`, `bank` and `confidence`: what guidance asks for, and confidence for its policy."""
-    return [*guidance, *(["confidence"] if "learned_confidence" in policies else [])]
 
 
 def module_folders(seed: int, rate_targets: list[float], gates: list[str], scheme: str) -> list[str]:

@@ -4,6 +4,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from tgems.config.training import ConfidenceTraining, HeadOptions
 from tgems.exits import losses
 from tgems.exits.fitting import fit
 from tgems.exits.modules import ExitHeads, ImageGates
@@ -12,15 +13,14 @@ from tgems.features.rows import MappedRows, Rows, by_rows
 
 
 def train_heads(
-    pairs: Pairs, rates: Tensor, options: dict, seed: int, among: Tensor | None = None
+    pairs: Pairs, rates: Tensor, options: HeadOptions, seed: int, among: Tensor | None = None
 ) -> tuple[ExitHeads, pd.DataFrame]:
     """Train the heads of all exits together.
 
     Args:
         pairs: Training pairs.
         rates: Relative cost of every exit `[E]`.
-        options: `hidden`, `passes`, `batch_size`, `learning_rate`, `weight_decay`, `whiten`, those of
-            `losses.head_loss`, and `rate_target` where exits are not weighed equally.
+        options: Sizes, losses and steps.
         seed: Seed of initialisation and order.
         among: Images to train on `[m]`; None for all.
 
@@ -29,10 +29,10 @@ def train_heads(
     """
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
-    heads = ExitHeads(exits, dim, options["hidden"], pairs.last.shape[1], pairs.widths)
+    heads = ExitHeads(exits, dim, options.hidden, pairs.last.shape[1], pairs.widths)
     pairs.prepare(heads)
-    shares = losses.exit_weights(rates, options["rate_target"])
-    inputs = pairs.whitened if options["whiten"] else pairs.normalised
+    shares = losses.exit_weights(rates, options.rate_target)
+    inputs = pairs.whitened if options.whiten else pairs.normalised
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
         images = images if among is None else among[images]
@@ -40,13 +40,13 @@ def train_heads(
         z, last = heads.of_normalised(inputs[images]), pairs.last[images]
         return losses.head_loss(z, last, pairs.texts[ids], ids, pairs.scale, shares, options)
 
-    history = fit(heads, loss, len(pairs if among is None else among), options, seed, "heads")
-    if options["whiten"]:
+    history = fit(heads, loss, len(pairs if among is None else among), options, seed, "heads", options.products)
+    if options.whiten:
         heads.fold(pairs.whitening)
     return heads, history
 
 
-def cross_fit(pairs: Pairs, rates: Tensor, options: dict, seed: int) -> tuple[list[ExitHeads], Tensor]:
+def cross_fit(pairs: Pairs, rates: Tensor, options: HeadOptions, seed: int) -> tuple[list[ExitHeads], Tensor]:
     """Train heads on either half of the images, so that gates can learn from heads that have not seen an image.
 
     Heads that were trained on an image are right about it far more often than about a new one, so that gates which
@@ -55,7 +55,7 @@ def cross_fit(pairs: Pairs, rates: Tensor, options: dict, seed: int) -> tuple[li
     Args:
         pairs: Training pairs.
         rates: Relative cost of every exit `[E]`.
-        options: Those of `train_heads`, and `fold_passes`.
+        options: Those of `train_heads`.
         seed: Seed.
 
     Returns:
@@ -63,7 +63,7 @@ def cross_fit(pairs: Pairs, rates: Tensor, options: dict, seed: int) -> tuple[li
     """
     unseen_by = torch.zeros(len(pairs), dtype=torch.uint8)
     unseen_by[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[::2]] = 1
-    chosen = options | {"passes": options["fold_passes"]}
+    chosen = options.model_copy(update={"passes": options.fold_passes})
     halves = [(unseen_by != fold).nonzero()[:, 0] for fold in (0, 1)]
     return [train_heads(pairs, rates, chosen, seed, half)[0] for half in halves], unseen_by
 
@@ -96,19 +96,19 @@ def embed_out_of_fold(folds: list[ExitHeads], unseen_by: Tensor, pairs: Pairs) -
 
 
 def train_confidence_gates(
-    pairs: Pairs, z: Tensor | MappedRows, options: dict, seed: int
+    pairs: Pairs, z: Tensor | MappedRows, options: ConfidenceTraining, seed: int
 ) -> tuple[ImageGates, pd.DataFrame]:
     """Train gates that see the image alone to tell whether its text ranks first in its batch at each exit, by BCE.
 
     Args:
         pairs: Training pairs.
         z: Embeddings at every exit `[n, E, D]` by the frozen heads.
-        options: `hidden`, `passes`, `batch_size`, `learning_rate`, `weight_decay`.
+        options: Width and steps.
         seed: Seed.
     """
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
-    gates = ImageGates(exits, dim, options["hidden"], widths=pairs.widths)
+    gates = ImageGates(exits, dim, options.hidden, widths=pairs.widths)
     pairs.prepare(gates)
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,8 +7,8 @@ captions.parquet     retrieval only, per caption: image (row), text (row of text
 reference.safetensors  under autocast only: places [m] and float32 embeddings [m, D] of some images
 ../{split}.shards/   what the encoder said of the images, one folder per shard (tgems/features/shards.py)
 
-Summaries that take more memory than the manifest's `in_memory_gb` stay in their files, mapped, and are read by rows;
-such files are checked by size, all others by digest.
+Summaries that take more memory than the reader allows stay in their files, mapped, and are read by rows; such
+files are checked by size, all others by digest.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from tgems.features.rows import Rows
 from tgems.provenance import digest_file, read_json, write_json
 
 SCHEMA_VERSION = 4
+IN_MEMORY_GB = 8.0
 COMPARED = ("schema_version", "weights", "preprocess")
 
 
@@ -129,12 +130,13 @@ def seal(folder: Path, manifest: dict) -> None:
     write_json(Path(folder) / "manifest.json", manifest | {"schema_version": SCHEMA_VERSION, "files": files})
 
 
-def load_features(folder: Path, like: dict | None = None) -> FeatureSet:
+def load_features(folder: Path, like: dict | None = None, in_memory_gb: float = IN_MEMORY_GB) -> FeatureSet:
     """Read a split, checking every file against its manifest.
 
     Args:
         folder: Folder of the split.
         like: Manifest that must agree in schema version, weights and preprocessing (say of the training features).
+        in_memory_gb: Summaries that take more memory than this, as float32, stay in their files.
 
     Raises:
         UserError: Something is missing, truncated, altered, or was made with other weights.
@@ -143,7 +145,7 @@ def load_features(folder: Path, like: dict | None = None) -> FeatureSet:
     expected = {"schema_version": SCHEMA_VERSION} if like is None else {k: like.get(k) for k in COMPARED}
     manifest = _read_manifest(folder, expected)
     _check_files(folder, folder, manifest["files"])
-    return _read(folder, manifest)
+    return _read(folder, manifest, in_memory_gb)
 
 
 def load_captions(folder: Path, weights: str) -> tuple[Tensor, pd.DataFrame]:
@@ -193,12 +195,12 @@ def _damaged(file: Path, cache: Path) -> UserError:
     return UserError(f"{file}: truncated, altered or missing; delete the folder {cache} and run again")
 
 
-def _read(folder: Path, manifest: dict) -> FeatureSet:
+def _read(folder: Path, manifest: dict, in_memory_gb: float) -> FeatureSet:
     from safetensors.torch import load_file
 
     shards = folder.with_name(f"{folder.name}.shards")
     numbers = [f"{i:03}.safetensors" for i in range(max(len(part["rows"]) for part in manifest["parts"].values()))]
-    streamed = _summary_bytes(shards, folder, manifest) > manifest["in_memory_gb"] * 2**30
+    streamed = _summary_bytes(shards, folder, manifest) > in_memory_gb * 2**30
     parts: dict[str, list[Tensor]] = {}
     for name, part in manifest["parts"].items():
         for file in numbers[: len(part["rows"])]:

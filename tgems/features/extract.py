@@ -121,7 +121,6 @@ def _manifest(backbone: Backbone, encoding: Encoding, found: dict[str, dict], pr
         "widths": [backbone.tower.widths[block - 1] for block in backbone.blocks[:-1]],
         "grids": list(encoding.grids),
         "precision": encoding.precision,
-        "in_memory_gb": encoding.in_memory_gb,
         "shards": {s["tar"]: s["fingerprint"]["shard"] for s in found.values()},
         "parts": {name: {k: s[k] for k in ("n", "rows", "files", "bytes")} for name, s in found.items()},
         "prompts": digest_json(prompts),

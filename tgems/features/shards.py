@@ -27,7 +27,8 @@ from tgems.errors import UserError
 from tgems.features.cache import SCHEMA_VERSION
 from tgems.features.encode import EncodedImages, encode_images
 from tgems.features.images import Batch, image_batches
-from tgems.provenance import commit, digest_file, digest_json, read_json, versions, whole_folder, write_json
+from tgems.import_closure import code_digest, import_closure
+from tgems.provenance import commit, digest_file, read_json, versions, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
 METADATA = ("sources", "difficulty", "n_digits", "layout")
@@ -46,7 +47,6 @@ class Encoding:
         device: torch device.
         workers: Processes that decode images; 0 decodes in this one.
         on_bad_sample: `fail`, or `skip`: leave out, log and count.
-        in_memory_gb: Summaries of a split that take more (as float32) are read from their files by rows.
         code: Digest of the code that encodes; a change encodes anew.
         grids: Grids of means in summaries, ascending (`tgems.backbones.towers.Tower.summarise`).
     """
@@ -57,7 +57,6 @@ class Encoding:
     device: str = "cpu"
     workers: int = 0
     on_bad_sample: str = "fail"
-    in_memory_gb: float = 8.0
     code: str = ""
     grids: Sequence[int] = (2,)
 
@@ -213,6 +212,6 @@ class _Writer:
         self.parts = []
 
 
-def code_digest(files: list[str]) -> str:
-    """Digest of source files' contents, wherever they lie."""
-    return digest_json(sorted(digest_file(Path(name)) for name in files))
+def encoding_code() -> str:
+    """Return the digest of the code that encoded features depend on: this module and all that it imports."""
+    return code_digest([Path(__file__), *import_closure(Path(__file__))])

@@ -8,7 +8,7 @@ import pandas as pd
 
 from tgems.evaluation.uncertainty import holm
 from tgems.profiling.costs import costs_from
-from tgems.provenance import read_json, write_json, write_text
+from tgems.provenance import read_json, write_text
 from tgems.reporting.calibration import shown_first, transferred
 
 
@@ -71,12 +71,6 @@ def decide(wins: pd.DataFrame, compared: list[str], margin: float, level: float)
     real = wins["p_holm"] < level
     verdict = verdict.mask(real & wins["difference"].gt(0), "better").mask(real & wins["difference"].lt(0), "worse")
     return wins.assign(verdict=verdict)
-
-
-def write_provenance(evaluations: Sequence[str], config: dict, out: Path) -> None:
-    """Write what every number of the tables comes from: the configuration, and per evaluation digests and versions."""
-    parts = {"/".join(Path(path).parts[-4:-1]): read_json(Path(path)) for path in evaluations}
-    write_json(out, {"config": config, "evaluations": parts})
 
 
 def precision(evaluations: Sequence[str]) -> pd.DataFrame:

@@ -7,7 +7,6 @@ known rate; gates are evaluated as they would be. Weights do not matter for spee
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from tgems.backbones.load import load_backbone
 from tgems.backbones.towers import Tower
+from tgems.config.run import LatencyOptions
 from tgems.devices import autocast, require_device
 from tgems.errors import UserError
 from tgems.exits.losses import exit_weights
@@ -33,27 +33,12 @@ IMAGES = 32
 LEAST = 3
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to measure.
-
-    Attributes:
-        batch_sizes: Images a call.
-        seconds: Time for one batch size; at least three rounds are measured.
-        threads: Of torch.
-        dtype: `float32`, or the type of autocast: `bfloat16`.
-        device: torch device.
-    """
-
-    batch_sizes: Sequence[int]
-    seconds: float
-    threads: int
-    dtype: str = "float32"
-    device: str = "cpu"
-
-
 def measure_latency(
-    tower: Tower, costs: ExitCosts, hidden: Mapping[str, int], shares: Mapping[float, np.ndarray], settings: Settings
+    tower: Tower,
+    costs: ExitCosts,
+    hidden: Mapping[str, int],
+    shares: Mapping[float, np.ndarray],
+    options: LatencyOptions,
 ) -> pd.DataFrame:
     """Measure one backbone.
 
@@ -62,41 +47,41 @@ def measure_latency(
         costs: Of its exits.
         hidden: Hidden widths of `heads` and `image_gates`.
         shares: Rate target -> share of images by exit `[E]`.
-        settings: How.
+        options: Batch sizes, time, type and device.
 
     Returns:
         One row per batch size and encoder: `full`, `full, in chunks` (only where it differs) and `early exit` at every
         rate target. `speedup` is relative to the faster of the two full ones; `efficiency` is it times the rate.
     """
     torch.manual_seed(0)
-    tower.visual.to(settings.device)
+    tower.visual.to(options.device)
     n = len(costs.blocks) - 1
     widths = None if len(set(costs.widths)) == 1 else costs.widths
     heads = ExitHeads(n, costs.summary_dim, hidden["heads"], costs.embed_dim, widths)
     rates = costs.image_guided()
     gates = LookaheadGates(n, costs.summary_dim, hidden["image_gates"], costs.fixed().tolist(), widths=widths)
-    rule = ImageRule(heads, gates).to(settings.device).eval().requires_grad_(False)
+    rule = ImageRule(heads, gates).to(options.device).eval().requires_grad_(False)
     rule.thresholds = dict.fromkeys(range(n), 0.0)
     frames = []
-    for batch_size in tqdm(settings.batch_sizes, desc="latency", unit="batch size"):
+    for batch_size in tqdm(options.batch_sizes, desc="latency", unit="batch size"):
         calls = max(1, IMAGES // batch_size)
         drawn = {target: draw_exits(p, calls * batch_size) for target, p in shares.items()}
-        images = torch.randn(batch_size, 3, *tower.image_size, device=settings.device)
+        images = torch.randn(batch_size, 3, *tower.image_size, device=options.device)
         encoders = _encoders(tower, rule, costs, images, drawn, batch_size)
-        times = _in_turn(encoders, calls, settings)
+        times = _in_turn(encoders, calls, options)
         realised = {(EARLY, target): float(rates[exits].mean()) for target, exits in drawn.items()}
         frames.append(_table(times, realised, batch_size, calls))
-    about = {"device": _device_name(settings.device), "threads": settings.threads, "dtype": settings.dtype}
+    about = {"device": _device_name(options.device), "threads": torch.get_num_threads(), "dtype": options.dtype}
     return pd.concat(frames, ignore_index=True).assign(**about)
 
 
 def run_latency(
     backbone: dict,
-    modules: dict,
+    hidden: Mapping[str, int],
+    rate_targets: Sequence[float],
     macs: str,
     exits: Sequence[str],
-    options: dict,
-    threads: int,
+    options: LatencyOptions,
     about: dict,
     out: Path,
 ) -> None:
@@ -104,29 +89,27 @@ def run_latency(
 
     Args:
         backbone: Entry of the configuration.
-        modules: Variant: `rate_targets`, and `hidden` of `heads` and `image_gates`.
+        hidden: Hidden widths of `heads` and `image_gates`.
+        rate_targets: Rate targets to draw exits for.
         macs: `macs.json` of the variant.
         exits: Shares of exits on one data set (Parquet); none to draw exits as random as each rate allows.
-        options: `batch_sizes`, `seconds`, `dtype`, `device`.
-        threads: Of torch.
+        options: Batch sizes, time, type and device.
         about: Columns common to everything.
         out: CSV file.
 
     Raises:
         UserError: There is no such device, or no batch size, or policy tgem has no exits on this data set.
     """
-    if not options["batch_sizes"]:
+    if not options.batch_sizes:
         raise UserError("config: latency.batch_sizes is empty: nothing to measure; name some, as [1, 8, 64]")
-    require_device("latency.device", options["device"])
+    require_device("latency.device", options.device)
     costs = read_costs(macs)
     if exits:
         shares = trained_shares(pd.concat([pd.read_parquet(path) for path in exits]))
     else:
         rates = torch.from_numpy(costs.image_guided()).float()
-        shares = {target: exit_weights(rates, target).numpy() for target in modules["rate_targets"]}
-    hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates")}
-    settings = Settings(options["batch_sizes"], options["seconds"], threads, options["dtype"], options["device"])
-    frame = measure_latency(load_backbone(backbone).tower, costs, hidden, shares, settings)
+        shares = {target: exit_weights(rates, target).numpy() for target in rate_targets}
+    frame = measure_latency(load_backbone(backbone).tower, costs, hidden, shares, options)
     with whole_file(out) as partial:
         frame.assign(**about).to_csv(partial, index=False, float_format="%.6g")
 
@@ -173,16 +156,16 @@ def _encoders(
 
 
 @torch.inference_mode()
-def _in_turn(encoders: dict, calls: int, settings: Settings) -> dict[tuple, list[list[float]]]:
+def _in_turn(encoders: dict, calls: int, options: LatencyOptions) -> dict[tuple, list[list[float]]]:
     """Seconds of every call, by encoder and round; each round runs every encoder once over all calls."""
     times: dict[tuple, list[list[float]]] = {key: [] for key in encoders}
     start, rounds = time.perf_counter(), 0
-    with autocast(settings.device, settings.dtype):
+    with autocast(options.device, options.dtype):
         for encode in encoders.values():
             encode(0)
-        while rounds < LEAST or time.perf_counter() - start < settings.seconds:
+        while rounds < LEAST or time.perf_counter() - start < options.seconds:
             for key, encode in encoders.items():
-                times[key].append([_timed(encode, call, settings.device) for call in range(calls)])
+                times[key].append([_timed(encode, call, options.device) for call in range(calls)])
             rounds += 1
     return times
 

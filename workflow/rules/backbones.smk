@@ -1,20 +1,20 @@
 rule pretrain_backbone:
     input:
-        split="results/data/scenes/backbone",
-        architecture="configs/backbones/{backbone}.json",
-        code=CODE["backbones"],
+        split="<results>/data/scenes/backbone",
+        architecture=f"{ROOT}/configs/backbones/{{backbone}}.json",
+        code=code_of("pretrain_backbone"),
     output:
-        directory("results/backbones/{backbone}"),
+        directory("<results>/backbones/{backbone}"),
     log:
-        "logs/pretrain_backbone/{backbone}.log",
+        "<logs>/pretrain_backbone/{backbone}.log",
     benchmark:
-        "benchmarks/pretrain_backbone/{backbone}.tsv"
+        "<benchmarks>/pretrain_backbone/{backbone}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
         recipe=lookup(within=config, dpath="pretraining"),
-        checkpoint="results/checkpoints/{backbone}.safetensors",
+        checkpoint=f"{RESULTS}/checkpoints/{{backbone}}.safetensors",
     message:
         "Pretrain {wildcards.backbone} (about an hour; resumes from results/checkpoints)"
     script:

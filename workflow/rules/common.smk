@@ -7,17 +7,29 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir)))
 
 from tgems.backbones.config import backbone_files
-from tgems.config import complete_config, costs_of
+from tgems.config.reading import refuse_duplicate_keys
+from tgems.config.training import LookaheadOptions
 from tgems.errors import UserError
-from tgems.exits.names import job_folders, trained_gates
+from tgems.exits.names import job_folders
+from tgems.import_closure import import_closure
 from tgems.reporting.published import has_published
+from tgems.reporting.run_record import require_results_of
+from tgems.run_config import complete_config, costs_of, recorded_config, trained_gates
 
 try:
-    config = complete_config(
-        config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml"
-    )
+    refuse_duplicate_keys(workflow.configfiles)
+    config = complete_config(config)
 except UserError as error:
     raise WorkflowError(str(error))
+
+RESULTS = os.path.normpath(config["results"])
+
+
+pathvars:
+    results=RESULTS,
+    logs=f"{RESULTS}/logs",
+    benchmarks=f"{RESULTS}/benchmarks",
+
 
 # Jobs keep freed memory instead of giving it back: torch on CPU otherwise spends a tenth of its time in page faults.
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
@@ -38,10 +50,12 @@ REPORTED = [
 ]
 VARIANTS = list(config["variants"])
 GRIDS = sorted({v["summary"]["grid"] for v in config["variants"].values()} - {0})
-GATES = trained_gates(config["policies"], config["guidance"])
+GATES = trained_gates(config["policies"])
+RECORDED = recorded_config(config)
+OWN_POLICIES = [word.rpartition(":")[0] for word in config["policies"] if ":" in word]
 DEMO = [name for name in DATASETS if config["datasets"][name]["source"] == "demo"]
 RECEIPTS = [
-    f"results/data/{name}/{role}.json"
+    f"<results>/data/{name}/{role}.json"
     for name, entry in config["datasets"].items()
     for role, where in entry["splits"].items()
     if entry["source"] != "demo"
@@ -65,15 +79,15 @@ FIGURES += ["exit_histogram", "gallery"] if GATED else []
 TABLE_PARTS = ["tradeoff", "wins", "areas", "contributions", "semantic_content"]
 EVALUATION_PARTS = [*TABLE_PARTS, "exits", "gallery"]
 TABLE_FILES = expand(
-    "results/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]
+    "<results>/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]
 )
 if has_published(config["backbones"], DATASETS):
-    TABLE_FILES += multiext("results/tables/references", ".csv", ".md", ".tex")
+    TABLE_FILES += multiext("<results>/tables/references", ".csv", ".md", ".tex")
 FIGURE_FILES = expand(
-    "results/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
+    "<results>/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
 )
-LATENCY_FILES = multiext("results/tables/latency", ".csv", ".md", ".tex") + multiext(
-    "results/figures/latency", ".pdf", ".png"
+LATENCY_FILES = multiext("<results>/tables/latency", ".csv", ".md", ".tex") + multiext(
+    "<results>/figures/latency", ".pdf", ".png"
 )
 
 
@@ -84,6 +98,25 @@ TOGETHER = [
     if "none" not in config["datasets"][name]["splits"].values()
     and max(config["datasets"][name]["jobs"].values()) == 1
 ]
+
+
+def code_of(rule):
+    """Modules of tgems that the script of a rule imports, directly or not: a change of their text reruns the rule."""
+    script = Path(ROOT, "workflow/scripts", f"{rule}.py")
+    return [os.path.relpath(path) for path in import_closure(script)]
+
+
+def checked(category):
+    """Category of a result in the report, which is refused for results of another configuration."""
+
+    def of(wildcards):
+        try:
+            require_results_of(RECORDED, Path(RESULTS, "tables/provenance.json"))
+        except UserError as error:
+            raise WorkflowError(str(error))
+        return category
+
+    return of
 
 
 def one_of(names):
@@ -108,7 +141,7 @@ def split_files(wildcards):
     """A split's folder of shards, generated for the demo, or the receipt of one that was fetched."""
     role = getattr(wildcards, "split", "test")
     demo = config["datasets"][wildcards.dataset]["source"] == "demo"
-    return f"results/data/{wildcards.dataset}/{role}" + ("" if demo else ".json")
+    return f"<results>/data/{wildcards.dataset}/{role}" + ("" if demo else ".json")
 
 
 def split_source(wildcards):
@@ -138,7 +171,7 @@ def prompt_files(wildcards):
     if dataset["task"] == "zeroshot_classification":
         names = ["classnames.txt", "zeroshot_classification_templates.txt"]
     demo = dataset["source"] == "demo"
-    return [f"results/data/{wildcards.dataset}/{name}" for name in names if demo]
+    return [f"<results>/data/{wildcards.dataset}/{name}" for name in names if demo]
 
 
 def architecture_file(wildcards):
@@ -152,9 +185,10 @@ def weight_files(wildcards):
 
 
 def encoding(wildcards):
-    """How images are encoded."""
+    """Everything about encoding that changes a byte of the features; scripts read the rest from `snakemake.config`."""
+    kept = {key: config["features"][key] for key in ("dtype", "precision")}
     bad = config["datasets"][wildcards.dataset]["on_bad_sample"]
-    return config["features"] | {"on_bad_sample": bad, "grids": GRIDS}
+    return kept | {"on_bad_sample": bad, "grids": GRIDS}
 
 
 def backbone_entry(wildcards):
@@ -166,13 +200,13 @@ def backbone_entry(wildcards):
 def encoded_parts(wildcards):
     """Receipts of the jobs that a split's shards are dealt to; none where one job does all."""
     of = config["datasets"][wildcards.dataset]["jobs"][wildcards.split]
-    folder = f"results/features/{wildcards.backbone}/{wildcards.dataset}/{wildcards.split}.shards"
+    folder = f"<results>/features/{wildcards.backbone}/{wildcards.dataset}/{wildcards.split}.shards"
     return [f"{folder}/part-{i}-of-{of}.json" for i in range(of)] if of > 1 else []
 
 
 def training_features():
     """Pattern of the training features."""
-    return f"results/features/{{backbone}}/{TRAINED}/{config['training']['split']}"
+    return f"<results>/features/{{backbone}}/{TRAINED}/train"
 
 
 def trained_exits(wildcards):
@@ -180,13 +214,13 @@ def trained_exits(wildcards):
     if config["latency"]["exits"] == "drawn":
         return []
     dataset = TRAINED if TRAINED in REPORTED else REPORTED[0]
-    folder = f"results/evaluation/{wildcards.backbone}/{VARIANTS[0]}/{dataset}"
+    folder = f"<results>/evaluation/{wildcards.backbone}/{VARIANTS[0]}/{dataset}"
     return [f"{folder}/exits.parquet"]
 
 
 def each_seed(folder, mark=str):
     """Folders of one kind of module, one per seed."""
-    root = "results/exits/{backbone}/{variant}"
+    root = "<results>/exits/{backbone}/{variant}"
     return [mark(f"{root}/{folder}/seed-{seed}") for seed in SEEDS]
 
 
@@ -209,6 +243,23 @@ def unchecked_targets(wildcards):
     return [min(config["variants"][wildcards.variant]["rate_targets"])]
 
 
+def lookahead_options(wildcards):
+    """Options of the image-guided gates that their lookahead depends on."""
+    options = config["variants"][wildcards.variant]["image_gates"]
+    return {key: options[key] for key in LookaheadOptions.model_fields}
+
+
+def hidden_widths(wildcards):
+    """Hidden widths of the modules that speed is measured with."""
+    variant = config["variants"][VARIANTS[0]]
+    return {name: variant[name]["hidden"] for name in ("heads", "image_gates")}
+
+
+def query_bank_options(wildcards):
+    """What the query bank is chosen from; None where texts are not normalised by one."""
+    return config["query_bank"] if training_captions(wildcards) else None
+
+
 def confidence_options(wildcards):
     """Options of the confidence gates; they are as wide as the image-guided ones."""
     variant = config["variants"][wildcards.variant]
@@ -229,7 +280,7 @@ def trained(wildcards):
     """Where the modules of a backbone and variant are, and how they are trained (tgems.evaluation.inputs.Trained)."""
     variant = config["variants"][wildcards.variant]
     return {
-        "exits": f"results/exits/{wildcards.backbone}/{wildcards.variant}",
+        "exits": f"{RESULTS}/exits/{wildcards.backbone}/{wildcards.variant}",
         "seeds": SEEDS,
         "rate_targets": variant["rate_targets"],
         "gates": GATES,
@@ -248,7 +299,7 @@ def training_captions(wildcards):
     """Features whose captions the query bank is drawn from; none where texts are not normalised by it."""
     retrieval = config["datasets"][wildcards.dataset]["task"] == "zeroshot_retrieval"
     wanted = retrieval and "querybank" in config["score_normalisation"]
-    folder = f"results/features/{wildcards.backbone}/{TRAINED}/train"
+    folder = f"<results>/features/{wildcards.backbone}/{TRAINED}/train"
     return [folder] if wanted else []
 
 
@@ -258,7 +309,7 @@ def threshold_files(wildcards):
     origin = {"in_domain": wildcards.dataset, "transfer": TRAINED}
     if wildcards.dataset == TRAINED:
         wanted = ["in_domain"]
-    root = f"results/evaluation/{wildcards.backbone}/{wildcards.variant}"
+    root = f"<results>/evaluation/{wildcards.backbone}/{wildcards.variant}"
     return {
         name: f"{root}/{origin[name]}/thresholds.json"
         for name in origin
@@ -275,7 +326,7 @@ def validation_curves(wildcards):
 def evaluated(part, extension="parquet"):
     """One part of every evaluation."""
     return expand(
-        f"results/evaluation/{{b}}/{{v}}/{{d}}/{part}.{extension}",
+        f"<results>/evaluation/{{b}}/{{v}}/{{d}}/{part}.{extension}",
         b=BACKBONES,
         v=VARIANTS,
         d=REPORTED,
@@ -284,7 +335,9 @@ def evaluated(part, extension="parquet"):
 
 def demo_prompt_files():
     """Prompt files of the demo data sets, as clip_benchmark reads them."""
-    files = expand("results/data/{dataset}/dataset_type.txt", dataset=DEMO)
+    files = expand("<results>/data/{dataset}/dataset_type.txt", dataset=DEMO)
     zeroshot = [name for name in DEMO if name != "scenes"]
     names = ["classnames.txt", "zeroshot_classification_templates.txt"]
-    return files + expand("results/data/{dataset}/{name}", dataset=zeroshot, name=names)
+    return files + expand(
+        "<results>/data/{dataset}/{name}", dataset=zeroshot, name=names
+    )

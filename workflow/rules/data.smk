@@ -1,17 +1,18 @@
 rule describe_demo:
     input:
-        code=CODE["demo"],
+        code=code_of("describe_demo"),
     output:
         demo_prompt_files(),
     log:
-        "logs/describe_demo.log",
+        "<logs>/describe_demo.log",
     benchmark:
-        "benchmarks/describe_demo.tsv"
+        "<benchmarks>/describe_demo.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
         datasets=DEMO,
+        root=f"{RESULTS}/data",
     message:
         "Write class names and templates of the demo data sets"
     script:
@@ -20,13 +21,13 @@ rule describe_demo:
 
 rule generate_demo:
     input:
-        code=CODE["demo"],
+        code=code_of("generate_demo"),
     output:
-        directory("results/data/{dataset}/{split}"),
+        directory("<results>/data/{dataset}/{split}"),
     log:
-        "logs/generate_demo/{dataset}-{split}.log",
+        "<logs>/generate_demo/{dataset}-{split}.log",
     benchmark:
-        "benchmarks/generate_demo/{dataset}-{split}.tsv"
+        "<benchmarks>/generate_demo/{dataset}-{split}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -43,13 +44,13 @@ rule generate_demo:
 rule fetch_split:
     input:
         files=local_files,
-        code=CODE["fetch"],
+        code=code_of("fetch_split"),
     output:
-        "results/data/{dataset}/{split}.json",
+        "<results>/data/{dataset}/{split}.json",
     log:
-        "logs/fetch_split/{dataset}-{split}.log",
+        "<logs>/fetch_split/{dataset}-{split}.log",
     benchmark:
-        "benchmarks/fetch_split/{dataset}-{split}.tsv"
+        "<benchmarks>/fetch_split/{dataset}-{split}.tsv"
     conda:
         "../../environment.yml"
     threads: 1

@@ -1,17 +1,17 @@
 rule fit_thresholds:
     input:
-        validation="results/features/{backbone}/{dataset}/validation",
+        validation="<results>/features/{backbone}/{dataset}/validation",
         modules=trained_modules,
         captions=training_captions,
-        macs="results/profiling/{backbone}/{variant}/macs.json",
-        code=CODE["evaluation"] + CODE["policies"],
+        macs="<results>/profiling/{backbone}/{variant}/macs.json",
+        code=code_of("fit_thresholds") + OWN_POLICIES,
     output:
-        thresholds="results/evaluation/{backbone}/{variant}/{dataset}/thresholds.json",
-        curves="results/evaluation/{backbone}/{variant}/{dataset}/validation_curves.parquet",
+        thresholds="<results>/evaluation/{backbone}/{variant}/{dataset}/thresholds.json",
+        curves="<results>/evaluation/{backbone}/{variant}/{dataset}/validation_curves.parquet",
     log:
-        "logs/fit_thresholds/{backbone}-{variant}-{dataset}.log",
+        "<logs>/fit_thresholds/{backbone}-{variant}-{dataset}.log",
     benchmark:
-        "benchmarks/fit_thresholds/{backbone}-{variant}-{dataset}.tsv"
+        "<benchmarks>/fit_thresholds/{backbone}-{variant}-{dataset}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -19,7 +19,7 @@ rule fit_thresholds:
         trained=trained,
         policies=lookup(within=config, dpath="policies"),
         directions=lookup(within=config, dpath="datasets/{dataset}/directions"),
-        query_bank=lookup(within=config, dpath="query_bank"),
+        query_bank=query_bank_options,
     message:
         "Fit thresholds of {wildcards.backbone}, {wildcards.variant}, on validation images of {wildcards.dataset}"
     script:
@@ -29,24 +29,24 @@ rule fit_thresholds:
 rule evaluate:
     input:
         unpack(threshold_files),
-        test="results/features/{backbone}/{dataset}/test",
+        test="<results>/features/{backbone}/{dataset}/test",
         images=split_files,
         prompts=prompt_files,
         curves=validation_curves,
         modules=trained_modules,
         captions=training_captions,
-        macs="results/profiling/{backbone}/{variant}/macs.json",
-        code=CODE["evaluation"] + CODE["policies"],
+        macs="<results>/profiling/{backbone}/{variant}/macs.json",
+        code=code_of("evaluate") + OWN_POLICIES,
     output:
         **{
-            part: f"results/evaluation/{{backbone}}/{{variant}}/{{dataset}}/{part}.parquet"
+            part: f"<results>/evaluation/{{backbone}}/{{variant}}/{{dataset}}/{part}.parquet"
             for part in EVALUATION_PARTS
         },
-        provenance="results/evaluation/{backbone}/{variant}/{dataset}/provenance.json",
+        provenance="<results>/evaluation/{backbone}/{variant}/{dataset}/provenance.json",
     log:
-        "logs/evaluate/{backbone}-{variant}-{dataset}.log",
+        "<logs>/evaluate/{backbone}-{variant}-{dataset}.log",
     benchmark:
-        "benchmarks/evaluate/{backbone}-{variant}-{dataset}.tsv"
+        "<benchmarks>/evaluate/{backbone}-{variant}-{dataset}.tsv"
     conda:
         "../../environment.yml"
     threads: 1

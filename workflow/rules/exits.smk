@@ -1,14 +1,14 @@
 rule train_heads:
     input:
         features=training_features(),
-        macs="results/profiling/{backbone}/{variant}/macs.json",
-        code=CODE["exits"],
+        macs="<results>/profiling/{backbone}/{variant}/macs.json",
+        code=code_of("train_heads"),
     output:
-        directory("results/exits/{backbone}/{variant}/heads/seed-{seed}"),
+        directory("<results>/exits/{backbone}/{variant}/heads/seed-{seed}"),
     log:
-        "logs/train_heads/{backbone}-{variant}-{seed}.log",
+        "<logs>/train_heads/{backbone}-{variant}-{seed}.log",
     benchmark:
-        "benchmarks/train_heads/{backbone}-{variant}-{seed}.tsv"
+        "<benchmarks>/train_heads/{backbone}-{variant}-{seed}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -23,20 +23,20 @@ rule train_heads:
 rule train_lookahead:
     input:
         features=training_features(),
-        macs="results/profiling/{backbone}/{variant}/macs.json",
+        macs="<results>/profiling/{backbone}/{variant}/macs.json",
         heads=each_seed("heads"),
-        code=CODE["exits"],
+        code=code_of("train_lookahead"),
     output:
         each_seed("lookahead", directory),
     log:
-        "logs/train_lookahead/{backbone}-{variant}.log",
+        "<logs>/train_lookahead/{backbone}-{variant}.log",
     benchmark:
-        "benchmarks/train_lookahead/{backbone}-{variant}.tsv"
+        "<benchmarks>/train_lookahead/{backbone}-{variant}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
-        options=lookup(within=config, dpath="variants/{variant}/image_gates"),
+        options=lookahead_options,
         seeds=SEEDS,
     message:
         "Train the foresight of image-guided gates of {wildcards.backbone}, {wildcards.variant}, all seeds"
@@ -47,15 +47,15 @@ rule train_lookahead:
 rule train_image_gates:
     input:
         features=training_features(),
-        macs="results/profiling/{backbone}/{variant}/macs.json",
+        macs="<results>/profiling/{backbone}/{variant}/macs.json",
         foresight=each_seed("lookahead"),
-        code=CODE["exits"],
+        code=code_of("train_image_gates"),
     output:
         each_seed("image/rate-{rate}", directory),
     log:
-        "logs/train_image_gates/{backbone}-{variant}-{rate}.log",
+        "<logs>/train_image_gates/{backbone}-{variant}-{rate}.log",
     benchmark:
-        "benchmarks/train_image_gates/{backbone}-{variant}-{rate}.tsv"
+        "<benchmarks>/train_image_gates/{backbone}-{variant}-{rate}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -71,15 +71,15 @@ rule train_image_gates:
 rule train_bank_gates:
     input:
         features=training_features(),
-        macs="results/profiling/{backbone}/{variant}/macs.json",
-        heads="results/exits/{backbone}/{variant}/heads/seed-{seed}",
-        code=CODE["exits"],
+        macs="<results>/profiling/{backbone}/{variant}/macs.json",
+        heads="<results>/exits/{backbone}/{variant}/heads/seed-{seed}",
+        code=code_of("train_bank_gates"),
     output:
-        directory("results/exits/{backbone}/{variant}/bank/seed-{seed}"),
+        directory("<results>/exits/{backbone}/{variant}/bank/seed-{seed}"),
     log:
-        "logs/train_bank_gates/{backbone}-{variant}-{seed}.log",
+        "<logs>/train_bank_gates/{backbone}-{variant}-{seed}.log",
     benchmark:
-        "benchmarks/train_bank_gates/{backbone}-{variant}-{seed}.tsv"
+        "<benchmarks>/train_bank_gates/{backbone}-{variant}-{seed}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -94,15 +94,15 @@ rule train_bank_gates:
 rule train_confidence_gates:
     input:
         features=training_features(),
-        macs="results/profiling/{backbone}/{variant}/macs.json",
+        macs="<results>/profiling/{backbone}/{variant}/macs.json",
         heads=each_seed("heads"),
-        code=CODE["exits"],
+        code=code_of("train_confidence_gates"),
     output:
         each_seed("confidence", directory),
     log:
-        "logs/train_confidence_gates/{backbone}-{variant}.log",
+        "<logs>/train_confidence_gates/{backbone}-{variant}.log",
     benchmark:
-        "benchmarks/train_confidence_gates/{backbone}-{variant}.tsv"
+        "<benchmarks>/train_confidence_gates/{backbone}-{variant}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -118,16 +118,16 @@ rule train_confidence_gates:
 rule train_joint:
     input:
         features=training_features(),
-        macs="results/profiling/{backbone}/{variant}/macs.json",
-        code=CODE["exits"],
+        macs="<results>/profiling/{backbone}/{variant}/macs.json",
+        code=code_of("train_joint"),
     output:
         directory(
-            "results/exits/{backbone}/{variant}/joint-{guidance}/rate-{rate}/seed-{seed}"
+            "<results>/exits/{backbone}/{variant}/joint-{guidance}/rate-{rate}/seed-{seed}"
         ),
     log:
-        "logs/train_joint/{backbone}-{variant}-{guidance}-{rate}-{seed}.log",
+        "<logs>/train_joint/{backbone}-{variant}-{guidance}-{rate}-{seed}.log",
     benchmark:
-        "benchmarks/train_joint/{backbone}-{variant}-{guidance}-{rate}-{seed}.tsv"
+        "<benchmarks>/train_joint/{backbone}-{variant}-{guidance}-{rate}-{seed}.tsv"
     conda:
         "../../environment.yml"
     threads: 1

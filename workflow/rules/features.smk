@@ -2,13 +2,13 @@ rule encode_part:
     input:
         split=split_files,
         backbone=weight_files,
-        code=CODE["features"],
+        code=code_of("encode_part"),
     output:
-        "results/features/{backbone}/{dataset}/{split}.shards/part-{part}-of-{of}.json",
+        "<results>/features/{backbone}/{dataset}/{split}.shards/part-{part}-of-{of}.json",
     log:
-        "logs/encode_part/{backbone}-{dataset}-{split}-{part}-of-{of}.log",
+        "<logs>/encode_part/{backbone}-{dataset}-{split}-{part}-of-{of}.log",
     benchmark:
-        "benchmarks/encode_part/{backbone}-{dataset}-{split}-{part}-of-{of}.tsv"
+        "<benchmarks>/encode_part/{backbone}-{dataset}-{split}-{part}-of-{of}.tsv"
     conda:
         "../../environment.yml"
     threads: 1 + config["features"]["workers"]
@@ -29,13 +29,13 @@ rule extract_features:
         prompts=prompt_files,
         backbone=weight_files,
         parts=encoded_parts,
-        code=CODE["features"],
+        code=code_of("extract_features"),
     output:
-        directory("results/features/{backbone}/{dataset}/{split}"),
+        directory("<results>/features/{backbone}/{dataset}/{split}"),
     log:
-        "logs/extract_features/{backbone}-{dataset}-{split}.log",
+        "<logs>/extract_features/{backbone}-{dataset}-{split}.log",
     benchmark:
-        "benchmarks/extract_features/{backbone}-{dataset}-{split}.tsv"
+        "<benchmarks>/extract_features/{backbone}-{dataset}-{split}.tsv"
     wildcard_constraints:
         dataset=one_of(name for name in DATASETS if name not in TOGETHER),
     conda:
@@ -56,21 +56,21 @@ rule extract_features:
 use rule extract_features as extract_training_features with:
     input:
         split=[
-            "results/data/{dataset}/train",
-            "results/data/{dataset}/validation",
-            "results/data/{dataset}/test",
+            "<results>/data/{dataset}/train",
+            "<results>/data/{dataset}/validation",
+            "<results>/data/{dataset}/test",
         ],
         prompts=prompt_files,
         backbone=weight_files,
-        code=CODE["features"],
+        code=code_of("extract_features"),
     output:
-        directory("results/features/{backbone}/{dataset}/train"),
-        directory("results/features/{backbone}/{dataset}/validation"),
-        directory("results/features/{backbone}/{dataset}/test"),
+        directory("<results>/features/{backbone}/{dataset}/train"),
+        directory("<results>/features/{backbone}/{dataset}/validation"),
+        directory("<results>/features/{backbone}/{dataset}/test"),
     log:
-        "logs/extract_training_features/{backbone}-{dataset}.log",
+        "<logs>/extract_training_features/{backbone}-{dataset}.log",
     benchmark:
-        "benchmarks/extract_training_features/{backbone}-{dataset}.tsv"
+        "<benchmarks>/extract_training_features/{backbone}-{dataset}.tsv"
     wildcard_constraints:
         dataset=one_of(name for name in TOGETHER if name == TRAINED),
     message:
@@ -80,19 +80,19 @@ use rule extract_features as extract_training_features with:
 use rule extract_features as extract_demo_features with:
     input:
         split=[
-            "results/data/{dataset}/validation",
-            "results/data/{dataset}/test",
+            "<results>/data/{dataset}/validation",
+            "<results>/data/{dataset}/test",
         ],
         prompts=prompt_files,
         backbone=weight_files,
-        code=CODE["features"],
+        code=code_of("extract_features"),
     output:
-        directory("results/features/{backbone}/{dataset}/validation"),
-        directory("results/features/{backbone}/{dataset}/test"),
+        directory("<results>/features/{backbone}/{dataset}/validation"),
+        directory("<results>/features/{backbone}/{dataset}/test"),
     log:
-        "logs/extract_demo_features/{backbone}-{dataset}.log",
+        "<logs>/extract_demo_features/{backbone}-{dataset}.log",
     benchmark:
-        "benchmarks/extract_demo_features/{backbone}-{dataset}.tsv"
+        "<benchmarks>/extract_demo_features/{backbone}-{dataset}.tsv"
     wildcard_constraints:
         dataset=one_of(name for name in TOGETHER if name != TRAINED),
     message:

@@ -1,13 +1,13 @@
 rule count_macs:
     input:
         architecture=architecture_file,
-        code=CODE["profiling"],
+        code=code_of("count_macs"),
     output:
-        "results/profiling/{backbone}/{variant}/macs.json",
+        "<results>/profiling/{backbone}/{variant}/macs.json",
     log:
-        "logs/count_macs/{backbone}-{variant}.log",
+        "<logs>/count_macs/{backbone}-{variant}.log",
     benchmark:
-        "benchmarks/count_macs/{backbone}-{variant}.tsv"
+        "<benchmarks>/count_macs/{backbone}-{variant}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -23,15 +23,15 @@ rule count_macs:
 
 rule measure_latency:
     input:
-        macs=f"results/profiling/{{backbone}}/{VARIANTS[0]}/macs.json",
+        macs=f"<results>/profiling/{{backbone}}/{VARIANTS[0]}/macs.json",
         exits=trained_exits,
-        code=CODE["latency"],
+        code=code_of("measure_latency"),
     output:
-        "results/profiling/{backbone}/latency.csv",
+        "<results>/profiling/{backbone}/latency.csv",
     log:
-        "logs/measure_latency/{backbone}.log",
+        "<logs>/measure_latency/{backbone}.log",
     benchmark:
-        "benchmarks/measure_latency/{backbone}.tsv"
+        "<benchmarks>/measure_latency/{backbone}.tsv"
     conda:
         "../../environment.yml"
     threads: os.cpu_count()
@@ -39,7 +39,8 @@ rule measure_latency:
         gpu=1 if config["latency"]["device"] == "cuda" else 0,
     params:
         backbone=backbone_entry,
-        modules=lookup(within=config, dpath=f"variants/{VARIANTS[0]}"),
+        hidden=hidden_widths,
+        rate_targets=lookup(within=config, dpath=f"variants/{VARIANTS[0]}/rate_targets"),
         options=lookup(within=config, dpath="latency"),
     message:
         "Measure the speed of {wildcards.backbone}, alone on {threads} cores"

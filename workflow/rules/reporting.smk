@@ -1,27 +1,27 @@
 rule make_tables:
     input:
         **{part: evaluated(part) for part in TABLE_PARTS},
-        macs=expand("results/profiling/{b}/{v}/macs.json", b=BACKBONES, v=VARIANTS),
+        macs=expand("<results>/profiling/{b}/{v}/macs.json", b=BACKBONES, v=VARIANTS),
         provenance=evaluated("provenance", "json"),
-        code=CODE["tables"],
+        code=code_of("make_tables"),
     output:
         report(
-            expand("results/tables/{table}.csv", table=TABLES),
+            expand("<results>/tables/{table}.csv", table=TABLES),
             caption="../report/tables.rst",
-            category="Tables",
+            category=checked("Tables"),
         ),
-        expand("results/tables/{table}.{ext}", table=TABLES, ext=["md", "tex"]),
-        provenance="results/tables/provenance.json",
+        expand("<results>/tables/{table}.{ext}", table=TABLES, ext=["md", "tex"]),
+        provenance="<results>/tables/provenance.json",
     log:
-        "logs/make_tables.log",
+        "<logs>/make_tables.log",
     benchmark:
-        "benchmarks/make_tables.tsv"
+        "<benchmarks>/make_tables.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
         parts=TABLE_PARTS,
-        config=config,
+        config=RECORDED,
     message:
         "Write the tables"
     script:
@@ -30,19 +30,19 @@ rule make_tables:
 
 rule check_references:
     input:
-        tradeoff="results/tables/tradeoff.csv",
-        code=CODE["references"],
+        tradeoff="<results>/tables/tradeoff.csv",
+        code=code_of("check_references"),
     output:
         report(
-            "results/tables/references.csv",
+            "<results>/tables/references.csv",
             caption="../report/references.rst",
-            category="Tables",
+            category=checked("Tables"),
         ),
-        multiext("results/tables/references", ".md", ".tex"),
+        multiext("<results>/tables/references", ".md", ".tex"),
     log:
-        "logs/check_references.log",
+        "<logs>/check_references.log",
     benchmark:
-        "benchmarks/check_references.tsv"
+        "<benchmarks>/check_references.tsv"
     conda:
         "../../environment.yml"
     threads: 1
@@ -56,27 +56,28 @@ rule check_references:
 
 rule plot_figure:
     input:
-        tables=expand("results/tables/{table}.csv", table=TABLES),
+        tables=expand("<results>/tables/{table}.csv", table=TABLES),
         exits=evaluated("exits"),
         gallery=evaluated("gallery"),
-        code=CODE["figures"],
+        provenance="<results>/tables/provenance.json",
+        code=code_of("plot_figure"),
     output:
-        pdf="results/figures/{figure}.pdf",
+        pdf="<results>/figures/{figure}.pdf",
         png=report(
-            "results/figures/{figure}.png",
+            "<results>/figures/{figure}.png",
             caption="../report/figures.rst",
-            category="Figures",
+            category=checked("Figures"),
         ),
     log:
-        "logs/plot_figure/{figure}.log",
+        "<logs>/plot_figure/{figure}.log",
     benchmark:
-        "benchmarks/plot_figure/{figure}.tsv"
+        "<benchmarks>/plot_figure/{figure}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
         variant=VARIANTS[0],
-        compared=COMPARED,
+        config=RECORDED,
     message:
         "Plot {wildcards.figure}"
     script:
@@ -85,25 +86,25 @@ rule plot_figure:
 
 rule report_latency:
     input:
-        parts=expand("results/profiling/{backbone}/latency.csv", backbone=BACKBONES),
-        code=CODE["latency_figure"],
+        parts=expand("<results>/profiling/{backbone}/latency.csv", backbone=BACKBONES),
+        code=code_of("report_latency"),
     output:
         csv=report(
-            "results/tables/latency.csv",
+            "<results>/tables/latency.csv",
             caption="../report/latency.rst",
-            category="Tables",
+            category=checked("Tables"),
         ),
-        other=multiext("results/tables/latency", ".md", ".tex"),
-        pdf="results/figures/latency.pdf",
+        other=multiext("<results>/tables/latency", ".md", ".tex"),
+        pdf="<results>/figures/latency.pdf",
         png=report(
-            "results/figures/latency.png",
+            "<results>/figures/latency.png",
             caption="../report/latency.rst",
-            category="Figures",
+            category=checked("Figures"),
         ),
     log:
-        "logs/report_latency.log",
+        "<logs>/report_latency.log",
     benchmark:
-        "benchmarks/report_latency.tsv"
+        "<benchmarks>/report_latency.tsv"
     conda:
         "../../environment.yml"
     threads: 1

@@ -7,4 +7,4 @@ with job(snakemake.log[0], snakemake.threads):
     from tgems.data.webdataset import write_prompts
 
     for dataset in snakemake.params.datasets:
-        write_prompts(Path("results/data") / dataset, PROMPTS[dataset])
+        write_prompts(Path(snakemake.params.root) / dataset, PROMPTS[dataset])

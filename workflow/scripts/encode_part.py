@@ -6,11 +6,12 @@ with job(snakemake.log[0], snakemake.threads):
     from tgems.backbones.load import load_backbone
     from tgems.data.webdataset import SplitFiles
     from tgems.features.extract import encode_part
-    from tgems.features.shards import Encoding, code_digest
+    from tgems.features.shards import Encoding, encoding_code
 
     use_threads(1)
     params, wildcards = snakemake.params, snakemake.wildcards
     backbone = load_backbone(params.backbone)
-    encoding = Encoding(**params.encoding, code=code_digest(snakemake.input.code))
+    machine = {key: snakemake.config["features"][key] for key in ("batch_size", "workers", "device")}
+    encoding = Encoding(**params.encoding, **machine, code=encoding_code())
     split, out = SplitFiles.of(snakemake.input.split), Path(snakemake.output[0])
     encode_part(backbone, split, out, encoding, int(wildcards.part), int(wildcards.of))

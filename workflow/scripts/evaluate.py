@@ -17,4 +17,5 @@ with job(snakemake.log[0], snakemake.threads):
         {**snakemake.wildcards, "task": params.pop("task")},
         Trained(**params.pop("trained")),
         **params,
+        in_memory_gb=snakemake.config["features"]["in_memory_gb"],
     )

@@ -1,10 +1,13 @@
 from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
+    from tgems.config.run import QueryBankOptions
     from tgems.evaluation.inputs import Trained
     from tgems.evaluation.stage import run_thresholds
 
     use_threads(snakemake.threads)
     files, out, params = snakemake.input, dict(snakemake.output.items()), dict(snakemake.params.items())
     trained = Trained(**params.pop("trained"))
-    run_thresholds(files.validation, files.macs, list(files.captions), out, trained, **params)
+    options, memory = params.pop("query_bank"), snakemake.config["features"]["in_memory_gb"]
+    params["query_bank"] = options and QueryBankOptions(**options)
+    run_thresholds(files.validation, files.macs, list(files.captions), out, trained, **params, in_memory_gb=memory)

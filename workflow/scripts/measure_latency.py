@@ -3,17 +3,18 @@ from tgems.jobs import job, use_threads
 with job(snakemake.log[0], snakemake.threads):
     from pathlib import Path
 
+    from tgems.config.run import LatencyOptions
     from tgems.runtime.latency import run_latency
 
     use_threads(snakemake.threads)
     params, files = snakemake.params, snakemake.input
     run_latency(
         params.backbone,
-        params.modules,
+        params.hidden,
+        params.rate_targets,
         files.macs,
         list(files.exits),
-        params.options,
-        snakemake.threads,
+        LatencyOptions(**params.options),
         {"backbone": snakemake.wildcards.backbone},
         Path(snakemake.output[0]),
     )

@@ -5,12 +5,13 @@ with job(snakemake.log[0], snakemake.threads):
     from pathlib import Path
 
     from tgems.backbones.pretrain import pretrain
+    from tgems.config.run import PretrainingOptions
 
     use_threads(snakemake.threads)
     pretrain(
         Path(snakemake.input.split),
         json.loads(Path(snakemake.input.architecture).read_text()),
-        dict(snakemake.params.recipe),
+        PretrainingOptions(**snakemake.params.recipe),
         Path(snakemake.params.checkpoint),
         Path(snakemake.output[0]),
     )

@@ -1,10 +1,10 @@
 from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
+    from tgems.config.training import BankGateOptions
     from tgems.exits.stage import run_gates
 
     use_threads(snakemake.threads)
-    files, seeds = snakemake.input, [int(snakemake.wildcards.seed)]
-    run_gates(
-        "bank", files.features, files.macs, [files.heads], snakemake.params.options, seeds, list(snakemake.output)
-    )
+    files, seeds, out = snakemake.input, [int(snakemake.wildcards.seed)], list(snakemake.output)
+    options, memory = BankGateOptions(**snakemake.params.options), snakemake.config["features"]["in_memory_gb"]
+    run_gates("bank", files.features, files.macs, [files.heads], options, seeds, out, memory)

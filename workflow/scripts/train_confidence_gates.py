@@ -1,10 +1,10 @@
 from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
+    from tgems.config.training import ConfidenceTraining
     from tgems.exits.stage import run_gates
 
     use_threads(snakemake.threads)
-    files, params = snakemake.input, snakemake.params
-    run_gates(
-        "confidence", files.features, files.macs, files.heads, params.options, params.seeds, list(snakemake.output)
-    )
+    files, seeds, out = snakemake.input, snakemake.params.seeds, list(snakemake.output)
+    options, memory = ConfidenceTraining(**snakemake.params.options), snakemake.config["features"]["in_memory_gb"]
+    run_gates("confidence", files.features, files.macs, files.heads, options, seeds, out, memory)

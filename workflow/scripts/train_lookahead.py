@@ -1,8 +1,10 @@
 from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
+    from tgems.config.training import LookaheadOptions
     from tgems.exits.stage import run_lookahead
 
     use_threads(snakemake.threads)
     files, params = snakemake.input, snakemake.params
-    run_lookahead(files.features, files.macs, files.heads, params.options, params.seeds, list(snakemake.output))
+    options, memory = LookaheadOptions(**params.options), snakemake.config["features"]["in_memory_gb"]
+    run_lookahead(files.features, files.macs, files.heads, options, params.seeds, list(snakemake.output), memory)

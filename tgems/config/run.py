@@ -1,0 +1,271 @@
+"""The configuration of a run: backbones, data sets, exit modules, evaluation, and what runs where."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from tgems.config.base import Count, Name, NotNegative, Number, Pairs, Positive, Rate, Section, Text, Whole, distinct
+from tgems.config.training import BankGateOptions, ConfidenceGateOptions, HeadOptions, ImageGateOptions, JointOptions
+
+Block = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(distinct)]
+Exits = Literal["all", "every_other", "last_half"] | Block
+Calibrations = Annotated[tuple[Literal["in_domain", "transfer"], ...], Field(min_length=1), AfterValidator(distinct)]
+Directions = Annotated[
+    tuple[Literal["image_to_text", "text_to_image"], ...], Field(min_length=1), AfterValidator(distinct)
+]
+Seeds = Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1), AfterValidator(distinct)]
+Rates = Annotated[tuple[Rate, ...], Field(min_length=1), AfterValidator(distinct)]
+Names = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(distinct)]
+Level = Annotated[Number, Field(gt=0, le=0.5)]
+Device = Literal["cpu", "cuda"]
+ALL_POLICIES = (
+    *("full", "fixed", "fixed_raw", "hull", "hull_raw", "random", "shuffled", "max_softmax", "entropy", "margin"),
+    *("patience", "saturation", "max_softmax_raw", "margin_raw", "saturation_raw"),
+    *("learned_confidence", "tgem", "tgem_bank", "oracle", "oracle_agree"),
+)
+
+
+class BackboneEntry(Section):
+    """An image encoder."""
+
+    model: Text | None = None
+    """Name of an open_clip architecture; may be left out where pretrained is a 'local-dir:FOLDER'."""
+    pretrained: Text
+    """Weights: a tag of open_clip, 'hf-hub:ORG/REPO', 'local-dir:FOLDER' (open_clip_config.json beside weights), a
+    checkpoint file, or 'random'. A relative folder that does not exist in the working directory is looked for in the
+    checkout."""
+    source: str | None = None
+    """Where the weights come from and their licence, in your words; kept with the results."""
+    tokenizer: (
+        Annotated[
+            str,
+            StringConstraints(pattern=r"^(local-dir:.+|[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?)$"),
+        ]
+        | None
+    ) = None
+    """Tokenizer to use instead of the one that the weights' configuration names: 'ORG/REPO' on the Hugging Face hub, or
+    'local-dir:FOLDER' for a folder that you trust."""
+    exits: Exits = "all"
+    """Blocks that features are kept for, as the key exits; variants choose among these."""
+
+
+class Splits(Section):
+    """Which images have which role: a split folder, or some of its shards as in 'train[2:5]', counted from 0."""
+
+    train: str | None = None
+    """Heads and gates are trained here; read from the training data set only, default 'train'."""
+    validation: str | None = None
+    """Thresholds are fitted here, default 'validation'; 'none' needs calibration [transfer]."""
+    test: str | None = None
+    """Results are reported here, default 'test'; 'none' for a training data set that is not reported."""
+
+
+class Jobs(Section):
+    """Number of jobs that share a split's shards in the feature pass, on any number of machines."""
+
+    train: Count = 1
+    """For train; more jobs than shards are of no use."""
+    validation: Count = 1
+    """For validation."""
+    test: Count = 1
+    """For test."""
+
+
+class DatasetEntry(Section):
+    """A data set."""
+
+    source: Annotated[str, StringConstraints(pattern=r"^(demo|hub:[^/:@ ]+/[^/:@ ]+|wds:.+|tars:.+)$")] | None = None
+    """'demo' for the embedded digit scenes, 'hub:ORG/REPO' or 'wds:FOLDER' in clip_benchmark's webdataset layout,
+    'tars:FOLDER' as img2dataset writes it; may be left out for given names."""
+    task: Literal["zeroshot_classification", "zeroshot_retrieval"] | None = None
+    """What is measured; may be left out for given names."""
+    directions: Directions = ("image_to_text", "text_to_image")
+    """Ways of retrieval to report; policies that look at the texts have no text_to_image."""
+    splits: Splits = Splits()
+    revision: Text | None = None
+    """Commit, branch or tag of a 'hub:' source; default 'main', given names have their own."""
+    root: Text | None = None
+    """Folder that a 'hub:' source is fetched to, or lies in already; default 'data/NAME'."""
+    calibration: Calibrations | None = None
+    """Where this data set's thresholds come from; default is the calibration of all."""
+    jobs: Jobs = Jobs()
+    on_bad_sample: Literal["fail", "skip"] = "fail"
+    """What happens at a sample that cannot be read."""
+
+
+class Scheme(Section):
+    """How a variant's exit modules are trained."""
+
+    scheme: Literal["staged", "joint"] = "staged"
+    """'staged' trains gates on frozen heads that all policies share; 'joint' trains the heads and gates of each T-GEM
+    and rate target together."""
+
+
+class Training(Scheme):
+    """Captioned images that heads and gates are trained on: the train images of one data set."""
+
+    dataset: Text
+    """A key of datasets with captions."""
+
+
+class QueryBankOptions(Section):
+    """Query-bank normalisation: every image is penalised by how similar it is to a bank of training captions."""
+
+    sizes: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(distinct)] = (256, 1024, 4096)
+    """Numbers of captions in the bank, of which one is chosen on validation."""
+    betas: Annotated[tuple[Positive, ...], Field(min_length=1), AfterValidator(distinct)] = (0.125, 0.25, 0.5, 1.0)
+    """Weights of the penalty, of which one is chosen on validation."""
+
+
+class SummaryOptions(Section):
+    """What exit modules see of a block's tokens."""
+
+    grid: Annotated[Whole, Field(ge=0, le=64)] = 2
+    """Size g of a g x g grid; exit modules see the mean patch token of each cell, beside the CLS token. With 0 they see
+    the CLS token alone."""
+
+
+class Variant(Section):
+    """Changes to the exit modules and their training; keys that are left out are those of the configuration."""
+
+    rate_targets: Rates | None = None
+    summary: SummaryOptions | None = None
+    exits: Exits | None = None
+    training: Scheme | None = None
+    heads: HeadOptions | None = None
+    image_gates: ImageGateOptions | None = None
+    bank_gates: BankGateOptions | None = None
+    confidence_gates: ConfidenceGateOptions | None = None
+    joint: JointOptions | None = None
+
+
+class FeatureOptions(Section):
+    """The feature pass."""
+
+    batch_size: Count = 256
+    """Number of images per forward pass."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Storage type of summaries."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the encoder: float32, or autocast, whose change of the full-depth metrics is then reported."""
+    workers: Annotated[Whole, Field(ge=0)] = 0
+    """Number of processes per job that decode images; with 0 the job itself decodes them."""
+    in_memory_gb: NotNegative = 8.0
+    """Summaries of a split that take more memory are read from disk by rows, in training and evaluation."""
+    device: Device = "cpu"
+    """Where images and texts are encoded."""
+
+
+class EvaluationOptions(Section):
+    """What is concluded from the test images: decide it before you look at them."""
+
+    compared: Names | None = None
+    """Data sets on which T-GEMs are compared with other policies: one family of Holm's correction for each backbone,
+    variant, T-GEM, calibration and kind of opponent. They are also those of the headline figure. Leave out sets that
+    are solved at the first exit. The default is all data sets with test images."""
+    margin: Level = 0.01
+    """Differences within this margin count as none: policies whose difference has a 95 % interval inside of it are
+    equivalent."""
+    level: Level = 0.05
+    """Level of the tests, all of a family together."""
+
+
+class LatencyOptions(Section):
+    """Measuring speed, full encoder and early exit in turn; without batch sizes nothing is measured."""
+
+    batch_sizes: Annotated[tuple[Count, ...], AfterValidator(distinct)] = ()
+    """Numbers of images per call."""
+    seconds: Positive = 10.0
+    """Time for each batch size of a backbone; at least three rounds are measured."""
+    exits: Literal["trained", "drawn"] = "trained"
+    """Which images leave where: 'trained', as policy tgem decides on the training data set; 'drawn', as random as the
+    rate allows."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the encoder; bfloat16 is autocast."""
+    device: Device = "cpu"
+    """Where to measure."""
+
+
+class DemoOptions(Section):
+    """The embedded digit scenes."""
+
+    seed: Annotated[Whole, Field(ge=0)] = 0
+    """Seed of all demo data."""
+    shard_size: Count = 5000
+    """Number of samples per shard."""
+    backbone: Count = 120000
+    """Number of pairs for pretraining."""
+    train: Count = 24000
+    """Number of pairs for training exit modules."""
+    validation: Count = 2000
+    """Number of validation images per data set."""
+    test: Count = 2000
+    """Number of test images per data set."""
+
+
+class PretrainingOptions(Section):
+    """Recipe of the demo backbones; used by the target `pretrain` only."""
+
+    seed: Annotated[Whole, Field(ge=0)] = 0
+    """Seed of initialisation and order."""
+    samples_seen: Count = 2100000
+    """Number of pairs seen in all."""
+    batch_size: Pairs = 256
+    """Number of pairs per step."""
+    learning_rate: Positive = 0.002
+    """Peak of the schedule."""
+    weight_decay: NotNegative = 0.1
+    """Weight decay of AdamW."""
+
+
+class RunConfig(Section):
+    """The configuration of a tgems run."""
+
+    results: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9_][A-Za-z0-9_./-]*$")] = "results"
+    """Folder of this run's data, features, exit modules, results and logs. Give every configuration its own: two runs
+    in one folder replace each other's files."""
+    seeds: Seeds
+    """Seeds of head and gate training; every number is reported per seed and as a mean."""
+    rate_targets: Rates
+    """Mean relative costs, in (0, 1], that a calibrated policy must not exceed on validation images."""
+    backbones: Annotated[dict[Name, BackboneEntry], Field(min_length=1)]
+    """Image encoders to compare, by a name of your choice."""
+    datasets: Annotated[dict[Name, DatasetEntry], Field(min_length=1)]
+    """Data sets by a name of your choice; demo sets and given names (docs/adding-a-dataset.md) by their own."""
+    training: Training
+    policies: Names = ALL_POLICIES
+    """Exit policies to compare, by name, or 'FILE.py:CLASS' for one of your own (docs/adding-a-policy.md)."""
+    calibration: Calibrations = ("in_domain", "transfer")
+    """Where thresholds come from: 'in_domain', a data set's own validation images; 'transfer', the validation images of
+    the training data set, applied unchanged."""
+    score_normalisation: Annotated[
+        tuple[Literal["none", "querybank"], ...], Field(min_length=1), AfterValidator(distinct)
+    ] = ("none", "querybank")
+    """How texts are scored against images of different depths in text-to-image retrieval: 'none', by similarity;
+    'querybank', less the penalty of the section query_bank. Each has rows of its own."""
+    query_bank: QueryBankOptions = QueryBankOptions()
+    summary: SummaryOptions = SummaryOptions()
+    exits: Exits = "all"
+    """Blocks after which an image may leave: 'all', 'every_other' (counted from the last), 'last_half', or a list of
+    block numbers."""
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)] = {"default": Variant()}
+    """Named changes to exit modules and their training, each trained and evaluated beside the others; figures show the
+    first one. A variant may have the keys rate_targets, summary, exits, training.scheme, heads, image_gates,
+    bank_gates, confidence_gates and joint; what it leaves out is that of the configuration."""
+    features: FeatureOptions = FeatureOptions()
+    heads: HeadOptions = HeadOptions()
+    confidence_gates: ConfidenceGateOptions = ConfidenceGateOptions()
+    image_gates: ImageGateOptions = ImageGateOptions()
+    joint: JointOptions = JointOptions()
+    bank_gates: BankGateOptions = BankGateOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
+    latency: LatencyOptions = LatencyOptions()
+    demo: DemoOptions = DemoOptions()
+    pretraining: PretrainingOptions = PretrainingOptions()
+
+    @model_validator(mode="after")
+    def _has_required_words(self) -> "RunConfig":
+        for key, word in (("calibration", "in_domain"), ("score_normalisation", "none")):
+            if word not in getattr(self, key):
+                raise ValueError(f"{key} is {list(getattr(self, key))}; add {word!r}, which all runs need")
+        return self

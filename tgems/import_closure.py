@@ -1,0 +1,93 @@
+"""Find the files that a script's results depend on: the modules that it imports, directly or not, and their data."""
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+from tgems.provenance import digest_file, digest_json
+
+PACKAGE = Path(__file__).parent
+
+
+def import_closure(script: Path) -> list[Path]:
+    """Return every file of tgems that running a script may read, in alphabetical order, without the script itself.
+
+    These are the modules of all import statements, those inside of functions included, followed from module to module,
+    and the data files that a module names by a string and that lie beside it. Imports for type checkers alone do not
+    count, since they never run, and neither do those inside of functions of a package's `__init__.py`, which importing
+    one of its modules does not call.
+
+    Args:
+        script: A Python file.
+    """
+    found: set[Path] = set()
+    waiting = [Path(script)]
+    while waiting:
+        new = _needed_by(waiting.pop()) - found
+        found |= new
+        waiting += [path for path in new if path.suffix == ".py"]
+    return sorted(found)
+
+
+def code_digest(files: Iterable[str | Path]) -> str:
+    """Return a digest of source files that comments, docstrings, layout and the place of the files do not change."""
+    return digest_json(sorted(_digest(Path(file)) for file in files))
+
+
+def _digest(file: Path) -> str:
+    if file.suffix != ".py":
+        return digest_file(file)
+    tree = ast.parse(file.read_bytes(), filename=str(file))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
+    return digest_json(ast.dump(tree))
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Return whether a statement is a string by itself, such as a docstring."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+@cache
+def _needed_by(file: Path) -> frozenset[Path]:
+    """Return the files of tgems that one Python file names."""
+    found: set[Path] = set()
+    for node in _running(ast.parse(file.read_bytes(), filename=str(file)), file.name != "__init__.py"):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                found.update(_modules(name.name))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.update(_modules(node.module))
+            for name in node.names:
+                found.update(_modules(f"{node.module}.{name.name}"))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_file_name(node.value):
+            beside = file.parent / node.value
+            found.update([beside] if beside.is_file() and file.is_relative_to(PACKAGE) else [])
+    return frozenset(found)
+
+
+def _running(node: ast.AST, functions: bool) -> Iterator[ast.AST]:
+    """Walk a syntax tree without `if TYPE_CHECKING:`, and without bodies of functions unless they count."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        typing = isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+        if not typing and (functions or not isinstance(child, ast.FunctionDef)):
+            yield from _running(child, functions)
+
+
+def _modules(name: str) -> list[Path]:
+    """Return the files that importing a module of tgems runs: its own, and the `__init__.py` of its packages."""
+    parts = name.split(".")
+    if parts[0] != PACKAGE.name:
+        return []
+    folders = [PACKAGE.joinpath(*parts[1:i]) for i in range(1, len(parts) + 1)]
+    own = folders.pop().with_suffix(".py") if len(parts) > 1 else folders[-1] / "__init__.py"
+    candidates = [own, *(folder / "__init__.py" for folder in [*folders, own.with_suffix("")])]
+    return [path for path in candidates if path.is_file()]
+
+
+def _is_file_name(text: str) -> bool:
+    """Return whether a string can be the name of a data file."""
+    return 2 < len(text) < 100 and "." in text and "/" not in text and "\0" not in text and not text.endswith(".py")
