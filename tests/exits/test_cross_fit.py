@@ -23,7 +23,7 @@ def test_each_half_is_embedded_by_the_heads_of_the_other():
         own = unseen_by == fold
         assert torch.allclose(z[own], embed(heads, pairs.summaries[own], pairs.last[own]), atol=1e-6)
         seen = (unseen_by != fold).nonzero()[:, 0]
-        again, _ = train_heads(pairs, RATES, HEADS | {"passes": 40}, 0, seen)
+        again, _ = train_heads(pairs, RATES, HEADS.model_copy(update={"passes": 40}), 0, seen)
         assert all(torch.equal(a, b) for a, b in zip(heads.parameters(), again.parameters(), strict=True))
 
 
@@ -31,8 +31,8 @@ def test_images_that_heads_have_not_seen_do_not_change_them():
     pairs, other = toy_pairs(100), toy_pairs(100)
     among = torch.arange(0, 100, 2)
     other.last[1::2] = -other.last[1::2]
-    one, _ = train_heads(pairs, RATES, HEADS | {"passes": 3}, 0, among)
-    two, _ = train_heads(other, RATES, HEADS | {"passes": 3}, 0, among)
+    one, _ = train_heads(pairs, RATES, HEADS.model_copy(update={"passes": 3}), 0, among)
+    two, _ = train_heads(other, RATES, HEADS.model_copy(update={"passes": 3}), 0, among)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
@@ -42,7 +42,9 @@ def test_unlearnable_texts_look_learned_only_to_heads_that_have_seen_them():
     noise = torch.nn.functional.normalize(torch.randn(200, 8, generator=torch.Generator().manual_seed(2)), dim=-1)
     pairs.last.copy_(noise[order])
     pairs.summaries.copy_(torch.randn(200, 3, 10, generator=torch.Generator().manual_seed(3)))
-    chosen = HEADS | {"passes": 200, "fold_passes": 200, "text": 0, "similarity": 0, "hidden": 64, "weight_decay": 0.0}
+    chosen = HEADS.model_copy(
+        update={"passes": 200, "fold_passes": 200, "text": 0, "similarity": 0, "hidden": 64, "weight_decay": 0.0}
+    )
     heads, _ = train_heads(pairs, RATES, chosen, 0)
     folds, unseen_by = cross_fit(pairs, RATES, chosen, 0)
     fitted = (embed(heads, pairs.summaries, pairs.last)[:, 0] * pairs.last).sum(-1).mean()

@@ -9,6 +9,7 @@ from conftest import variant
 from torch.nn import functional as F
 
 from tgems.backbones.towers import as_tower
+from tgems.config.training import BankGateOptions, ConfidenceTraining, HeadOptions, ImageGateOptions
 from tgems.evaluation.inputs import Split
 from tgems.evaluation.rows import policy_rows
 from tgems.evaluation.semantic_content import semantic_content
@@ -30,17 +31,9 @@ from tgems.profiling.count import trace_modules
 from tgems.profiling.macs import count_encoder
 
 SIZES = {"hidden": 8, "passes": 1, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.0}
-HEADS = SIZES | {
-    "text": 1.0,
-    "mixed_gallery": True,
-    "similarity": 0.5,
-    "distill": 1.0,
-    "rate_target": 0,
-    "whiten": True,
-}
-IMAGE = SIZES | {"temperature": 0.05, "foresight_passes": 1, "foresight_learning_rate": 1e-3, "entropy": 0.0}
-IMAGE |= {"regularizer": "lagrangian", "kappa": 5.0, "eta": 0.02, "lambda": 1.0}
-BANK = SIZES | {"pass_over": 0.5, "largest_bank": 16, "banks_per_image": 1, "bank_batch_size": 16}
+HEADS = HeadOptions(**SIZES, products="float32")
+IMAGE = ImageGateOptions(**SIZES, foresight_passes=1, foresight_learning_rate=1e-3)
+BANK = BankGateOptions(**SIZES, largest_bank=16, banks_per_image=1, bank_batch_size=16)
 
 
 def resnet():
@@ -83,7 +76,7 @@ def trained(request):
     right = hit_probabilities(pairs, z, 8, torch.Generator().manual_seed(0))
     foresight, _ = train_lookahead(pairs, right, rates, IMAGE, 0)
     gates, _ = train_image_gates(pairs, right, rates, foresight, 0.7, IMAGE, 0)
-    confidence, _ = train_confidence_gates(pairs, z, SIZES, 0)
+    confidence, _ = train_confidence_gates(pairs, z, ConfidenceTraining(**SIZES), 0)
     bank, _ = train_bank_gates(pairs, z, costs, BANK, 0)
     return tower, features, costs, ExitModules(heads, {0.7: gates}, bank, confidence)
 

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from tgems.config.training import HeadOptions
 from tgems.exits import losses
 
 
@@ -20,7 +21,7 @@ def test_exit_probabilities_are_stick_breaking(gates):
     assert sum(pi) == pytest.approx(1, abs=1e-5)
 
 
-OPTIONS = {"text": 1.0, "mixed_gallery": False, "similarity": 0.0, "distill": 0.0}
+OPTIONS = HeadOptions(text=1.0, mixed_gallery=False, similarity=0.0, distill=0.0)
 
 
 def unit(*shape):
@@ -41,7 +42,7 @@ def test_head_loss_is_clip_loss_of_every_exit_where_captions_differ():
 def test_distillation_alone_needs_no_texts():
     torch.manual_seed(0)
     z, last, texts = unit(4, 2, 3), unit(4, 3), unit(4, 3)
-    options = OPTIONS | {"text": 0.0, "distill": 2.0}
+    options = OPTIONS.model_copy(update={"text": 0.0, "distill": 2.0})
     ours = losses.head_loss(z, last, texts, torch.arange(4), 5.0, torch.full((3,), 1 / 3), options)
     cosine = torch.einsum("bed,bd->be", z, last)
     assert ours.item() == pytest.approx(2 * (1 - cosine.mean()).item(), rel=1e-5)

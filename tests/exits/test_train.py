@@ -99,7 +99,7 @@ def test_confidence_gates_know_who_is_right(trained):
 
 def test_linear_heads_and_heads_without_text_still_point_at_the_last_exit(trained):
     pairs = trained[0]
-    heads, _ = train_heads(pairs, RATES, HEADS | {"hidden": 0, "text": 0, "similarity": 0}, 0)
+    heads, _ = train_heads(pairs, RATES, HEADS.model_copy(update={"hidden": 0, "text": 0, "similarity": 0}), 0)
     assert not hasattr(heads, "up")
     cosine = (heads(pairs.summaries) * pairs.last[:, None]).sum(-1)
     assert cosine[:, 2].mean() > 0.9

@@ -12,7 +12,6 @@ rule describe_demo:
     threads: 1
     params:
         datasets=DEMO,
-        root=f"{RESULTS}/data",
     message:
         "Write class names and templates of the demo data sets"
     script:

@@ -6,5 +6,6 @@ with job(snakemake.log[0], snakemake.threads):
     from tgems.data.demo import PROMPTS
     from tgems.data.webdataset import write_prompts
 
+    root = Path(snakemake.output[0]).parents[1]
     for dataset in snakemake.params.datasets:
-        write_prompts(Path(snakemake.params.root) / dataset, PROMPTS[dataset])
+        write_prompts(root / dataset, PROMPTS[dataset])
