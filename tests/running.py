@@ -8,6 +8,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
+SMOKE = ("--configfile", "configs/smoke.yaml")
 PARTS = ("Snakefile", "workflow", "tgems", "configs", "assets", "environment.yml", "profiles")
 
 

@@ -51,9 +51,18 @@ def recorded_config(config: dict) -> dict[str, Any]:
     """Return the part of a complete configuration that can change a number of the tables.
 
     The rest says where files lie and what a job may use: the results folder, worker processes, devices, memory, batch
-    sizes of the feature pass, the number of jobs. Measuring speed and pretraining backbones do not touch the tables.
+    sizes of the feature pass, the number of jobs. Options of exit modules stand in the variants. Measuring speed and pretraining backbones do not touch the tables.
     """
-    kept = {key: value for key, value in config.items() if key not in ("results", "latency", "pretraining")}
+    apart = {"results", "latency", "pretraining", *Variant.model_fields}
+    kept = {key: value for key, value in config.items() if key not in apart}
+    kept["training"] = {"dataset": config["training"]["dataset"]}
+    kept["demo"] = {key: value for key, value in config["demo"].items() if key != "backbone"}
+    kept["variants"] = {
+        name: {
+            key: value for key, value in variant.items() if key != "joint" or variant["training"]["scheme"] == "joint"
+        }
+        for name, variant in config["variants"].items()
+    }
     kept["features"] = {key: config["features"][key] for key in ("dtype", "precision")}
     kept["datasets"] = {
         name: {key: value for key, value in entry.items() if key not in ("jobs", "root")}

@@ -78,7 +78,7 @@ def hits_by_image(gallery, texts, right):
 @pytest.mark.parametrize("dataset", ["scenes", "digits"])
 @torch.no_grad()
 def test_the_tables_numbers_are_those_of_loops_over_images(smoke, dataset):
-    results = smoke / "results"
+    results = smoke / "results/smoke"
     summaries, last, bank, texts, right = read_split(results, dataset)
     manifest = json.loads((results / f"features/{BACKBONE}/{dataset}/test/manifest.json").read_text())
     fits = json.loads((results / f"evaluation/{BACKBONE}/default/{dataset}/thresholds.json").read_text())["thresholds"]

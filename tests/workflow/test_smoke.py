@@ -13,21 +13,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT
-from running import make_project, planned, snakemake
+from running import SMOKE, make_project, planned, snakemake
 
 from tgems.backbones.install import install
 from tgems.backbones.load import load_backbone
 from tgems.data.webdataset import Prompts, write_prompts
-from tgems.exits.names import POLICY_NAMES
+from tgems.config.run import ALL_POLICIES
 from tgems.provenance import digest_file, read_json
 
 pytestmark = pytest.mark.workflow
-SMOKE = ("--configfile", "configs/smoke.yaml")
 REPORTING = {"make_tables": 1, "plot_figure": 6, "measure_latency": 1, "report_latency": 1}
 
 
 def _contents(project):
-    files = [p for kind in ("tables", "figures") for p in (project / "results" / kind).iterdir()]
+    files = [p for kind in ("tables", "figures") for p in (project / "results/smoke" / kind).iterdir()]
     return {p.name: p.read_bytes() for p in files if p.stem != "latency"}  # which is measured
 
 
@@ -36,15 +35,15 @@ def test_tables_and_figures_are_complete(smoke):
     kinds = ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas", "contributions")
     tables = {f"{t}.{e}" for t in kinds for e in ("csv", "md", "tex")}
     assert tables <= names and {"tradeoff.png", "rate_calibration.pdf"} <= names
-    points = pd.read_csv(smoke / "results/tables/tradeoff.csv")
-    assert set(points["policy"]) == set(POLICY_NAMES)
+    points = pd.read_csv(smoke / "results/smoke/tables/tradeoff.csv")
+    assert set(points["policy"]) == set(ALL_POLICIES)
     assert set(points["calibration"].dropna()) == {"in_domain", "transfer"}
     assert set(points["dataset"]) == {"scenes", "digits"}
 
 
 def test_speed_is_measured_for_every_rate_and_batch_size(smoke):
-    table = pd.read_csv(smoke / "results/tables/latency.csv")
-    assert (smoke / "results/figures/latency.png").stat().st_size > 10_000
+    table = pd.read_csv(smoke / "results/smoke/tables/latency.csv")
+    assert (smoke / "results/smoke/figures/latency.png").stat().st_size > 10_000
     assert set(table["encoder"]) == {"full", "early exit"} and set(table["batch_size"]) == {2}
     early = table.query("encoder == 'early exit'").iloc[0]
     assert early["rate_target"] == 0.6 and abs(early["rate"] - 0.6) < 0.1
@@ -52,14 +51,14 @@ def test_speed_is_measured_for_every_rate_and_batch_size(smoke):
 
 
 def test_every_number_can_be_traced(smoke):
-    record = read_json(smoke / "results/tables/provenance.json")
+    record = read_json(smoke / "results/smoke/tables/provenance.json")
     digits = record["evaluations"]["demo-vit-8/default/digits"]
-    assert record["config"]["rate_targets"] == [0.6] and record["config"]["heads"]["passes"] == 3
+    assert record["config"]["variants"]["default"]["rate_targets"] == [0.6]
     assert set(digits["modules"]) == {*("heads/seed-0", "image/rate-0.60/seed-0", "bank/seed-0", "confidence/seed-0")}
     validation = digits["validation"]
     assert digits["test"]["n"] == 300 and validation["in_domain"]["shards"] != digits["test"]["shards"]
     assert validation["transfer"]["shards"] != validation["in_domain"]["shards"]
-    assert digits["weights"] == read_json(smoke / "results/features/demo-vit-8/digits/test/manifest.json")["weights"]
+    assert digits["weights"] == read_json(smoke / "results/smoke/features/demo-vit-8/digits/test/manifest.json")["weights"]
 
 
 def test_no_test_split_of_the_demo_reaches_training_or_thresholds(smoke):
@@ -70,11 +69,11 @@ def test_no_test_split_of_the_demo_reaches_training_or_thresholds(smoke):
     encoded = [file for file, rule in rules.items() if rule.startswith("extract_")]
     assert len(encoded) == 1 + 2 * 2
     for file in encoded:
-        split = file.removeprefix("results/features/demo-vit-8/")
-        assert f"results/data/{split}" in inputs[file]
-        tars = [path for path in (smoke / "results/data" / split).iterdir() if path.suffix == ".tar"]
+        split = file.removeprefix("results/smoke/features/demo-vit-8/")
+        assert f"results/smoke/data/{split}" in inputs[file]
+        tars = [path for path in (smoke / "results/smoke/data" / split).iterdir() if path.suffix == ".tar"]
         assert read_json(smoke / file / "manifest.json")["shards"] == {p.name: digest_file(p) for p in tars}
-        inputs[file] = [f"results/data/{split}"]
+        inputs[file] = [f"results/smoke/data/{split}"]
 
     def splits(rule):
         found, todo = set(), [file for file, made_by in rules.items() if made_by == rule]
@@ -83,7 +82,7 @@ def test_no_test_split_of_the_demo_reaches_training_or_thresholds(smoke):
             if file not in found:
                 found.add(file)
                 todo += inputs.get(file, [])
-        return {Path(file).name for file in found if file.startswith("results/data/") and (smoke / file).is_dir()}
+        return {Path(file).name for file in found if file.startswith("results/smoke/data/") and (smoke / file).is_dir()}
 
     assert splits("evaluate") == {"train", "validation", "test"}, "the walk sees test splits where they belong"
     assert splits("fit_thresholds") == {"train", "validation"}
@@ -92,12 +91,12 @@ def test_no_test_split_of_the_demo_reaches_training_or_thresholds(smoke):
 
 
 def test_no_partial_file_is_left(smoke):
-    assert not [p for p in (smoke / "results").rglob("*partial*")]
+    assert not [p for p in (smoke / "results/smoke").rglob("*partial*")]
 
 
 def test_validation_rates_stay_closely_below_the_target(smoke):
     for dataset in ("scenes", "digits"):
-        fits = read_json(smoke / f"results/evaluation/demo-vit-8/default/{dataset}/thresholds.json")["thresholds"]
+        fits = read_json(smoke / f"results/smoke/evaluation/demo-vit-8/default/{dataset}/thresholds.json")["thresholds"]
         fits = [f for f in fits if f["point"]["thresholds"]]
         assert sum(f["score_normalisation"] == "none" for f in fits) == 10
         assert sum(f["score_normalisation"] == "querybank" for f in fits) == (4 if dataset == "scenes" else 0)
@@ -112,8 +111,8 @@ def test_a_second_call_has_nothing_to_do(smoke):
 
 
 def test_report_holds_tables_and_figures(smoke):
-    snakemake(smoke, "--report", "results/report.html", *SMOKE)
-    report = (smoke / "results/report.html").read_text()
+    snakemake(smoke, "--report", "results/smoke/report.html", *SMOKE)
+    report = (smoke / "results/smoke/report.html").read_text()
     assert all(name in report for name in ("tradeoff.png", "summary.csv", "reconstructed from the paper"))
 
 
@@ -125,8 +124,8 @@ def test_a_policy_of_ones_own_is_a_file_and_a_word(smoke, tmp_path):
     policies = ["--config", f"policies=[full,tgem,shuffled,'{own}:ConfirmedConfidence']"]
     jobs = planned(snakemake(folder, "-n", *SMOKE, *policies).stdout)
     assert not {"train_heads", "train_image_gates", "train_bank_gates", "extract_demo_features"} & set(jobs)
-    snakemake(folder, "--cores", "2", "results/tables/tradeoff.csv", *SMOKE, *policies)
-    points = pd.read_csv(folder / "results/tables/tradeoff.csv").query("policy == 'confirmed_confidence'")
+    snakemake(folder, "--cores", "2", "results/smoke/tables/tradeoff.csv", *SMOKE, *policies)
+    points = pd.read_csv(folder / "results/smoke/tables/tradeoff.csv").query("policy == 'confirmed_confidence'")
     assert set(points["dataset"]) == {"scenes", "digits"} and points["delta_shuffled"].notna().all()
 
 
@@ -148,17 +147,17 @@ def test_a_set_without_validation_images_has_transferred_thresholds_alone(smoke,
     jobs.pop("total"), jobs.pop("all")
     assert jobs == {"extract_features": 1, "evaluate": 1, "make_tables": 1, "plot_figure": 6}
     snakemake(folder, "--cores", "2", *SMOKE, *own)
-    both = [pd.read_csv(f / "results/tables/tradeoff.csv").query("dataset == 'digits'") for f in (smoke, folder)]
+    both = [pd.read_csv(f / "results/smoke/tables/tradeoff.csv").query("dataset == 'digits'") for f in (smoke, folder)]
     before, after = both
-    assert set(after["policy"]) == set(POLICY_NAMES) and set(after["calibration"].dropna()) == {"transfer"}
+    assert set(after["policy"]) == set(ALL_POLICIES) and set(after["calibration"].dropna()) == {"transfer"}
     keys = ["policy", "twin_of", "rate_target", "exit_block", "seed", "metric", "value", "rate"]
     same = before[before["calibration"].ne("in_domain")][keys].sort_values(keys).reset_index(drop=True)
     pd.testing.assert_frame_equal(after[keys].sort_values(keys).reset_index(drop=True), same)
-    wins = pd.read_csv(folder / "results/tables/wins.csv").query("dataset == 'digits'")
+    wins = pd.read_csv(folder / "results/smoke/tables/wins.csv").query("dataset == 'digits'")
     assert len(wins) and set(wins["calibration"]) == {"transfer"} and wins["competitor"].notna().all()
-    summary = pd.read_csv(folder / "results/tables/summary.csv")
+    summary = pd.read_csv(folder / "results/smoke/tables/summary.csv")
     assert summary.query("policy == 'tgem'")["digits (transfer) acc1"].notna().all()
-    areas = pd.read_csv(folder / "results/tables/areas.csv").query("dataset == 'digits'")
+    areas = pd.read_csv(folder / "results/smoke/tables/areas.csv").query("dataset == 'digits'")
     assert areas["area"].notna().any() and areas["area_validation"].isna().all()
 
 
@@ -167,14 +166,14 @@ def test_killed_run_goes_on_to_the_same_bytes_on_one_core(smoke, project):
     child = subprocess.Popen(
         command, cwd=project, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    heads = project / "logs/train_heads/demo-vit-8-default-0.log"
+    heads = project / "results/smoke/logs/train_heads/demo-vit-8-default-0.log"
     deadline = time.monotonic() + 240
     while not heads.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert heads.exists()
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    assert not (project / "results/tables").exists()
+    assert not (project / "results/smoke/tables").exists()
     snakemake(project, "--unlock", *SMOKE)
     snakemake(project, "--cores", "1", "--rerun-incomplete", *SMOKE)
     assert _contents(project) == _contents(smoke)
@@ -182,14 +181,14 @@ def test_killed_run_goes_on_to_the_same_bytes_on_one_core(smoke, project):
 
 def test_pretraining_gives_a_backbone_that_can_be_shipped(project):
     small = ["demo={backbone: 60}", "pretraining={samples_seen: 160, batch_size: 16}"]
-    snakemake(project, "--cores", "1", "results/backbones/demo-vit-8", *SMOKE, "--config", *small)
-    install(project / "results/backbones", project / "shipped", test_images=20)
+    snakemake(project, "--cores", "1", "results/smoke/backbones/demo-vit-8", *SMOKE, "--config", *small)
+    install(project / "results/smoke/backbones", project / "shipped", test_images=20)
     card = (project / "shipped/demo-vit-8/README.md").read_text()
     assert "60 digit scenes" in card and "| scenes text_retrieval_recall@1 |" in card
     shipped = load_backbone({"pretrained": f"local-dir:{project / 'shipped/demo-vit-8'}"})
     assert (
         shipped.weights_digest
-        == load_backbone({"pretrained": f"local-dir:{project / 'results/backbones/demo-vit-8'}"}).weights_digest
+        == load_backbone({"pretrained": f"local-dir:{project / 'results/smoke/backbones/demo-vit-8'}"}).weights_digest
     )
 
 
@@ -207,10 +206,10 @@ def test_an_empty_shard_is_named_and_leaves_no_features(project):
         (project / f"data/own/{split}/nshards.txt").write_text("1\n")
         tarfile.open(project / f"data/own/{split}/0.tar", "w").close()
     own = "datasets={own: {source: 'wds:data/own', task: zeroshot_classification}}"
-    target = "results/features/demo-vit-8/own/test"
+    target = "results/smoke/features/demo-vit-8/own/test"
     output = _failed(project, target, *SMOKE, "--config", own)
     assert "data/own/test/0.tar: the shard holds no sample" in output
-    assert not [p for p in (project / "results/features").rglob("*") if p.is_file()]
+    assert not [p for p in (project / "results/smoke/features").rglob("*") if p.is_file()]
 
 
 JOINT = ("--config", "variants={joint: {training: {scheme: joint}, joint: {passes: 1}}}")
@@ -218,7 +217,7 @@ JOINT = ("--config", "variants={joint: {training: {scheme: joint}, joint: {passe
 
 def test_joint_t_gems_are_reported_beside_policies_on_staged_heads(smoke, tmp_path):
     folder = _copy(smoke, tmp_path)
-    root = "results/evaluation/demo-vit-8/joint/scenes"
+    root = "results/smoke/evaluation/demo-vit-8/joint/scenes"
     snakemake(folder, "--cores", "2", f"{root}/tradeoff.parquet", *SMOKE, *JOINT)
     points = pd.read_parquet(folder / root / "tradeoff.parquet")
     staged = pd.read_parquet(folder / root.replace("joint", "default") / "tradeoff.parquet")
@@ -245,7 +244,7 @@ def test_joint_t_gems_are_reported_beside_policies_on_staged_heads(smoke, tmp_pa
 
 def _copy(smoke, tmp_path):
     folder = make_project(tmp_path / "copy")
-    for part in ("results", "logs", ".snakemake"):
+    for part in ("results", ".snakemake"):
         shutil.copytree(smoke / part, folder / part, symlinks=True)
     return folder
 
@@ -257,19 +256,19 @@ def damaged(smoke, tmp_path):
 
 
 def test_a_truncated_cache_is_named(damaged):
-    cache = damaged / "results/features/demo-vit-8/digits/test.shards/0/000.safetensors"
+    cache = damaged / "results/smoke/features/demo-vit-8/digits/test.shards/0/000.safetensors"
     cache.write_bytes(cache.read_bytes()[:1000])
-    parts = "results/evaluation/demo-vit-8/default/digits/tradeoff.parquet"
+    parts = "results/smoke/evaluation/demo-vit-8/default/digits/tradeoff.parquet"
     output = _failed(damaged, parts, "--forcerun", "evaluate", *SMOKE)
-    assert "0/000.safetensors: truncated, altered or missing; delete the folder results/features/" in output
+    assert "0/000.safetensors: truncated, altered or missing; delete the folder results/smoke/features/" in output
     assert not (damaged / parts).exists()
 
 
 def test_a_cache_of_other_weights_is_named(damaged):
-    manifest = damaged / "results/features/demo-vit-8/digits/test/manifest.json"
+    manifest = damaged / "results/smoke/features/demo-vit-8/digits/test/manifest.json"
     text = manifest.read_text()
     weights = read_json(manifest)["weights"]
     manifest.write_text(text.replace(weights, "f00d" * 16))
-    parts = "results/evaluation/demo-vit-8/default/digits/tradeoff.parquet"
+    parts = "results/smoke/evaluation/demo-vit-8/default/digits/tradeoff.parquet"
     output = _failed(damaged, parts, "--forcerun", "evaluate", *SMOKE)
     assert "cached with weights 'f00d" in output and weights in output

@@ -36,6 +36,11 @@ def table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def keys() -> list[str]:
+    """Return all keys of the configuration, such as `heads.passes` and `backbones.*.model`."""
+    return [row[0] for row in _keys(RunConfig, "")]
+
+
 def with_table(readme: str) -> str:
     """Return a page whose table of keys is the current one."""
     before, rest = readme.split(BEGIN)

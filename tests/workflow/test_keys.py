@@ -1,0 +1,46 @@
+"""What each key of the configuration runs again on a finished run, and nothing else (tests/workflow/keys.yaml)."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from running import SMOKE, planned
+from workflow.dry_runs import dry_runs
+
+from tgems.config.document import keys
+
+pytestmark = pytest.mark.workflow
+TABLE = yaml.safe_load((Path(__file__).parent / "keys.yaml").read_text())
+ROWS = TABLE["keys"]
+SECTIONS = ("backbones", "datasets", "variants")
+
+
+def rules_of(names):
+    """Rules by name, with named sets of rules unfolded."""
+    found = set()
+    for name in names:
+        found |= rules_of(TABLE["rules"][name]) if name in TABLE["rules"] else {name}
+    return found
+
+
+def test_no_key_is_without_a_row():
+    sections = {key for key in keys() if any(other.startswith(f"{key}.") for other in keys())} - {"variants"}
+    assert set(ROWS) == set(keys()) - sections
+
+
+@pytest.fixture(scope="module")
+def outputs(smoke):
+    """What a dry run says for each row of the table."""
+    (smoke / "own/validation").mkdir(parents=True, exist_ok=True)
+    runs = [[*SMOKE, "--config", f"{key.split('.')[0]}={row['value']}"] for key, row in ROWS.items()]
+    return dict(zip(ROWS, dry_runs(smoke, runs), strict=True))
+
+
+@pytest.mark.parametrize("key", ROWS)
+def test_a_changed_key_runs_what_it_can_change_and_nothing_else(outputs, key):
+    row, output = ROWS[key], outputs[key]
+    if "refused" in row:
+        assert row["refused"] in output
+        return
+    assert "rror" not in output, output
+    assert set(planned(output)) - {"all", "total"} == rules_of(row["runs"])
