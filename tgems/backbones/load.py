@@ -13,6 +13,7 @@ from tgems.backbones.open_clip_config import ModelConfig, OpenClipConfig
 from tgems.backbones.source import Source, find_source
 from tgems.backbones.tokenizer import build_tokenizer, require_hub_id
 from tgems.backbones.towers import Tower, as_tower
+from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
 from tgems.exits.sizes import exit_blocks
 from tgems.provenance import digest_tensors
@@ -188,7 +189,7 @@ def _require_known_text_model(name: str) -> None:
     require_hub_id(name, "where no such folder lies")
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (*network_errors(), LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"text tower {name!r} cannot be loaded without running code of its own: {first_line(error)}; connect to "
             "the internet, or use a backbone without it"

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tgems.backbones.open_clip_config import TextConfig
+from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
 from tgems.untrusted import is_hub_id, read_json_as
 
@@ -56,7 +57,7 @@ def build_tokenizer(text: TextConfig, chosen: str | None = None) -> Callable:
             trust_remote_code=False,
             **given,
         )
-    except (RuntimeError, OSError, ValueError, ImportError, LookupError, TypeError, AttributeError) as error:
+    except (*network_errors(), ImportError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"tokenizer {name!r} cannot be loaded without running code of its own: {first_line(error)}; connect to the "
             f"internet, or {CHOOSE_ANOTHER}"

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tgems.data.tarindex import ShardError, index_shard, read_image
-from tgems.provenance import digest_file, read_json, whole_folder
+from tgems.provenance import digest_file, read_json, whole_folder, write_text
+from tgems.untrusted import read_text
 
+MOST_DIGITS = 6  # of the number of shards
 PROMPT_FILES = ("classnames.txt", "zeroshot_classification_templates.txt")
 
 
@@ -150,11 +152,10 @@ def _add(tar: tarfile.TarFile, sample: Sample) -> None:
 def write_prompts(folder: Path, prompts: Prompts | None) -> None:
     """Write `dataset_type.txt` and, for classification, class names and templates; None means retrieval."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "dataset_type.txt").write_text("retrieval\n" if prompts is None else "classification\n")
+    write_text(folder / "dataset_type.txt", "retrieval\n" if prompts is None else "classification\n")
     if prompts is not None:
-        (folder / "classnames.txt").write_text("".join(f"{name}\n" for name in prompts.classnames))
-        (folder / "zeroshot_classification_templates.txt").write_text("".join(f"{t}\n" for t in prompts.templates))
+        write_text(folder / "classnames.txt", "".join(f"{name}\n" for name in prompts.classnames))
+        write_text(folder / "zeroshot_classification_templates.txt", "".join(f"{t}\n" for t in prompts.templates))
 
 
 def read_prompts(folder: Path) -> Prompts:
@@ -168,7 +169,8 @@ def read_prompts(folder: Path) -> Prompts:
         path = Path(folder) / name
         if not path.is_file():
             raise ShardError(f"{path}: missing; zero-shot classification needs one entry a line")
-        entries = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        text = read_text(path, "zero-shot classification needs one entry a line")
+        entries = tuple(line.strip() for line in text.splitlines() if line.strip())
         if not entries:
             raise ShardError(f"{path}: empty; zero-shot classification needs one entry a line")
         lines.append(entries)
@@ -183,12 +185,12 @@ def shard_paths(folder: Path) -> list[Path]:
     """
     folder = Path(folder)
     count_file = folder / "nshards.txt"
-    try:
-        count = int(count_file.read_text())
-    except FileNotFoundError:
-        raise ShardError(f"{count_file}: missing; a split needs the number of its shards there") from None
-    except ValueError:
-        raise ShardError(f"{count_file}: {count_file.read_text()!r} is not a number of shards") from None
+    if not count_file.is_file():
+        raise ShardError(f"{count_file}: missing; a split needs the number of its shards there")
+    text = read_text(count_file, "a split needs the number of its shards there")
+    if not text.strip().isdecimal() or len(text.strip()) > MOST_DIGITS:
+        raise ShardError(f"{count_file}: {text!r:.40} is not a number of shards")
+    count = int(text)
     paths = [folder / f"{i}.tar" for i in range(count)]
     missing = [str(p) for p in paths if not p.is_file()]
     if missing or not paths:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from tgems.errors import UserError
+
 
 def fit(module: nn.Module, loss_of: Callable, n: int, options: dict, seed: int, name: str) -> pd.DataFrame:
     """Minimise a loss over shuffled batches by AdamW on a one-cycle schedule, then freeze the module.
@@ -24,7 +26,7 @@ def fit(module: nn.Module, loss_of: Callable, n: int, options: dict, seed: int, 
         The loss every twenty steps and at the end.
 
     Raises:
-        FloatingPointError: The loss is not finite.
+        UserError: The loss is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = list(shuffled_batches(n, options["batch_size"], options["passes"], generator))
@@ -39,7 +41,7 @@ def fit(module: nn.Module, loss_of: Callable, n: int, options: dict, seed: int, 
         for step, batch in enumerate(tqdm(batches, desc=f"{name}, seed {seed}", unit="step", mininterval=2)):
             loss = loss_of(batch, generator)
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"{name}: loss is {loss.item()}: lower the learning rate")
+                raise UserError(f"{name}: the loss is {loss.item()} at step {step}; lower the learning rate")
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)

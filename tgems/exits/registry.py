@@ -1,9 +1,10 @@
 """Find a policy by the word that a configuration uses for it: a name, or `FILE.py:CLASS` for one of your own."""
 
 import importlib.util
+import traceback
 from pathlib import Path
 
-from tgems.errors import UserError
+from tgems.errors import UserError, first_line
 from tgems.exits import confidence, gated, reference
 from tgems.exits.policies import Policy
 
@@ -44,7 +45,14 @@ def _load(word: str) -> Policy:
         raise UserError(f"config: policies: {word!r}: no file {path!r}, seen from {Path.cwd()}")
     spec = importlib.util.spec_from_file_location(f"tgems_policy_{Path(path).stem}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code can raise anything
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"config: policies: {word!r}: {path} cannot be imported ({type(error).__name__} at line "
+            f"{line.lineno} of {line.filename}: {first_line(error)}); mend the file"
+        ) from error
     policy = getattr(module, name, None)
     if not (isinstance(policy, type) and issubclass(policy, Policy)):
         raise UserError(f"config: policies: {word!r}: {path} defines no policy class {name!r}")

@@ -24,8 +24,11 @@ from tgems.backbones.summary_grid import grid_of, n_parts
 from tgems.errors import UserError
 from tgems.features.rows import Rows
 from tgems.provenance import digest_file, read_json, write_json
+from tgems.untrusted import read_safetensors
 
 SCHEMA_VERSION = 4
+RUN_AGAIN = "delete its folder and run again"
+NEEDED = {"blocks", "files", "grids", "in_memory_gb", "logit_scale", "n", "parts", "recorded", "weights", "widths"}
 COMPARED = ("schema_version", "weights", "preprocess")
 
 
@@ -160,13 +163,12 @@ def load_captions(folder: Path, weights: str) -> tuple[Tensor, pd.DataFrame]:
     Raises:
         UserError: Something is missing, truncated, altered, or was made with other weights.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     manifest = _read_manifest(folder, {"schema_version": SCHEMA_VERSION, "weights": weights})
     files = {name: manifest["files"].get(name, "") for name in ("texts.safetensors", "captions.parquet")}
     _check_files(folder, folder, files)
-    return load_file(folder / "texts.safetensors")["embeddings"], pd.read_parquet(folder / "captions.parquet")
+    texts = read_safetensors(folder / "texts.safetensors", RUN_AGAIN)["embeddings"]
+    return texts, pd.read_parquet(folder / "captions.parquet")
 
 
 def _read_manifest(folder: Path, expected: dict) -> dict:
@@ -180,6 +182,8 @@ def _read_manifest(folder: Path, expected: dict) -> dict:
                 f"{folder}: cached with {key} {manifest.get(key)!r}, but {wanted!r} is in use; "
                 "delete the folder and run again"
             )
+    if missing := NEEDED - manifest.keys():
+        raise UserError(f"{folder}: manifest.json has no key {min(missing)!r}; delete the folder and run again")
     return manifest
 
 
@@ -194,8 +198,6 @@ def _damaged(file: Path, cache: Path) -> UserError:
 
 
 def _read(folder: Path, manifest: dict) -> FeatureSet:
-    from safetensors.torch import load_file
-
     shards = folder.with_name(f"{folder.name}.shards")
     numbers = [f"{i:03}.safetensors" for i in range(max(len(part["rows"]) for part in manifest["parts"].values()))]
     streamed = _summary_bytes(shards, folder, manifest) > manifest["in_memory_gb"] * 2**30
@@ -205,16 +207,16 @@ def _read(folder: Path, manifest: dict) -> FeatureSet:
             path = shards / name / file
             if not streamed:
                 _check_files(path.parent, folder, {file: part["files"][file]})
-            for key, value in load_file(path).items():
+            for key, value in read_safetensors(path, f"delete the folder {folder} and run again").items():
                 parts.setdefault(key, []).append(value)
     rows = {k: Rows(tuple(v) if streamed else (torch.cat(v).float(),)) for k, v in parts.items() if k != "embeddings"}
     captions, reference = folder / "captions.parquet", folder / "reference.safetensors"
-    exact = load_file(reference) if reference.is_file() else None
+    exact = read_safetensors(reference, RUN_AGAIN) if reference.is_file() else None
     return FeatureSet(
         summaries=rows["summaries"],
         embeddings=torch.cat(parts["embeddings"]),
         raw_embeddings=rows.get("raw_embeddings"),
-        texts=load_file(folder / "texts.safetensors")["embeddings"],
+        texts=read_safetensors(folder / "texts.safetensors", RUN_AGAIN)["embeddings"],
         samples=pd.read_parquet(folder / "samples.parquet"),
         captions=pd.read_parquet(captions) if captions.is_file() else None,
         manifest=manifest,

@@ -3,7 +3,7 @@
 import sys
 from typing import NoReturn
 
-from tgems.errors import UserError, one_line_errors
+from tgems.errors import UserError
 
 # clip_benchmark's own name of an output file holds the model's, which is a path here.
 DEFAULTS = {
@@ -71,13 +71,12 @@ def run(arguments: list[str]) -> None:
         chosen = [word for name, value in DEFAULTS.items() if not _given(name, arguments) for word in (name, value)]
         arguments = ["eval", *chosen, *arguments[1:]]
     sys.argv = ["clip_benchmark", *arguments]
-    with one_line_errors():
-        from clip_benchmark.cli import main
-        from webdataset.autodecode import DecodingError
+    from clip_benchmark.cli import main
+    from webdataset.autodecode import DecodingError
 
-        try:
-            main()
-        except DecodingError as error:
-            if isinstance(error.__context__, UserError):
-                raise error.__context__ from None
-            raise
+    try:
+        main()
+    except DecodingError as error:
+        if isinstance(error.__context__, UserError):
+            raise error.__context__ from None
+        raise
