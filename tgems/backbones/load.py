@@ -50,6 +50,15 @@ class Backbone:
         """Temperature of the similarities, already exponentiated."""
         return self.model.logit_scale.exp().item()
 
+    @property
+    def logit_bias(self) -> float | None:
+        """What SigLIP adds to all scaled similarities before the sigmoid that it was trained with; None without one.
+
+        Being the same for all texts, it changes neither ranks nor a softmax over texts, which all policies use.
+        """
+        bias = self.model.logit_bias
+        return None if bias is None else bias.item()
+
 
 def load_backbone(backbone: dict) -> Backbone:
     """Load what an entry of the configuration describes (docs/adding-a-backbone.md).
