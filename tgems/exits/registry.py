@@ -43,15 +43,17 @@ def _load(word: str) -> Policy:
     path, _, name = word.rpartition(":")
     if not Path(path).is_file():
         raise UserError(f"config: policies: {word!r}: no file {path!r}, seen from {Path.cwd()}")
+    if not path.endswith(".py"):
+        raise UserError(f"config: policies: {word!r}: {path!r} is no Python file; expected FILE.py:CLASS")
     spec = importlib.util.spec_from_file_location(f"tgems_policy_{Path(path).stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's own code can raise anything
-        line = traceback.extract_tb(error.__traceback__)[-1]
+        place = error if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
             f"config: policies: {word!r}: {path} cannot be imported ({type(error).__name__} at line "
-            f"{line.lineno} of {line.filename}: {first_line(error)}); mend the file"
+            f"{place.lineno} of {place.filename}: {first_line(error)}); mend the file"
         ) from error
     policy = getattr(module, name, None)
     if not (isinstance(policy, type) and issubclass(policy, Policy)):

@@ -154,13 +154,17 @@ def encode_images(
     if (parts / "run.json").is_file() and read_json(parts / "run.json") != wanted:
         raise UserError(f"{parts}: holds parts of another model or of other images; delete it, or choose another --out")
     write_json(parts / "run.json", wanted)
-    for start in range(0, len(images), PART):
-        batch, part = images[start : start + PART], parts / f"{start // PART:06}.parquet"
-        if part.is_file():
-            advance(len(batch))
-            continue
-        with whole_file(part) as partial:
-            pq.write_table(_encode_part(model, batch, batch_size, workers, skip_bad, advance), partial)
+    try:
+        for start in range(0, len(images), PART):
+            batch, part = images[start : start + PART], parts / f"{start // PART:06}.parquet"
+            if part.is_file():
+                advance(len(batch))
+                continue
+            with whole_file(part) as partial:
+                pq.write_table(_encode_part(model, batch, batch_size, workers, skip_bad, advance), partial)
+    finally:
+        if not any(parts.glob("*.parquet")):  # there is nothing to go on from
+            shutil.rmtree(parts, ignore_errors=True)
     return _join(parts, out, origin | {"model": name})
 
 
