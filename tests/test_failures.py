@@ -135,3 +135,15 @@ def test_modules_that_are_run_end_as_commands_do(tmp_path, words, message):
     )
     assert run.returncode == 1 and run.stderr.startswith("error: ") and message in run.stderr, run.stderr
     assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a device")
+def test_a_full_disk_behind_stdout_is_no_bug(tmp_path):
+    code = COMMAND.format(body="print('a line'); return [], [], [], []")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=environment, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert run.returncode == 1 and run.stderr == "error: the output: No space left on device; free space there\n"
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
 from tgems.errors import UserError, first_line, printable
-from tgems.provenance import commit, versions
+from tgems.provenance import NO_ROOM, commit, versions
 
 BAD_INPUT, BUG, INTERRUPTED, CLOSED_PIPE = 1, 70, 130, 141
 """Exit codes: 70 is EX_SOFTWARE of sysexits.h, 130 and 141 are what shells report for SIGINT and SIGPIPE."""
@@ -63,6 +63,9 @@ def _end(error: BaseException, show: Callable[[str], None]) -> NoReturn:
         sys.exit(INTERRUPTED)
     if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout, sys.stderr):
         sys.exit(CLOSED_PIPE)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        show(f"error: {printable(str(error.filename or 'the output'))}: {error.strerror}; free space there")
+        sys.exit(BAD_INPUT)
     try:
         show(f"error: {bug_line(error, _keep_traceback(error))}")
     except OSError as full:

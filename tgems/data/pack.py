@@ -80,6 +80,8 @@ def _read(table: Path, *columns: str) -> pd.DataFrame:
             rows = pd.read_csv(table, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError:
         raise UserError(f"{table}: empty; expected a line of column names and a row per image") from None
+    if not isinstance(rows.index, pd.RangeIndex):  # pandas takes the first cells of longer rows for names of rows
+        raise UserError(f"{table}: rows have more cells than there are column names; quote cells that hold commas")
     for column in columns:
         if column not in rows:
             raise UserError(f"{table}: there is no column {column!r}; {nearest(column, rows.columns)}")

@@ -277,8 +277,8 @@ def _read_index(path: Path) -> pd.DataFrame:
         if not path.is_file():
             raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'missing'}; {way_out}")
     try:
-        with reading(path, way_out), open(path, "rb") as file:
-            table = pq.read_table(file)
+        with reading(path, way_out):
+            table = pq.ParquetFile(path).read()
     except pa.ArrowException as error:
         raise UserError(f"{path}: not a Parquet file ({first_line(error)}); {way_out}") from error
     if missing := [name for name in INDEX.names if name not in table.column_names]:
