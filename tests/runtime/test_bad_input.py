@@ -82,6 +82,8 @@ CASES = {
     "a folder named like an image": (["encode", "folder.png", *ENCODE], "folder.png: no image"),
     "out is a folder": (["encode", PHOTO, "-m", "tgem", "-o", "no_images"], "no_images: a folder; name a Parquet file"),
     "out is below a file": (["encode", PHOTO, "-m", "tgem", "-o", "file.txt/i.parquet"], "cannot be written"),
+    "out is too long": (["encode", PHOTO, "-m", "tgem", "-o", "x" * 300], "cannot be written (File name too long)"),
+    "a model whose name is too long": (["encode", PHOTO, "-m", "x" * 300, "-o", "o"], "no such folder here"),
     "no such model": (["encode", PHOTO, "-m", "no/such/model", "-o", "o"], "no/such/model: no such folder here"),
     "the model is a file": (["encode", PHOTO, "-m", "file.txt", "-o", "o"], "file.txt: no such folder here"),
     "a policy that needs texts": (["encode", PHOTO, "-m", "margin", "-o", "o"], "policy 'margin' looks at the texts"),

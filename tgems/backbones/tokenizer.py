@@ -1,5 +1,6 @@
 """Build a backbone's tokenizer: open_clip's own, or one from transformers, which never runs code from a repository."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def require_hub_id(name: str, way_out: str) -> None:
     """
     if not is_hub_id(name):
         raise UserError(f"{name!r} is not the id of a repository on the Hugging Face hub, OWNER/NAME")
-    if Path(name).exists():
+    if os.path.exists(name):
         raise UserError(
             f"{name!r} is a repository on the Hugging Face hub, but {Path(name).absolute()} would be read instead; "
             f"run in another folder, {way_out}"
@@ -88,7 +89,7 @@ def _folder(name: str) -> str:
         UserError: The folder does not exist, or its tokenizer needs Python code from the folder.
     """
     folder = Path(name.removeprefix(LOCAL))
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"tokenizer {name!r}: folder {folder} does not exist, seen from {Path.cwd()}")
     for file in CONFIGS:
         if (folder / file).exists():

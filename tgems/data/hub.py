@@ -6,6 +6,7 @@ under way; a download that broke off goes on where it stopped. A complete copy i
 
 import hashlib
 import logging
+import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -132,7 +133,7 @@ class HubCopy:
 
     def _record(self, path: str) -> Record | None:
         file = self._record_file(path)
-        if not file.is_file():
+        if not os.path.isfile(file):
             return None
         found = read_json(file)
         if found.keys() != {field.name for field in fields(Record)}:
@@ -143,7 +144,7 @@ class HubCopy:
         """Whether there is a file of this revision, or one of the user's own."""
         record = self._record(path)
         fits = record is None or (record.repo == self.repo and self.revision in (record.revision, record.commit))
-        return fits and (self.root / path).is_file()
+        return fits and os.path.isfile(self.root / path)
 
     def _take(self, path: str) -> dict:
         """One file: as it lies here if it is right, else fetched."""

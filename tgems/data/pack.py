@@ -4,6 +4,7 @@ python -m tgems.data.pack IMAGES CSV OUT --split test --label-column class (or -
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,8 +95,8 @@ def _read(table: Path, *columns: str) -> pd.DataFrame:
 
 
 def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'there is no such file'}")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: {'a folder, not a file' if os.path.isdir(path) else 'there is no such file'}")
 
 
 def _row(table: Path, index: int) -> str:
@@ -114,7 +115,7 @@ def _lines(path: Path) -> tuple[str, ...]:
 
 def _prompts(out: Path, labels: pd.Series, table: Path, classnames: Path | None, templates: Path | None) -> Prompts:
     """Class names and templates of the data set, which must be those that it has already."""
-    there = read_prompts(out) if (out / "classnames.txt").is_file() else None
+    there = read_prompts(out) if os.path.isfile(out / "classnames.txt") else None
     names = there.classnames if there else tuple(sorted(labels.unique()))
     names = _lines(classnames) if classnames else names
     chosen = _lines(templates) if templates else there.templates if there else TEMPLATES
@@ -136,7 +137,7 @@ def _prompts(out: Path, labels: pd.Series, table: Path, classnames: Path | None,
 def _check_type(out: Path, prompts: Prompts | None) -> None:
     file = out / "dataset_type.txt"
     kind = "retrieval" if prompts is None else "classification"
-    there = read_text(file, "delete it, or choose another folder").strip() if file.is_file() else kind
+    there = read_text(file, "delete it, or choose another folder").strip() if os.path.isfile(file) else kind
     if there != kind:
         raise UserError(f"{file}: the data set there is for {there:.40}, this split is for {kind}")
 

@@ -127,7 +127,7 @@ def _entry(tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], 
 def _label(data: bytes) -> int:
     label = int(data)
     if abs(label) > LARGEST_LABEL:
-        raise ValueError(f"{label:.3g} is no class number")
+        raise ValueError("the number is too large for a class")
     return label
 
 

@@ -8,6 +8,7 @@ as img2dataset writes them: tars of any name, `.txt` holding one caption.
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -85,8 +86,8 @@ class SplitFiles:
         root = Path(receipt["root"])
         for file in (*receipt["shards"], *receipt["prompts"]):
             one = root / file["path"]
-            if not one.is_file() or one.stat().st_size != file["size"]:
-                state = "gone" if not one.is_file() else f"{one.stat().st_size} bytes instead of {file['size']}"
+            if not os.path.isfile(one) or one.stat().st_size != file["size"]:
+                state = "gone" if not os.path.isfile(one) else f"{one.stat().st_size} bytes instead of {file['size']}"
                 raise ShardError(f"{one}: {state} since {path} was written; delete that receipt and run again")
         return cls(
             f"{receipt['dataset']}/{receipt['split']}",
@@ -167,7 +168,7 @@ def read_prompts(folder: Path) -> Prompts:
     lines = []
     for name in PROMPT_FILES:
         path = Path(folder) / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ShardError(f"{path}: missing; zero-shot classification needs one entry a line")
         text = read_text(path, "zero-shot classification needs one entry a line")
         entries = tuple(line.strip() for line in text.splitlines() if line.strip())
@@ -185,14 +186,14 @@ def shard_paths(folder: Path) -> list[Path]:
     """
     folder = Path(folder)
     count_file = folder / "nshards.txt"
-    if not count_file.is_file():
+    if not os.path.isfile(count_file):
         raise ShardError(f"{count_file}: missing; a split needs the number of its shards there")
     text = read_text(count_file, "a split needs the number of its shards there")
     if not text.strip().isdecimal() or len(text.strip()) > MOST_DIGITS:
         raise ShardError(f"{count_file}: {text!r:.40} is not a number of shards")
     count = int(text)
     paths = [folder / f"{i}.tar" for i in range(count)]
-    missing = [str(p) for p in paths if not p.is_file()]
+    missing = [str(p) for p in paths if not os.path.isfile(p)]
     if missing or not paths:
         raise ShardError(f"{folder}: nshards.txt says {count} shards; missing: {', '.join(missing) or 'all'}")
     return paths

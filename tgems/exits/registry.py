@@ -1,6 +1,7 @@
 """Find a policy by the word that a configuration uses for it: a name, or `FILE.py:CLASS` for one of your own."""
 
 import importlib.util
+import os
 import traceback
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def find_policies(words: list[str]) -> dict[str, Policy]:
 
 def _load(word: str) -> Policy:
     path, _, name = word.rpartition(":")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"config: policies: {word!r}: no file {path!r}, seen from {Path.cwd()}")
     if not path.endswith(".py"):
         raise UserError(f"config: policies: {word!r}: {path!r} is no Python file; expected FILE.py:CLASS")

@@ -11,6 +11,7 @@ Summaries that take more memory than the manifest's `in_memory_gb` stay in their
 such files are checked by size, all others by digest.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,7 +174,7 @@ def load_captions(folder: Path, weights: str) -> tuple[Tensor, pd.DataFrame]:
 
 def _read_manifest(folder: Path, expected: dict) -> dict:
     """Read a manifest and compare some of its keys with what is in use."""
-    if not (folder / "manifest.json").is_file():
+    if not os.path.isfile(folder / "manifest.json"):
         raise UserError(f"{folder}: no manifest.json; the cache is not whole, delete the folder and run again")
     manifest = read_json(folder / "manifest.json")
     for key, wanted in expected.items():
@@ -189,7 +190,7 @@ def _read_manifest(folder: Path, expected: dict) -> dict:
 
 def _check_files(folder: Path, cache: Path, digests: dict[str, str]) -> None:
     for name, digest in digests.items():
-        if not (folder / name).is_file() or digest_file(folder / name) != digest:
+        if not os.path.isfile(folder / name) or digest_file(folder / name) != digest:
             raise _damaged(folder / name, cache)
 
 
@@ -231,7 +232,7 @@ def _summary_bytes(shards: Path, cache: Path, manifest: dict) -> int:
     for name, part in manifest["parts"].items():
         for file, size in part["bytes"].items():
             path = shards / name / file
-            if not path.is_file() or path.stat().st_size != size:
+            if not os.path.isfile(path) or path.stat().st_size != size:
                 raise _damaged(path, cache)
             total += size if file[0].isdigit() else 0
     return total * (2 if manifest["recorded"]["dtype"] == "float16" else 1)

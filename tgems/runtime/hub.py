@@ -1,5 +1,6 @@
 """A T-GEM by folder or by its id on the Hugging Face hub: fetch, load, push."""
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +24,7 @@ def fetch(folder_or_hub_id: str | Path, files: tuple[str, ...] = FILES, **downlo
         UserError: It is neither, or cannot be downloaded.
     """
     folder = Path(folder_or_hub_id)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return folder
     from huggingface_hub import snapshot_download
 

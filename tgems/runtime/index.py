@@ -5,6 +5,7 @@ calibration, model (folder or hub id).
 """
 
 import glob
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -147,17 +148,17 @@ def encode_images(
             f"{name}: policy {model.early_exit.policy!r} looks at the texts before an image is encoded, so that no "
             "index can be built by it; export an image-guided policy, such as 'tgem'"
         )
-    if out.is_dir():
+    if os.path.isdir(out):
         raise UserError(f"{out}: a folder; name a Parquet file to write")
     origin, parts = origin_of(model), out.with_name(f"{out.name}.parts")
     wanted = {"origin": origin, "images": digest_json([n for n, _ in images])}
-    if (parts / "run.json").is_file() and read_json(parts / "run.json") != wanted:
+    if os.path.isfile(parts / "run.json") and read_json(parts / "run.json") != wanted:
         raise UserError(f"{parts}: holds parts of another model or of other images; delete it, or choose another --out")
     write_json(parts / "run.json", wanted)
     try:
         for start in range(0, len(images), PART):
             batch, part = images[start : start + PART], parts / f"{start // PART:06}.parquet"
-            if part.is_file():
+            if os.path.isfile(part):
                 advance(len(batch))
                 continue
             with whole_file(part) as partial:
