@@ -1,5 +1,6 @@
 """Shared fixtures: the shipped demo backbone, a small random one, and a small cached split of each task."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -35,6 +36,22 @@ def demo_backbone():
     from tgems.backbones.load import load_backbone
 
     return load_backbone(DEMO)
+
+
+@pytest.fixture(scope="session")
+def biased_backbone(tmp_path_factory):
+    """The demo backbone with a logit bias of -10, as SigLIP has one."""
+    from safetensors.torch import load_file, save_file
+
+    from tgems.backbones.load import load_backbone
+
+    folder = shutil.copytree(ROOT / "assets/backbones/demo-vit-8", tmp_path_factory.mktemp("biased") / "backbone")
+    config, weights = folder / "open_clip_config.json", folder / "open_clip_model.safetensors"
+    described = json.loads(config.read_text())
+    described["model_cfg"]["init_logit_bias"] = 0.0
+    config.write_text(json.dumps(described))
+    save_file(load_file(weights) | {"logit_bias": torch.tensor(-10.0)}, weights)
+    return load_backbone({"pretrained": f"local-dir:{folder}"})
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """The command line `tgems`. Parses, calls one function of the library, prints; every import of weight is inside."""
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
 from tgems.errors import printable
+from tgems.failures import one_line_errors
 
 ABOUT = """Run, share and compare T-GEMs: exit modules that let an image leave a frozen CLIP encoder early.
 
@@ -20,9 +22,26 @@ A T-GEM is a folder that `tgems export` writes. A backbone that it names by a re
 current folder; `--backbone local-dir:FOLDER` reads it from elsewhere.
 
 Exit codes: 0 done; 1 bad input, one line says what; 2 wrong usage; 3 done, but something needs attention (images left
-out, an index of mixed origin, runs that differ).
+out, an index of mixed origin, runs that differ); 70 a bug in tgems, one line names the file that holds its traceback;
+130 interrupted.
 """
 ATTENTION = 3
+
+
+class _Console(Console):
+    """A console that reports a closed pipe as an exception, as other streams do."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+class _Command(TyperCommand):
+    """A command that ends with one line where it fails."""
+
+    def invoke(self, ctx):
+        with one_line_errors(_fail, leave=(typer.Exit, typer.Abort)):
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,7 +51,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out, err = (Console(width=None if s.isatty() else 10_000, stderr=s is sys.stderr) for s in (sys.stdout, sys.stderr))
+command = partial(app.command, cls=_Command)
+out, err = (_Console(width=None if s.isatty() else 10_000, stderr=s is sys.stderr) for s in (sys.stdout, sys.stderr))
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Folder of a T-GEM, or its id on the Hugging Face hub.")]
 BackboneFrom = Annotated[
@@ -45,17 +65,7 @@ TokenizerFrom = Annotated[
 Index = Annotated[list[Path], typer.Option("--index", "-i", help="Parquet file of `tgems encode`; may be repeated.")]
 
 
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Bad input ends with one line and code 1."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        err.print(printable(f"error: {error}"), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-
-
-@app.command()
+@command()
 def encode(
     images: Annotated[list[str], typer.Argument(help="Image files, folders, globs in quotes, or tar shards.")],
     model: Model,
@@ -80,19 +90,18 @@ def encode(
     Columns: image, exit_block, rate (of the full encoder), embedding (unit vector), and what made it. A killed run goes
     on where it stopped if called again.
     """
-    with _one_line():
-        from tgems.runtime.index import encode_images, find_images
-        from tgems.runtime.model import EarlyExitCLIP
+    from tgems.runtime.index import encode_images, find_images
+    from tgems.runtime.model import EarlyExitCLIP
 
-        found = find_images(images)
-        options = {"device": device, "calibration": calibration, "max_rate": max_rate}
-        options |= {"backbone": backbone, "tokenizer": tokenizer}
-        loaded = EarlyExitCLIP.from_pretrained(model, **options)
-        with Progress(console=err, transient=True) as progress:
-            task = progress.add_task("encoding", total=len(found))
-            done = encode_images(
-                loaded, model, found, to, batch_size, workers, skip_bad, lambda n: progress.advance(task, n)
-            )
+    found = find_images(images)
+    options = {"device": device, "calibration": calibration, "max_rate": max_rate}
+    options |= {"backbone": backbone, "tokenizer": tokenizer}
+    loaded = EarlyExitCLIP.from_pretrained(model, **options)
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task("encoding", total=len(found))
+        done = encode_images(
+            loaded, model, found, to, batch_size, workers, skip_bad, lambda n: progress.advance(task, n)
+        )
     _say(f"{done.images:,} images in {to}; mean rate {done.rate:.3f} of the encoder")
     for name, reason in done.left_out:
         _warn(f"left out: {name} {reason}")
@@ -100,7 +109,7 @@ def encode(
         raise typer.Exit(ATTENTION)
 
 
-@app.command()
+@command()
 def search(
     text: Annotated[str, typer.Argument(help="What to look for.")],
     index: Index,
@@ -115,10 +124,9 @@ def search(
 
     Ends with code 3 and a warning where embeddings come from different models or settings.
     """
-    with _one_line():
-        from tgems.runtime.index import search_index
+    from tgems.runtime.index import search_index
 
-        found, warnings = search_index(text, index, model, k, backbone, tokenizer)
+    found, warnings = search_index(text, index, model, k, backbone, tokenizer)
     for warning in warnings:
         _warn(f"warning: {warning}")
     _print_table(("score", "left after block", "image"), ((f"{s:.4f}", str(b), n) for s, n, b in found))
@@ -126,32 +134,29 @@ def search(
         raise typer.Exit(ATTENTION)
 
 
-@app.command()
+@command()
 def macs(
     models: Annotated[list[str], typer.Argument(help="open_clip architectures, or `local-dir:FOLDER`.")],
 ) -> None:
     """Print what each exit of an image encoder costs, in multiply-accumulates; reads no weights."""
-    with _one_line():
-        from tgems.profiling.table import main as count
+    from tgems.profiling.table import print_tables
 
-        code = count(models)
-    raise typer.Exit(code)
+    print_tables(models)
 
 
-@app.command()
+@command()
 def info(folder: Annotated[Path, typer.Argument(help="Folder of a T-GEM.")]) -> None:
     """Say what a T-GEM is: backbone, policy, costs of its exits, thresholds, results. Loads no weights."""
-    with _one_line():
-        from tgems.runtime.describe import describe
+    from tgems.runtime.describe import describe
 
-        about, costs, thresholds, results = describe(folder)
+    about, costs, thresholds, results = describe(folder)
     _print_table(("", ""), about)
     _print_table(("after block", "spends, of the encoder", "GMACs"), costs)
     _print_table(("thresholds of", "threshold", "mean rate on validation"), thresholds)
     _print_table(("test images of", "thresholds of", "metric", "value", "full encoder", "mean rate"), results)
 
 
-@app.command()
+@command()
 def export(
     backbone: Annotated[str, typer.Argument(help="Its name in the run's configuration.")],
     to: Annotated[Path, typer.Argument(help="Folder to write; one that holds a T-GEM is written anew.")],
@@ -168,14 +173,13 @@ def export(
 
     Call it in the folder that the run was made in, since backbones are named relative to it.
     """
-    with _one_line():
-        from tgems.runtime.export import from_results
+    from tgems.runtime.export import from_results
 
-        from_results(results, backbone, policy, rate, exit_block, variant, seed).save_pretrained(to)
+    from_results(results, backbone, policy, rate, exit_block, variant, seed).save_pretrained(to)
     _say(f"saved in {to}; `tgems info {to}` says more")
 
 
-@app.command()
+@command()
 def compare(
     run_a: Annotated[Path, typer.Argument(help="Results folder of a finished run.")],
     run_b: Annotated[Path, typer.Argument(help="Another.")],
@@ -184,10 +188,9 @@ def compare(
 
     Ends with code 3 where a number moved, or is in one run alone.
     """
-    with _one_line():
-        from tgems.reporting.compare import compare_runs
+    from tgems.reporting.compare import compare_runs
 
-        report = compare_runs(run_a, run_b)
+    report = compare_runs(run_a, run_b)
     for name, rows in (("configuration", report.config), ("digest", report.digests), ("in one run", report.alone)):
         _print_table((name, str(run_a), str(run_b)), rows)
     _print_table(("number", str(run_a), str(run_b), "moved by"), report.moved)
@@ -196,7 +199,7 @@ def compare(
         raise typer.Exit(ATTENTION)
 
 
-@app.command(
+@command(
     "clip-benchmark",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
 )
@@ -215,6 +218,10 @@ def clip_benchmark(context: typer.Context) -> None:
 
 def _say(line: str) -> None:
     out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _fail(line: str) -> None:
+    err.print(printable(line), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _warn(line: str) -> None:

@@ -1,10 +1,12 @@
-"""The one exception a user is meant to read, and how a job shows it."""
+"""`UserError`, the one exception that is the user's fault, and helpers that raise it where files are read.
+
+Every other exception is a bug in tgems: tgems/failures.py says how each of them ends a command or a job.
+"""
 
 import difflib
-import logging
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 def printable(text: str) -> str:
@@ -15,8 +17,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-class UserError(ValueError):
-    """A bad input: one line that names the value, the place and the mend."""
+class UserError(Exception):
+    """An input that cannot be used. The message is one line that names the value, what is wrong, and the way out.
+
+    It is no `ValueError`, so that code which handles errors of a library does not handle this one by accident.
+    """
 
     def __init__(self, message: str):
         super().__init__(printable(message))
@@ -34,11 +39,24 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
 
 
+def reason(error: BaseException) -> str:
+    """Return what an exception says. The operating system's own words leave out the path, which messages name first."""
+    return getattr(error, "strerror", None) or first_line(error)
+
+
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End the process with one line for bad input (`ValueError`, missing files); let bugs show their trace."""
+def reading(path: Path | str, way_out: str, *library: type[Exception]) -> Iterator[None]:
+    """Turn the errors of reading a file into one line. The body should do nothing else.
+
+    Args:
+        path: The file or folder, for the message.
+        way_out: What the user can do about it. The message ends with it.
+        library: What a library raises about damaged content, in addition to the operating system's errors.
+
+    Raises:
+        UserError: The body raised one of these errors.
+    """
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
-        logging.getLogger("tgems").debug("bad input", exc_info=True)
-        sys.exit(f"error: {printable(str(error))}")
+    except (OSError, *library) as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {way_out}") from error

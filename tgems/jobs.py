@@ -1,13 +1,15 @@
-"""What every job of the workflow does around its one call: log, threads, determinism, one-line errors."""
+"""What every job of the workflow does around its one call: log, threads, determinism, one line for a failure."""
 
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tgems.errors import one_line_errors
+from tgems.errors import UserError
+from tgems.failures import BAD_INPUT, INTERRUPTED, bug_line
 
 
 @contextmanager
@@ -15,10 +17,12 @@ def job(log: str, threads: int) -> Iterator[None]:
     """Run a job's body.
 
     The package's log lines go to stderr and to the log file, libraries' warnings to the file alone. Progress bars are
-    drawn only on a terminal.
+    drawn only on a terminal. A body that fails ends the process with one line on stderr, which is also the log's last:
+    the message of a `UserError`, or else that there is a bug, whose traceback the log holds. The exit code is 1, and
+    130 for an interrupt.
 
     Args:
-        log: Log file; a failure's line is its last.
+        log: Log file.
         threads: Threads of torch and of BLAS.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -26,19 +30,27 @@ def job(log: str, threads: int) -> Iterator[None]:
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    handlers = [logging.FileHandler(log, mode="w"), logging.StreamHandler()]
+    file = logging.FileHandler(log, mode="w")
+    handlers = [file, logging.StreamHandler()]
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=handlers, force=True)
-    logging.getLogger("tgems").setLevel(logging.INFO)
+    logger = logging.getLogger("tgems")
+    logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
     warned = logging.getLogger("py.warnings")
-    warned.propagate, warned.handlers = False, handlers[:1]
+    warned.propagate, warned.handlers = False, [file]
     try:
-        with one_line_errors():
-            if "torch" in sys.modules:
-                raise RuntimeError("import torch inside the job, after its threads are set")
-            yield
+        if "torch" in sys.modules:
+            raise RuntimeError("import torch inside the job, after its threads are set")
+        yield
+    except UserError as error:
+        logger.error("error: %s", error)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        logger.error("interrupted")
+        sys.exit(INTERRUPTED)
     except BaseException as error:
-        logging.getLogger("tgems").error("%s", error, exc_info=not isinstance(error, SystemExit))
+        traceback.print_exception(error, file=file.stream)
+        logger.error("error: %s", bug_line(error, log))
         sys.exit(1)
 
 

@@ -1,18 +1,20 @@
-"""Safe readers for files that may come from a stranger: JSON, safetensors, and files that must not link elsewhere.
+"""Safe readers for files that may come from a stranger: JSON, safetensors, text, tables, files that link elsewhere.
 
-This module imports nothing of tgems except errors. The one function that needs torch and safetensors imports them.
+This module imports nothing of tgems except errors. Functions that need torch, safetensors or pandas import them.
 """
 
 import re
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from tgems.errors import UserError, first_line, nearest
+from tgems.errors import UserError, first_line, nearest, reading
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from torch import Tensor
 
 JSON_BYTES = 16 * 2**20  # no configuration is larger than this
@@ -108,10 +110,11 @@ def file_inside(folder: Path, name: str, way_out: str) -> Path:
         UserError: The file is missing, is not a regular file, or is a link to a place outside the folder.
     """
     folder, path = Path(folder), Path(folder) / name
-    if not path.is_file():
-        what = "not a regular file" if path.exists() or path.is_symlink() else "missing"
-        raise UserError(f"{path}: {what}; {way_out}")
-    roots, target = [folder.resolve()], path.resolve()
+    with reading(path, way_out):
+        if not path.is_file():
+            what = "not a regular file" if path.exists() or path.is_symlink() else "missing"
+            raise UserError(f"{path}: {what}; {way_out}")
+        roots, target = [folder.resolve()], path.resolve()
     if roots[0].parent.name == "snapshots":
         roots.append(roots[0].parent.parent / "blobs")
     if not any(target.is_relative_to(root) for root in roots):
@@ -132,3 +135,51 @@ def read_safetensors(path: Path, way_out: str) -> "dict[str, Tensor]":
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a complete safetensors file ({first_line(error)}); {way_out}") from error
+
+
+def read_text(path: Path, way_out: str) -> str:
+    """Read a text file in UTF-8.
+
+    Raises:
+        UserError: The file is missing, cannot be read, or holds other bytes.
+    """
+    with reading(path, way_out, UnicodeDecodeError):
+        return Path(path).read_text(encoding="utf-8")
+
+
+def read_table(
+    path: Path, columns: Sequence[str], way_out: str, numbers: Sequence[str] = (), **options: Any
+) -> "DataFrame":
+    """Read a CSV or Parquet file.
+
+    Args:
+        path: A file whose name ends in `.csv` or `.parquet`.
+        columns: Columns that it must have.
+        way_out: What the user can do about a bad file. Error messages end with it.
+        numbers: Further columns that it must have and that hold numbers alone, or nothing.
+        options: Options of pandas.
+
+    Raises:
+        UserError: The file is missing, truncated, empty or of another format, or lacks a column.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    with reading(path, way_out):
+        if not path.is_file():
+            raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'missing'}; {way_out}")
+    if path.suffix == ".csv":
+        with reading(path, way_out, ValueError):  # pandas' errors about CSV files, and bytes that are no text
+            table = pd.read_csv(path, **options)
+    else:
+        from pyarrow import ArrowException
+
+        with reading(path, way_out, ArrowException, ValueError):
+            table = pd.read_parquet(path, **options)
+    if missing := [column for column in (*columns, *numbers) if column not in table]:
+        raise UserError(f"{path}: has no column {missing[0]!r}; {way_out}")
+    if table.empty:
+        raise UserError(f"{path}: has no rows; {way_out}")
+    if words := [column for column in numbers if not pd.api.types.is_numeric_dtype(table[column])]:
+        raise UserError(f"{path}: column {words[0]!r} holds more than numbers; {way_out}")
+    return table

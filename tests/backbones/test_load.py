@@ -1,4 +1,8 @@
+import random
+
+import numpy as np
 import pytest
+import torch
 from conftest import DEMO, ROOT
 
 from tgems.backbones.config import backbone_files, model_config, weights_form
@@ -80,3 +84,13 @@ def test_files_of_a_backbone_are_named():
 def test_random_weights_are_the_same_each_time():
     first, second = (load_backbone({"model": "ViT-B-32", "pretrained": "random"}).weights_digest for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("model", ["ViT-B-32", "RN50", "coca_ViT-B-32", "EVA02-B-16"])
+def test_random_weights_leave_the_callers_random_generators_as_they_were(model):
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    first = load_backbone({"model": model, "pretrained": "random"}).weights_digest
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
+    torch.rand(3)
+    assert load_backbone({"model": model, "pretrained": "random"}).weights_digest == first

@@ -9,6 +9,7 @@ from tgems.data import demo
 from tgems.data import scenes as sc
 from tgems.data.handwriting import PARTS, load_handwriting, split_handwriting
 from tgems.data.render import render
+from tgems.errors import UserError
 
 
 def test_no_handwriting_crosses_parts():
@@ -45,7 +46,7 @@ def test_each_caption_is_true_of_exactly_one_image(part):
 
 
 def test_uniqueness_that_cannot_be_met_is_an_error():
-    with pytest.raises(ValueError, match="cannot all be told apart"):
+    with pytest.raises(UserError, match="cannot all be told apart"):
         list(sc.scenes(0, "test", 0, 60, {"plain": 1.0}, unique=True))
 
 

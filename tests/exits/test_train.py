@@ -171,7 +171,7 @@ def test_fewer_pairs_than_a_batch_still_train(trained):
 def test_a_diverging_loss_stops_the_run(trained):
     pairs = toy_pairs(64)
     pairs.summaries[3] = torch.nan
-    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+    with pytest.raises(UserError, match="lower the learning rate"):
         train_heads(pairs, RATES, options("heads", passes=1, hidden=4, whiten=False), 0)
 
 

@@ -12,6 +12,7 @@ from tgems.exits.sizes import summary_dim
 from tgems.features.cache import load_features
 from tgems.features.encode import encode_images
 from tgems.features.extract import extract_features
+from tgems.features.rows import Rows
 from tgems.features.shards import Encoding
 
 
@@ -101,3 +102,35 @@ def test_other_weights_name_both_sides(demo_features):
     other = load_features(demo_features / "digits").manifest | {"weights": "f00d"}
     with pytest.raises(UserError, match="cached with weights '[0-9a-f]+', but 'f00d' is in use"):
         load_features(demo_features / "digits", like=other)
+
+
+def test_a_logit_bias_is_recorded(biased_backbone, demo_data, demo_features, tmp_path):
+    split = SplitFiles.of_folder(demo_data / "digits/test")
+    extract_features(biased_backbone, split, "zeroshot_classification", tmp_path / "f", Encoding())
+    assert load_features(tmp_path / "f").manifest["logit_bias"] == biased_backbone.logit_bias == -10
+    assert load_features(demo_features / "digits").manifest["logit_bias"] is None
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_columns_of_columns_are_those_of_the_first(streamed):
+    whole = torch.arange(3 * 6 * 20).reshape(3, 6, 20).float()
+    rows = Rows(tuple(whole.split(2)) if streamed else (whole,))
+    once = rows.columns([1, 3, 4], 5, [0, 2, 3], 4)
+    expected = whole.unflatten(2, (5, 4))[:, [1, 3, 4]][:, :, [0, 2, 3]]
+    assert torch.equal(once[:], expected.flatten(2))
+    twice = once.columns([0, 2], 3, [1, 2], 3)
+    assert torch.equal(twice[:], expected[:, [0, 2]][:, :, [1, 2], :3].flatten(2)) and twice.shape == (3, 2, 6)
+    assert torch.equal(twice.columns([1], 1, [0], 6)[:], twice[:][:, [1]])
+    assert torch.equal(once.columns([0, 1, 2], 3, [2], 4)[:], expected[:, :, 2])
+    fewer = rows.columns([2, 5], 1, [0], 20).columns([1], 2, [1], 10)
+    assert torch.equal(fewer[:], whole[:, [5], 10:])
+    with pytest.raises(ValueError, match="rows of 3 parts cannot be read as 4 parts"):
+        once.columns([0], 4, [1], 3)
+
+
+def test_fewer_exits_of_fewer_exits(by_grids):
+    dim = summary_dim({"grid": 2}, 64)
+    twice = by_grids[1, 2].at_exits((2, 3, 5, 7, 8), dim).at_exits((3, 7, 8), dim)
+    once = by_grids[1, 2].at_exits((3, 7, 8), dim)
+    assert torch.equal(twice.summaries[:], once.summaries[:]) and twice.manifest == once.manifest
+    assert torch.equal(twice.raw_at_all_exits(), once.raw_at_all_exits())

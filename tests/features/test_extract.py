@@ -111,7 +111,7 @@ def test_a_killed_pass_goes_on_with_the_first_shard_that_is_not_whole(
     intact = second.read_bytes()
     second.write_bytes(intact[:-2000])
     encoding = Encoding(batch_size=32)
-    with pytest.raises(ValueError, match=r"1\.tar: damaged"):
+    with pytest.raises(UserError, match=r"1\.tar: damaged"):
         extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", encoding)
     assert sorted(p.name for p in shard_folder(tmp_path / "f").iterdir()) == ["0"]
     second.write_bytes(intact)

@@ -1,9 +1,12 @@
 """clip_benchmark evaluates the model object and the command unchanged, and gives the harness's numbers."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 
 import pandas as pd
 import pytest
@@ -13,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from tgems.data.webdataset import read_prompts
 from tgems.errors import UserError
+from tgems.runtime import clip_benchmark
 from tgems.runtime.clip_benchmark import load_tgems
 
 
@@ -83,3 +87,38 @@ def test_a_policy_that_looks_at_texts_is_refused(make, tmp_path):
     make("margin").save_pretrained(tmp_path / "margin")
     with pytest.raises(UserError, match="policy 'margin' looks at the texts before an image is encoded"):
         load_tgems(str(tmp_path / "margin"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dataset", "nonsense"], "clip_benchmark: Unsupported dataset: nonsense"),
+        (["--dataset", "wds/digits", "--dataset_root", "gone"], "clip_benchmark: gone/test/nshards.txt: No such file"),
+        (
+            ["--dataset", "wds/digits", "--dataset_root", "digits", "--num_workers", "0"],
+            "digits/test/0.tar: png of sample 'a' cannot be decoded (cannot identify image file",
+        ),
+    ],
+)
+def test_what_it_cannot_use_is_named_on_one_line(saved, demo_data, tmp_path, monkeypatch, words, message):
+    shutil.copytree(demo_data / "digits", tmp_path / "digits")
+    with tarfile.open(tmp_path / "digits/test/0.tar", "w") as tar:
+        for name, data in (("a.png", b"garbage"), ("a.cls", b"1")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(UserError) as error:
+        clip_benchmark.run(["eval", "--model", str(saved), *words])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_bug_below_it_stays_one(saved, monkeypatch):
+    def broken(*args, **options):
+        raise ValueError("wrong shape")
+
+    monkeypatch.setattr(clip_benchmark, "load_tgems", broken)
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(ValueError, match="wrong shape"):
+        clip_benchmark.run(["eval", "--model", str(saved), "--dataset", "cifar10"])

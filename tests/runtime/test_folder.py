@@ -132,6 +132,14 @@ def test_what_is_uploaded_is_the_three_files(make, monkeypatch):
     assert seen == {"token": "t", "private": True, "files": set(FILES), "policy": "tgem"}
 
 
+def test_an_upload_that_fails_is_one_line(make, monkeypatch):
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.create_repo", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("x"))
+    )
+    with pytest.raises(UserError, match=r"me/tgem: cannot be uploaded to the Hugging Face hub \(x\); check the name"):
+        make().push_to_hub("me/tgem")
+
+
 def test_the_hub_s_copy_is_loaded_from_its_cache(saved, monkeypatch, tmp_path):
     repo = tmp_path / "models--me--tgem"
     shutil.copytree(saved, repo / "snapshots" / ("0" * 40))

@@ -1,5 +1,7 @@
 """What a user of the model object may do to it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -9,6 +11,7 @@ from tgems.exits import bank_modules
 from tgems.exits.bank_modules import BankGates
 from tgems.exits.modules import ExitHeads, LookaheadGates
 from tgems.exits.registry import POLICIES
+from tgems.runtime.model import Calibration, EarlyExitCLIP
 from tgems.runtime.rules import BANK_RULES, ImageRule
 
 
@@ -124,3 +127,38 @@ def test_rules_stay_on_an_accelerator(monkeypatch):
             mask, embed = rule.leaving(1, torch.empty(5, 16, device="cuda"))
             assert mask.device.type == "cuda" and mask.shape == (5,)
             assert embed(torch.arange(2, device="cuda")).shape == (2, 6)
+
+
+def test_no_image_exceeds_a_cap_where_an_early_exit_costs_more_than_the_encoder(make, known):
+    """Its head and gates are paid as well; with cheap thresholds all images would leave there."""
+    model = make("tgem")
+    costs = model.early_exit.costs
+    dear = replace(costs, head=(*costs.head[:-1], costs.encoder[-1]))
+    early = replace(model.early_exit, costs=dear)
+    early.calibrations["scenes"] = Calibration((float("inf"),) * 6 + (-float("inf"),), None, 0.5)
+    free = EarlyExitCLIP(model.backbone, early)
+    assert set(free.encode_image(known.images, return_exits=True).exits.tolist()) == {6}
+    assert free.rates[6] > 1.01 >= free.rates[7]
+    capped = EarlyExitCLIP(model.backbone, early, max_rate=1.01)
+    exits = capped.encode_image(known.images, return_exits=True).exits
+    assert set(exits.tolist()) == {7} and capped.rates[exits].max() <= 1.01
+
+
+@pytest.mark.parametrize("policy", ["tgem", "margin"])
+def test_a_logit_bias_is_kept_and_returned_as_open_clip_returns_it(make, known, biased_backbone, tmp_path, policy):
+    unbiased = make(policy)
+    EarlyExitCLIP(biased_backbone, unbiased.early_exit).save_pretrained(tmp_path / "g")
+    model = EarlyExitCLIP.from_pretrained(tmp_path / "g")
+    tokens = model.tokenizer(["a red four", "a blue two"])
+    expected = biased_backbone.model(None, tokens)
+    if policy == "margin":
+        for one in (model, unbiased):
+            one.set_text_bank(one.encode_text(tokens))
+    given = model(known.images[:8], tokens)
+    assert len(given) == len(expected) == 4 and given[3].item() == model.logit_bias.item() == -10
+    assert all(torch.equal(a, b) for a, b in zip(given[1:], expected[1:], strict=True))
+    assert torch.equal(given[0], unbiased.encode_image(known.images[:8])), "exits do not depend on it"
+    model.model.output_dict = True
+    named = model(known.images[:8], tokens)
+    assert named.keys() == {"image_features", "text_features", "logit_scale", "logit_bias"}
+    assert unbiased.logit_bias is None and len(unbiased(None, tokens)) == 3

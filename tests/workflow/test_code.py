@@ -1,24 +1,20 @@
 """Which jobs a change of the project's own code runs again: those whose scripts import it, and those that follow."""
 
-import ast
-import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from running import PARTS, SMOKE, planned, snakemake
 from workflow.dry_runs import dry_runs
 
-from tgems.import_closure import code_digest, import_closure
+from tgems.import_closure import import_closure
 
 pytestmark = pytest.mark.workflow
 SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
-MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "tgems").rglob("*") if path.suffix in (".py", ".csv", ".yaml"))
+MODULES = sorted(
+    path.relative_to(ROOT) for path in (ROOT / "tgems").rglob("*") if path.suffix in (".py", ".csv", ".yaml")
+)
 LOADED = """
 import json, runpy, sys
 from types import SimpleNamespace

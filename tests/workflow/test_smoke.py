@@ -17,8 +17,8 @@ from running import SMOKE, make_project, planned, snakemake
 
 from tgems.backbones.install import install
 from tgems.backbones.load import load_backbone
-from tgems.data.webdataset import Prompts, write_prompts
 from tgems.config.run import ALL_POLICIES
+from tgems.data.webdataset import Prompts, write_prompts
 from tgems.provenance import digest_file, read_json
 
 pytestmark = pytest.mark.workflow
@@ -58,7 +58,9 @@ def test_every_number_can_be_traced(smoke):
     validation = digits["validation"]
     assert digits["test"]["n"] == 300 and validation["in_domain"]["shards"] != digits["test"]["shards"]
     assert validation["transfer"]["shards"] != validation["in_domain"]["shards"]
-    assert digits["weights"] == read_json(smoke / "results/smoke/features/demo-vit-8/digits/test/manifest.json")["weights"]
+    assert (
+        digits["weights"] == read_json(smoke / "results/smoke/features/demo-vit-8/digits/test/manifest.json")["weights"]
+    )
 
 
 def test_no_test_split_of_the_demo_reaches_training_or_thresholds(smoke):

@@ -77,7 +77,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, name: str, quick_gelu: b
                 f"write 'model: {name}-quickgelu'"
             )
         model.load_state_dict({k: v for k, v in state.items() if k not in OPENAI_KEYS})
-    except (RuntimeError, LookupError, AttributeError, TypeError, ArithmeticError, AssertionError) as error:
+    except (RuntimeError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, AssertionError) as error:
         first = " ".join(str(error).split())[:200]
         raise UserError(f"backbone weights {path!r} do not fit {name!r}: {first}") from error
 

@@ -4,6 +4,7 @@ An entry is `{model, pretrained, source, tokenizer, exits}` (docs/adding-a-backb
 """
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -31,7 +32,7 @@ def weights_form(pretrained: str) -> str:
         return scheme
     if pretrained == "random":
         return "random"
-    return "file" if "/" in pretrained or Path(pretrained).is_file() else "tag"
+    return "file" if "/" in pretrained or os.path.isfile(pretrained) else "tag"
 
 
 def local_folder(pretrained: str) -> Path | None:
@@ -44,7 +45,7 @@ def local_folder(pretrained: str) -> Path | None:
         return None
     folder = Path(pretrained.partition(":")[2])
     shipped = CHECKOUT / folder
-    return shipped if not folder.exists() and shipped.is_dir() else folder
+    return shipped if not os.path.exists(folder) and shipped.is_dir() else folder
 
 
 def backbone_files(backbone: dict) -> list[str]:
@@ -88,11 +89,11 @@ def model_config(backbone: dict) -> dict:
             raise UserError(
                 f"backbone with pretrained {pretrained!r}: no model; name open_clip's architecture by 'model'"
             )
-        if form == "file" and (beside := Path(pretrained).parent / CONFIG_NAME).is_file():
+        if form == "file" and os.path.isfile(beside := Path(pretrained).parent / CONFIG_NAME):
             check_same(name, folder_config(beside.parent).model_cfg, pretrained)
         return architecture(name)
     folder = local_folder(pretrained)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"backbone {pretrained!r}: folder {folder} does not exist in {Path.cwd()} or in {CHECKOUT}")
     held = folder_config(folder).model_cfg
     if name:
@@ -209,7 +210,7 @@ def check_supported(model_cfg: dict, name: str) -> None:
 
 
 def _check_file(pretrained: str) -> None:
-    if not Path(pretrained).is_file():
+    if not os.path.isfile(pretrained):
         hub = (
             f"; weights of the Hugging Face hub are written 'hf-hub:{pretrained}'" if pretrained.count("/") == 1 else ""
         )

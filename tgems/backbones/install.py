@@ -15,8 +15,9 @@ from tqdm import tqdm
 from tgems.backbones.load import Backbone, load_backbone
 from tgems.data.demo import PROMPTS, samples
 from tgems.data.webdataset import Sample
-from tgems.errors import UserError, one_line_errors
+from tgems.errors import UserError
 from tgems.evaluation.metrics import rank_of_label, retrieval_ranks
+from tgems.failures import one_line_errors
 from tgems.features.encode import class_embeddings, encode_images, encode_texts
 from tgems.provenance import digest_file, read_json, write_json, write_text
 

@@ -13,6 +13,7 @@ from tgems.backbones.open_clip_config import ModelConfig, OpenClipConfig
 from tgems.backbones.source import Source, find_source
 from tgems.backbones.tokenizer import build_tokenizer, require_hub_id
 from tgems.backbones.towers import Tower, as_tower
+from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
 from tgems.exits.sizes import exit_blocks
 from tgems.provenance import digest_tensors
@@ -48,6 +49,15 @@ class Backbone:
     def logit_scale(self) -> float:
         """Temperature of the similarities, already exponentiated."""
         return self.model.logit_scale.exp().item()
+
+    @property
+    def logit_bias(self) -> float | None:
+        """What SigLIP adds to all scaled similarities before the sigmoid that it was trained with; None without one.
+
+        Being the same for all texts, it changes neither ranks nor a softmax over texts, which all policies use.
+        """
+        bias = self.model.logit_bias
+        return None if bias is None else bias.item()
 
 
 def load_backbone(backbone: dict) -> Backbone:
@@ -188,7 +198,7 @@ def _require_known_text_model(name: str) -> None:
     require_hub_id(name, "where no such folder lies")
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (*network_errors(), LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"text tower {name!r} cannot be loaded without running code of its own: {first_line(error)}; connect to "
             "the internet, or use a backbone without it"

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tgems.config.run import PretrainingOptions
 from tgems.data.webdataset import read_shard, shard_paths
+from tgems.errors import UserError, reading
 from tgems.provenance import commit, digest_file, digest_json, versions, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,9 @@ def pretrain(split: Path, model_cfg: dict, recipe: PretrainingOptions, checkpoin
         recipe: Data seen, steps and seed.
         checkpoint: File that training resumes from; written every 200 steps, outside of what a killed job loses.
         out: Folder to write: configuration, float16 weights, `history.csv`, `recipe.json`.
+
+    Raises:
+        UserError: The loss is not finite, or the checkpoint is damaged.
     """
     from open_clip.model import CLIP
 
@@ -118,7 +122,7 @@ def pretrain(split: Path, model_cfg: dict, recipe: PretrainingOptions, checkpoin
         image, text, scale = model(pixels, table.tokens[ids])
         loss = contrastive_loss(scale * image @ text.T, ids)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {step}: lower learning_rate")
+            raise UserError(f"pretraining: the loss is {loss.item()} at step {step}; lower pretraining.learning_rate")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -155,11 +159,12 @@ def _resume(path: Path, model, optimizer) -> tuple[int, list, float]:
     """Load a checkpoint where there is one: (next step, history, seconds spent)."""
     if not path.is_file():
         return 0, [], 0.0
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, "pt") as file:
-        meta = file.metadata()
-    tensors = load_file(path)
+    with reading(path, "delete it and run again", SafetensorError):
+        with safe_open(path, "pt") as file:
+            meta = file.metadata()
+        tensors = load_file(path)
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict] = {}
     for key, value in tensors.items():

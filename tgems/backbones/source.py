@@ -21,6 +21,7 @@ from tgems.backbones.config import (
     weights_form,
 )
 from tgems.backbones.open_clip_config import CONFIG_NAME, OpenClipConfig, PreprocessConfig
+from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
 from tgems.provenance import digest_tensors
 from tgems.untrusted import file_inside, is_hub_id, read_json_as
@@ -120,7 +121,7 @@ def _from_hub(pretrained: str, name: str | None, filename: str | None = None) ->
 def _fetched(pretrained: str, name: str | None, download: Callable[[], str]) -> str:
     try:
         return download()
-    except (RuntimeError, OSError, ValueError, ImportError) as error:
+    except (*network_errors(), ImportError) as error:
         raise UserError(
             f"backbone weights {pretrained!r} of {name!r} cannot be loaded: {first_line(error)}; {CONNECT}"
         ) from error

@@ -1,11 +1,13 @@
 """Build a backbone's tokenizer: open_clip's own, or one from transformers, which never runs code from a repository."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from tgems.backbones.open_clip_config import TextConfig
+from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
 from tgems.untrusted import is_hub_id, read_json_as
 
@@ -56,7 +58,7 @@ def build_tokenizer(text: TextConfig, chosen: str | None = None) -> Callable:
             trust_remote_code=False,
             **given,
         )
-    except (RuntimeError, OSError, ValueError, ImportError, LookupError, TypeError, AttributeError) as error:
+    except (*network_errors(), ImportError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"tokenizer {name!r} cannot be loaded without running code of its own: {first_line(error)}; connect to the "
             f"internet, or {CHOOSE_ANOTHER}"
@@ -73,7 +75,7 @@ def require_hub_id(name: str, way_out: str) -> None:
     """
     if not is_hub_id(name):
         raise UserError(f"{name!r} is not the id of a repository on the Hugging Face hub, OWNER/NAME")
-    if Path(name).exists():
+    if os.path.exists(name):
         raise UserError(
             f"{name!r} is a repository on the Hugging Face hub, but {Path(name).absolute()} would be read instead; "
             f"run in another folder, {way_out}"
@@ -87,7 +89,7 @@ def _folder(name: str) -> str:
         UserError: The folder does not exist, or its tokenizer needs Python code from the folder.
     """
     folder = Path(name.removeprefix(LOCAL))
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"tokenizer {name!r}: folder {folder} does not exist, seen from {Path.cwd()}")
     for file in CONFIGS:
         if (folder / file).exists():

@@ -4,6 +4,7 @@ The receipt is what later stages read; a `hub:` source is downloaded where files
 """
 
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def local_shards(root: Path, part: Part, scheme: str, place: str) -> list[Path]:
         UserError: There is no such folder or shard.
     """
     folder = root / part.folder
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder, but {place} names it (docs/adding-a-dataset.md shows the layout)")
     paths = shard_paths(folder) if scheme == "wds" else sorted(folder.glob("*.tar"))
     if not paths:
@@ -88,7 +89,7 @@ def local_shards(root: Path, part: Part, scheme: str, place: str) -> list[Path]:
 def _digested(root: Path, paths: Iterable[Path]) -> list[dict]:
     files = []
     for path in paths:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(f"{path}: missing; docs/adding-a-dataset.md shows the layout")
         if path.suffix == ".tar":
             check_end(path)

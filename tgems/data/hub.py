@@ -6,13 +6,17 @@ under way; a download that broke off goes on where it stopped. A complete copy i
 
 import hashlib
 import logging
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from tgems.data.entries import Part
+from tgems.data.network import network_errors
 from tgems.data.tarindex import check_end
+from tgems.data.webdataset import MOST_DIGITS
 from tgems.errors import UserError
-from tgems.provenance import digest_file, read_json, write_json
+from tgems.provenance import digest_file, read_json, write_json, writing
+from tgems.untrusted import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +111,7 @@ class HubCopy:
             raise UserError(f"{place}: no such data set, or a private one; check the name, or set HF_TOKEN") from None
         except errors.RevisionNotFoundError:
             raise UserError(f"{place}: no such revision; check datasets.{self.dataset}.revision") from None
-        except Exception as error:
+        except network_errors() as error:
             raise UserError(
                 f"{self.dataset}: {self.root / missing} is missing, and {constants.ENDPOINT} cannot be reached "
                 f"({_reason(error)}): connect, to fetch {self.place}, or put the data set at {self.root} in the layout "
@@ -119,24 +123,28 @@ class HubCopy:
         }
 
     def _count(self, path: str) -> int:
-        text = (self.root / path).read_text()
-        try:
-            return int(text)
-        except ValueError:
-            raise UserError(f"{self.root / path}: {text!r:.40} is not a number of shards") from None
+        text = read_text(self.root / path, "delete it and run again")
+        if not text.strip().isdecimal() or len(text.strip()) > MOST_DIGITS:
+            raise UserError(f"{self.root / path}: {text!r:.40} is not a number of shards")
+        return int(text)
 
     def _record_file(self, path: str) -> Path:
         return self.root / ".tgems" / f"{path}.json"
 
     def _record(self, path: str) -> Record | None:
         file = self._record_file(path)
-        return Record(**read_json(file)) if file.is_file() else None
+        if not os.path.isfile(file):
+            return None
+        found = read_json(file)
+        if found.keys() != {field.name for field in fields(Record)}:
+            raise UserError(f"{file}: not a record of a fetched file; delete it and run again")
+        return Record(**found)
 
     def _usable(self, path: str) -> bool:
         """Whether there is a file of this revision, or one of the user's own."""
         record = self._record(path)
         fits = record is None or (record.repo == self.repo and self.revision in (record.revision, record.commit))
-        return fits and (self.root / path).is_file()
+        return fits and os.path.isfile(self.root / path)
 
     def _take(self, path: str) -> dict:
         """One file: as it lies here if it is right, else fetched."""
@@ -183,16 +191,17 @@ class HubCopy:
 
         remote, local = self._remote(path), self.root / path
         partial = self.root / ".tgems" / f"{path}.{remote.sha256 or remote.blob}.partial"
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{partial}.lock"):
-            if not (local.is_file() and remote.is_of(local)):
-                self._download(path, remote, partial)
-                if not remote.is_of(partial):
-                    partial.unlink()
-                    raise UserError(f"{self.dataset}: {path} of {self.place} arrived damaged; run again")
-                local.parent.mkdir(parents=True, exist_ok=True)
-                partial.replace(local)
-            return self._write_record(path)
+        with writing(local, partial):
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{partial}.lock"):
+                if not (local.is_file() and remote.is_of(local)):
+                    self._download(path, remote, partial)
+                    if not remote.is_of(partial):
+                        partial.unlink()
+                        raise UserError(f"{self.dataset}: {path} of {self.place} arrived damaged; run again")
+                    local.parent.mkdir(parents=True, exist_ok=True)
+                    partial.replace(local)
+                return self._write_record(path)
 
     def _download(self, path: str, remote: Remote, partial: Path) -> None:
         """Add what is missing to the partial file, over the network."""
@@ -207,7 +216,7 @@ class HubCopy:
             logger.info("%s: fetching %s (%d bytes%s) of %s", self.dataset, path, remote.size, state, self.place)
             try:
                 http_get(url, file, resume_size=done, headers=build_hf_headers(), expected_size=remote.size)
-            except Exception as error:
+            except network_errors() as error:
                 raise UserError(
                     f"{self.dataset}: {path} of {self.place} broke off after {file.tell()} of {remote.size} bytes "
                     f"({_reason(error)}); run again, it goes on from there"

@@ -4,16 +4,18 @@ python -m tgems.data.pack IMAGES CSV OUT --split test --label-column class (or -
 """
 
 import argparse
-import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
+from tgems.data.decoding import UNREADABLE, open_rgb
 from tgems.data.tarindex import IMAGE_SUFFIXES
 from tgems.data.webdataset import Prompts, Sample, read_prompts, write_prompts, write_split
-from tgems.errors import UserError, nearest, one_line_errors
+from tgems.errors import UserError, nearest, reading, reason
+from tgems.failures import one_line_errors
+from tgems.untrusted import read_text
 
 TEMPLATES = ("a photo of a {c}.",)
 
@@ -73,12 +75,14 @@ def pack(
 
 
 def _read(table: Path, *columns: str) -> pd.DataFrame:
-    if not table.is_file():
-        raise UserError(f"{table}: there is no such file")
+    _check_file(table)
     try:
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+        with reading(table, "expected a CSV in UTF-8", pd.errors.ParserError, UnicodeDecodeError):
+            rows = pd.read_csv(table, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError:
         raise UserError(f"{table}: empty; expected a line of column names and a row per image") from None
+    if not isinstance(rows.index, pd.RangeIndex):  # pandas takes the first cells of longer rows for names of rows
+        raise UserError(f"{table}: rows have more cells than there are column names; quote cells that hold commas")
     for column in columns:
         if column not in rows:
             raise UserError(f"{table}: there is no column {column!r}; {nearest(column, rows.columns)}")
@@ -90,15 +94,20 @@ def _read(table: Path, *columns: str) -> pd.DataFrame:
     return rows
 
 
+def _check_file(path: Path) -> None:
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: {'a folder, not a file' if os.path.isdir(path) else 'there is no such file'}")
+
+
 def _row(table: Path, index: int) -> str:
     """A row of the table, the line of column names being the first."""
     return f"{table}: row {index + 2}"
 
 
 def _lines(path: Path) -> tuple[str, ...]:
-    if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such file")
-    lines = tuple(line.strip() for line in Path(path).read_text().splitlines() if line.strip())
+    _check_file(Path(path))
+    text = read_text(path, "expected one entry a line, in UTF-8")
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not lines:
         raise UserError(f"{path}: empty; expected one entry a line")
     return lines
@@ -106,7 +115,7 @@ def _lines(path: Path) -> tuple[str, ...]:
 
 def _prompts(out: Path, labels: pd.Series, table: Path, classnames: Path | None, templates: Path | None) -> Prompts:
     """Class names and templates of the data set, which must be those that it has already."""
-    there = read_prompts(out) if (out / "classnames.txt").is_file() else None
+    there = read_prompts(out) if os.path.isfile(out / "classnames.txt") else None
     names = there.classnames if there else tuple(sorted(labels.unique()))
     names = _lines(classnames) if classnames else names
     chosen = _lines(templates) if templates else there.templates if there else TEMPLATES
@@ -128,8 +137,9 @@ def _prompts(out: Path, labels: pd.Series, table: Path, classnames: Path | None,
 def _check_type(out: Path, prompts: Prompts | None) -> None:
     file = out / "dataset_type.txt"
     kind = "retrieval" if prompts is None else "classification"
-    if file.is_file() and file.read_text().strip() != kind:
-        raise UserError(f"{file}: the data set there is for {file.read_text().strip()}, this split is for {kind}")
+    there = read_text(file, "delete it, or choose another folder").strip() if os.path.isfile(file) else kind
+    if there != kind:
+        raise UserError(f"{file}: the data set there is for {there:.40}, this split is for {kind}")
 
 
 def _samples(
@@ -142,13 +152,13 @@ def _samples(
         suffix = path.suffix.lower().removeprefix(".")
         if suffix not in IMAGE_SUFFIXES:
             raise UserError(f"{place}: {name!r} is no image file ({', '.join(IMAGE_SUFFIXES)})")
-        if not path.is_file():
-            raise UserError(f"{place}: there is no image {path}")
-        data = path.read_bytes()
         try:
-            Image.open(io.BytesIO(data)).load()
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"{place}: image {path} cannot be read ({error})") from None
+            if not path.is_file():
+                raise UserError(f"{place}: there is no image {path}")
+            data = path.read_bytes()
+            open_rgb(data)
+        except UNREADABLE as error:
+            raise UserError(f"{place}: image {path} cannot be read ({reason(error)})") from error
         values = tuple(" ".join(value.split()) for value in group[content])
         key = f"s{count:07d}"
         if prompts is None:

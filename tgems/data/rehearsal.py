@@ -19,6 +19,7 @@ from tgems.data import scenes as sc
 from tgems.data.demo import RETRIEVAL_SHARES, ZEROSHOT_SHARES
 from tgems.data.render import RGB, coverage
 from tgems.data.webdataset import Prompts, Sample, write_prompts, write_split
+from tgems.failures import one_line_errors
 
 LONG, SHORT = 500, 375
 RETRIEVAL = {"train": 288, "validation": 96, "test": 128}
@@ -94,8 +95,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of both data sets")
     parser.add_argument("--seed", type=int, default=0, help="seed of the images (default: 0)")
     options = parser.parse_args()
-    write_rehearsal(options.out, options.seed)
-    print(f"{options.out}: rehearsal_retrieval, rehearsal_classification")
+    with one_line_errors():
+        write_rehearsal(options.out, options.seed)
+        print(f"{options.out}: rehearsal_retrieval, rehearsal_classification")
 
 
 if __name__ == "__main__":

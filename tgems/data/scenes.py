@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tgems.data.handwriting import PARTS, split_handwriting
+from tgems.errors import UserError
 
 VALUES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLORS = ("red", "green", "blue", "yellow")
@@ -216,7 +217,7 @@ def scenes(
         unique: Redraw until the full description is true of no earlier scene.
 
     Raises:
-        ValueError: `unique` cannot be met because a layout has too few different descriptions.
+        UserError: `unique` cannot be met because a layout has too few different descriptions.
     """
     sources = split_handwriting(part, seed)
     names = list(shares)
@@ -235,7 +236,7 @@ def scenes(
                 seen.add(description)
                 break
         else:
-            raise ValueError(
+            raise UserError(
                 f"{n} scenes of part {part!r} cannot all be told apart: layout {layout!r} with a share of "
                 f"{shares[str(layout)]} has too few different descriptions; lower its share or the number of scenes"
             )

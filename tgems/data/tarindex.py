@@ -6,11 +6,16 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tgems.errors import UserError, first_line, reading
+
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+AGAIN = "write or download the shard again"
+DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError)  # what tarfile raises about bytes that are no tar
+LARGEST_LABEL = 2**63 - 1
 NAME = re.compile(r"^((?:.*/)?[^./]*)\.([^/]*)$")
 
 
-class ShardError(ValueError):
+class ShardError(UserError):
     """A split or shard that cannot be read: the message names the file and what was expected."""
 
 
@@ -48,27 +53,25 @@ def index_shard(path: Path, one_caption: bool = False) -> list[Entry]:
 
     Raises:
         ShardError: The archive is damaged, compressed or empty, or holds two samples of one key.
+        UserError: The archive cannot be read.
     """
     check_end(path)
     entries: list[Entry] = []
     members: dict[str, tarfile.TarInfo] = {}
     current: str | None = None
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                name = NAME.match(member.name.removeprefix("./"))
-                if not member.isfile() or name is None:
-                    continue
-                key, suffix = name.groups()
-                if key != current and current is not None:
-                    entries.append(_entry(tar, current, members, one_caption))
-                    members = {}
-                current = key
-                members[suffix.lower()] = member
-            if current is not None:
+    with _open(path) as tar:
+        for member in _members(path, tar):
+            name = NAME.match(member.name.removeprefix("./"))
+            if not member.isfile() or name is None:
+                continue
+            key, suffix = name.groups()
+            if key != current and current is not None:
                 entries.append(_entry(tar, current, members, one_caption))
-    except tarfile.TarError as error:
-        raise ShardError(f"{path}: damaged archive ({error}); write or download the shard again") from None
+                members = {}
+            current = key
+            members[suffix.lower()] = member
+        if current is not None:
+            entries.append(_entry(tar, current, members, one_caption))
     if not entries:
         raise ShardError(f"{path}: the shard holds no sample")
     _check_keys(path, entries)
@@ -82,16 +85,36 @@ def read_image(path: Path, entry: Entry) -> bytes:
         return file.read(entry.size)
 
 
+def _open(path: Path) -> tarfile.TarFile:
+    try:
+        with reading(path, AGAIN):
+            return tarfile.open(path, "r:")
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def _members(path: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    try:
+        with reading(path, AGAIN):
+            return tar.getmembers()
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ShardError:
+    return ShardError(f"{path}: damaged archive ({first_line(error)}); {AGAIN}")
+
+
 def _entry(tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], one_caption: bool) -> Entry:
     suffix = next((s for s in IMAGE_SUFFIXES if s in members), None)
     if suffix is None:
         return Entry(key, problem=f"has no image ({', '.join(IMAGE_SUFFIXES)}), only {sorted(members)}")
     found = {}
-    for name, read in (("cls", int), ("txt", bytes.decode), ("json", json.loads)):
+    for name, read in (("cls", _label), ("txt", bytes.decode), ("json", json.loads)):
         try:
             found[name] = read(tar.extractfile(members[name]).read()) if name in members else None
-        except ValueError as error:
-            return Entry(key, problem=f"has a .{name} that cannot be read ({error})")
+        except (ValueError, RecursionError, tarfile.TarError) as error:
+            return Entry(key, problem=f"has a .{name} that cannot be read ({first_line(error)})")
     if not isinstance(found["json"] or {}, dict):
         return Entry(key, problem=f"has a .json that is no mapping: {found['json']!r:.40}")
     text = found["txt"] or ""
@@ -99,6 +122,13 @@ def _entry(tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], 
     captions = tuple(line for line in lines if line.strip())
     image = members[suffix]
     return Entry(key, suffix, image.offset_data, image.size, found["cls"], captions, found["json"] or {})
+
+
+def _label(data: bytes) -> int:
+    label = int(data)
+    if abs(label) > LARGEST_LABEL:
+        raise ValueError("the number is too large for a class")
+    return label
 
 
 def _check_keys(path: Path, entries: list[Entry]) -> None:
@@ -114,9 +144,11 @@ def check_end(path: Path) -> None:
 
     Raises:
         ShardError: It does not.
+        UserError: It cannot be read.
     """
-    with open(path, "rb") as file:
+    with reading(path, AGAIN), open(path, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 1024))
-        if size % 512 or file.read() != bytes(1024):
-            raise ShardError(f"{path}: damaged archive (no end mark); write or download the shard again")
+        end = file.read()
+    if size % 512 or end != bytes(1024):
+        raise ShardError(f"{path}: damaged archive (no end mark); {AGAIN}")

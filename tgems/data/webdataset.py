@@ -8,14 +8,17 @@ as img2dataset writes them: tars of any name, `.txt` holding one caption.
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tgems.data.tarindex import ShardError, index_shard, read_image
-from tgems.provenance import digest_file, read_json, whole_folder
+from tgems.provenance import digest_file, read_json, whole_folder, write_text
+from tgems.untrusted import read_text
 
+MOST_DIGITS = 6  # of the number of shards
 PROMPT_FILES = ("classnames.txt", "zeroshot_classification_templates.txt")
 
 
@@ -83,8 +86,8 @@ class SplitFiles:
         root = Path(receipt["root"])
         for file in (*receipt["shards"], *receipt["prompts"]):
             one = root / file["path"]
-            if not one.is_file() or one.stat().st_size != file["size"]:
-                state = "gone" if not one.is_file() else f"{one.stat().st_size} bytes instead of {file['size']}"
+            if not os.path.isfile(one) or one.stat().st_size != file["size"]:
+                state = "gone" if not os.path.isfile(one) else f"{one.stat().st_size} bytes instead of {file['size']}"
                 raise ShardError(f"{one}: {state} since {path} was written; delete that receipt and run again")
         return cls(
             f"{receipt['dataset']}/{receipt['split']}",
@@ -150,11 +153,10 @@ def _add(tar: tarfile.TarFile, sample: Sample) -> None:
 def write_prompts(folder: Path, prompts: Prompts | None) -> None:
     """Write `dataset_type.txt` and, for classification, class names and templates; None means retrieval."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "dataset_type.txt").write_text("retrieval\n" if prompts is None else "classification\n")
+    write_text(folder / "dataset_type.txt", "retrieval\n" if prompts is None else "classification\n")
     if prompts is not None:
-        (folder / "classnames.txt").write_text("".join(f"{name}\n" for name in prompts.classnames))
-        (folder / "zeroshot_classification_templates.txt").write_text("".join(f"{t}\n" for t in prompts.templates))
+        write_text(folder / "classnames.txt", "".join(f"{name}\n" for name in prompts.classnames))
+        write_text(folder / "zeroshot_classification_templates.txt", "".join(f"{t}\n" for t in prompts.templates))
 
 
 def read_prompts(folder: Path) -> Prompts:
@@ -166,9 +168,10 @@ def read_prompts(folder: Path) -> Prompts:
     lines = []
     for name in PROMPT_FILES:
         path = Path(folder) / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ShardError(f"{path}: missing; zero-shot classification needs one entry a line")
-        entries = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        text = read_text(path, "zero-shot classification needs one entry a line")
+        entries = tuple(line.strip() for line in text.splitlines() if line.strip())
         if not entries:
             raise ShardError(f"{path}: empty; zero-shot classification needs one entry a line")
         lines.append(entries)
@@ -183,14 +186,14 @@ def shard_paths(folder: Path) -> list[Path]:
     """
     folder = Path(folder)
     count_file = folder / "nshards.txt"
-    try:
-        count = int(count_file.read_text())
-    except FileNotFoundError:
-        raise ShardError(f"{count_file}: missing; a split needs the number of its shards there") from None
-    except ValueError:
-        raise ShardError(f"{count_file}: {count_file.read_text()!r} is not a number of shards") from None
+    if not os.path.isfile(count_file):
+        raise ShardError(f"{count_file}: missing; a split needs the number of its shards there")
+    text = read_text(count_file, "a split needs the number of its shards there")
+    if not text.strip().isdecimal() or len(text.strip()) > MOST_DIGITS:
+        raise ShardError(f"{count_file}: {text!r:.40} is not a number of shards")
+    count = int(text)
     paths = [folder / f"{i}.tar" for i in range(count)]
-    missing = [str(p) for p in paths if not p.is_file()]
+    missing = [str(p) for p in paths if not os.path.isfile(p)]
     if missing or not paths:
         raise ShardError(f"{folder}: nshards.txt says {count} shards; missing: {', '.join(missing) or 'all'}")
     return paths

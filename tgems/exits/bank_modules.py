@@ -183,7 +183,7 @@ def bank_features(logits: Tensor, scale: float) -> Tensor:
 
     Args:
         logits: Scaled similarities `[n, E, M]`; -inf is not in the bank.
-        scale: Logit scale.
+        scale: Logit scale. A logit bias must not be among the logits: features hold the best cosine.
 
     Returns:
         `[n, E, 11]`: largest probability and its lead; log odds against it and its log; leads over the second, third

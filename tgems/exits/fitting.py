@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tgems.config.training import Schedule
+from tgems.errors import UserError
 
 
 def fit(
@@ -29,7 +30,7 @@ def fit(
         The loss every twenty steps and at the end.
 
     Raises:
-        FloatingPointError: The loss is not finite.
+        UserError: The loss is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = list(shuffled_batches(n, options.batch_size, options.passes, generator))
@@ -42,7 +43,7 @@ def fit(
         for step, batch in enumerate(tqdm(batches, desc=f"{name}, seed {seed}", unit="step", mininterval=2)):
             loss = loss_of(batch, generator)
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"{name}: loss is {loss.item()}: lower the learning rate")
+                raise UserError(f"{name}: the loss is {loss.item()} at step {step}; lower the learning rate")
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)

@@ -1,9 +1,11 @@
 """Find a policy by the word that a configuration uses for it: a name, or `FILE.py:CLASS` for one of your own."""
 
 import importlib.util
+import os
+import traceback
 from pathlib import Path
 
-from tgems.errors import UserError
+from tgems.errors import UserError, first_line
 from tgems.exits import confidence, gated, reference
 from tgems.exits.policies import Policy
 
@@ -40,11 +42,20 @@ def find_policies(words: list[str]) -> dict[str, Policy]:
 
 def _load(word: str) -> Policy:
     path, _, name = word.rpartition(":")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"config: policies: {word!r}: no file {path!r}, seen from {Path.cwd()}")
+    if not path.endswith(".py"):
+        raise UserError(f"config: policies: {word!r}: {path!r} is no Python file; expected FILE.py:CLASS")
     spec = importlib.util.spec_from_file_location(f"tgems_policy_{Path(path).stem}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code can raise anything
+        place = error if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"config: policies: {word!r}: {path} cannot be imported ({type(error).__name__} at line "
+            f"{place.lineno} of {place.filename}: {first_line(error)}); mend the file"
+        ) from error
     policy = getattr(module, name, None)
     if not (isinstance(policy, type) and issubclass(policy, Policy)):
         raise UserError(f"config: policies: {word!r}: {path} defines no policy class {name!r}")

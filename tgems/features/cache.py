@@ -11,6 +11,7 @@ Summaries that take more memory than the reader allows stay in their files, mapp
 files are checked by size, all others by digest.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +25,12 @@ from tgems.backbones.summary_grid import grid_of, n_parts
 from tgems.errors import UserError
 from tgems.features.rows import Rows
 from tgems.provenance import digest_file, read_json, write_json
+from tgems.untrusted import read_safetensors
 
 SCHEMA_VERSION = 4
 IN_MEMORY_GB = 8.0
+RUN_AGAIN = "delete its folder and run again"
+NEEDED = {"blocks", "files", "grids", "logit_scale", "n", "parts", "recorded", "weights", "widths"}
 COMPARED = ("schema_version", "weights", "preprocess")
 
 
@@ -162,18 +166,17 @@ def load_captions(folder: Path, weights: str) -> tuple[Tensor, pd.DataFrame]:
     Raises:
         UserError: Something is missing, truncated, altered, or was made with other weights.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     manifest = _read_manifest(folder, {"schema_version": SCHEMA_VERSION, "weights": weights})
     files = {name: manifest["files"].get(name, "") for name in ("texts.safetensors", "captions.parquet")}
     _check_files(folder, folder, files)
-    return load_file(folder / "texts.safetensors")["embeddings"], pd.read_parquet(folder / "captions.parquet")
+    texts = read_safetensors(folder / "texts.safetensors", RUN_AGAIN)["embeddings"]
+    return texts, pd.read_parquet(folder / "captions.parquet")
 
 
 def _read_manifest(folder: Path, expected: dict) -> dict:
     """Read a manifest and compare some of its keys with what is in use."""
-    if not (folder / "manifest.json").is_file():
+    if not os.path.isfile(folder / "manifest.json"):
         raise UserError(f"{folder}: no manifest.json; the cache is not whole, delete the folder and run again")
     manifest = read_json(folder / "manifest.json")
     for key, wanted in expected.items():
@@ -182,12 +185,14 @@ def _read_manifest(folder: Path, expected: dict) -> dict:
                 f"{folder}: cached with {key} {manifest.get(key)!r}, but {wanted!r} is in use; "
                 "delete the folder and run again"
             )
+    if missing := NEEDED - manifest.keys():
+        raise UserError(f"{folder}: manifest.json has no key {min(missing)!r}; delete the folder and run again")
     return manifest
 
 
 def _check_files(folder: Path, cache: Path, digests: dict[str, str]) -> None:
     for name, digest in digests.items():
-        if not (folder / name).is_file() or digest_file(folder / name) != digest:
+        if not os.path.isfile(folder / name) or digest_file(folder / name) != digest:
             raise _damaged(folder / name, cache)
 
 
@@ -196,8 +201,6 @@ def _damaged(file: Path, cache: Path) -> UserError:
 
 
 def _read(folder: Path, manifest: dict, in_memory_gb: float) -> FeatureSet:
-    from safetensors.torch import load_file
-
     shards = folder.with_name(f"{folder.name}.shards")
     numbers = [f"{i:03}.safetensors" for i in range(max(len(part["rows"]) for part in manifest["parts"].values()))]
     streamed = _summary_bytes(shards, folder, manifest) > in_memory_gb * 2**30
@@ -207,16 +210,16 @@ def _read(folder: Path, manifest: dict, in_memory_gb: float) -> FeatureSet:
             path = shards / name / file
             if not streamed:
                 _check_files(path.parent, folder, {file: part["files"][file]})
-            for key, value in load_file(path).items():
+            for key, value in read_safetensors(path, f"delete the folder {folder} and run again").items():
                 parts.setdefault(key, []).append(value)
     rows = {k: Rows(tuple(v) if streamed else (torch.cat(v).float(),)) for k, v in parts.items() if k != "embeddings"}
     captions, reference = folder / "captions.parquet", folder / "reference.safetensors"
-    exact = load_file(reference) if reference.is_file() else None
+    exact = read_safetensors(reference, RUN_AGAIN) if reference.is_file() else None
     return FeatureSet(
         summaries=rows["summaries"],
         embeddings=torch.cat(parts["embeddings"]),
         raw_embeddings=rows.get("raw_embeddings"),
-        texts=load_file(folder / "texts.safetensors")["embeddings"],
+        texts=read_safetensors(folder / "texts.safetensors", RUN_AGAIN)["embeddings"],
         samples=pd.read_parquet(folder / "samples.parquet"),
         captions=pd.read_parquet(captions) if captions.is_file() else None,
         manifest=manifest,
@@ -231,7 +234,7 @@ def _summary_bytes(shards: Path, cache: Path, manifest: dict) -> int:
     for name, part in manifest["parts"].items():
         for file, size in part["bytes"].items():
             path = shards / name / file
-            if not path.is_file() or path.stat().st_size != size:
+            if not os.path.isfile(path) or path.stat().st_size != size:
                 raise _damaged(path, cache)
             total += size if file[0].isdigit() else 0
     return total * (2 if manifest["recorded"]["dtype"] == "float16" else 1)

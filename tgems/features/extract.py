@@ -117,6 +117,7 @@ def _manifest(backbone: Backbone, encoding: Encoding, found: dict[str, dict], pr
         "weights": backbone.weights_digest,
         "preprocess": backbone.preprocess_digest,
         "logit_scale": backbone.logit_scale,
+        "logit_bias": backbone.logit_bias,
         "blocks": list(backbone.blocks),
         "widths": [backbone.tower.widths[block - 1] for block in backbone.blocks[:-1]],
         "grids": list(encoding.grids),

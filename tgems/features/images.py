@@ -1,26 +1,15 @@
 """Decode the images of one shard, in order, in worker processes; what cannot be decoded is told, not raised."""
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tgems.data.decoding import UNREADABLE, open_rgb
 from tgems.data.tarindex import Entry, read_image
-
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-def decode(data: bytes, preprocess) -> Tensor:
-    """An encoded image, preprocessed `[3, h, w]`.
-
-    Raises:
-        UNREADABLE: It cannot be decoded.
-    """
-    return preprocess(Image.open(io.BytesIO(data)).convert("RGB"))
+from tgems.errors import reason
 
 
 class Batch(NamedTuple):
@@ -57,9 +46,10 @@ class ShardImages(Dataset):
         if entry.problem is not None:
             return place, entry.problem
         try:
-            return place, decode(read_image(self.path, entry), self.preprocess)
+            image = open_rgb(read_image(self.path, entry))
         except UNREADABLE as error:
-            return place, f"cannot be decoded ({error})"
+            return place, f"cannot be decoded ({reason(error)})"
+        return place, self.preprocess(image)
 
 
 def image_batches(path: Path, entries: list[Entry], preprocess, batch_size: int, workers: int, pin: bool) -> DataLoader:

@@ -36,11 +36,27 @@ class Rows:
         return len(self), exits if self.exits is None else len(self.exits), size
 
     def columns(self, exits: Sequence[int], have: int, parts: Sequence[int], width: int) -> "Rows":
-        """The same rows with fewer exits (0-based), and of each some of its `have` parts (0-based), `width` of each."""
-        _, every, dim = self.files[0].shape
-        chosen = None if list(exits) == list(range(every)) else torch.tensor(exits)
+        """Return the same rows with fewer exits and fewer numbers of each.
+
+        Args:
+            exits: Exits to give (0-based), counted among those that these rows give.
+            have: Number of equal parts that the numbers of an exit, as these rows give them, consist of.
+            parts: Which of these parts to give (0-based).
+            width: Numbers of each part to give.
+
+        Raises:
+            ValueError: The parts of rows whose parts were chosen before are counted differently.
+        """
+        _, every, dim = self.shape
+        chosen = self.exits if list(exits) == list(range(every)) else torch.tensor(exits)
+        if self.exits is not None and chosen is not self.exits:
+            chosen = self.exits[chosen]
         if (list(parts), width) == (list(range(have)), dim // have):
             return replace(self, exits=chosen)
+        if self.parts is not None:
+            if have != len(self.parts):
+                raise ValueError(f"rows of {len(self.parts)} parts cannot be read as {have} parts")
+            have, parts = self.have, [self.parts[part] for part in parts]
         return replace(self, exits=chosen, have=have, parts=tuple(parts), width=width)
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:

@@ -1,7 +1,7 @@
 """What an image pays when it leaves at an exit, by what a policy evaluates on the way (docs/method.md#policies)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -189,8 +189,15 @@ def write_costs(path: Path, costs: ExitCosts, rest: dict) -> None:
 
 
 def read_costs(path: Path) -> ExitCosts:
-    """Read what `write_costs` wrote."""
-    return costs_from(read_json(path))
+    """Read what `write_costs` wrote.
+
+    Raises:
+        UserError: The file is missing or damaged, or an earlier version of tgems wrote it.
+    """
+    profile = read_json(path)
+    if not isinstance(profile.get("costs"), dict) or profile["costs"].keys() != {f.name for f in fields(ExitCosts)}:
+        raise UserError(f"{path}: holds no costs as this version of tgems writes them; delete it and run again")
+    return costs_from(profile)
 
 
 def costs_from(profile: dict) -> ExitCosts:

@@ -130,6 +130,11 @@ def _fast_path_off() -> Iterator[None]:
 if __name__ == "__main__":
     import sys
 
-    from tgems.profiling.table import main
+    from tgems.failures import one_line_errors
+    from tgems.profiling.table import print_tables
 
-    sys.exit(main(sys.argv[1:]))
+    if not sys.argv[1:]:
+        print("usage: python -m tgems.profiling.macs MODEL [MODEL ...]", file=sys.stderr)
+        sys.exit(2)
+    with one_line_errors():
+        print_tables(sys.argv[1:])

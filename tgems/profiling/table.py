@@ -1,10 +1,9 @@
 """What an image encoder costs up to each of its blocks, for reading: `python -m tgems.profiling.macs MODEL ...`."""
 
-import sys
+from collections.abc import Sequence
 
 from tgems.backbones.config import model_config
 from tgems.backbones.load import build_image_tower
-from tgems.errors import UserError
 from tgems.profiling.closed_form import encoder_cost
 from tgems.profiling.costs import exit_costs
 from tgems.profiling.count import parameters
@@ -49,15 +48,11 @@ def cost_table(model: str) -> str:
     return "\n".join(lines)
 
 
-def main(models: list[str]) -> int:
-    """Print tables; 2 and one line where a model is unknown or not supported."""
-    if not models:
-        print("usage: python -m tgems.profiling.macs MODEL [MODEL ...]", file=sys.stderr)
-        return 2
-    try:
-        for model in models:
-            print(cost_table(model))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def print_tables(models: Sequence[str]) -> None:
+    """Print the tables of some architectures.
+
+    Raises:
+        UserError: One is unknown or not supported.
+    """
+    for model in models:
+        print(cost_table(model))

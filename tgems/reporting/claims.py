@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from tgems.errors import UserError
-from tgems.provenance import read_json
+from tgems.failures import one_line_errors
+from tgems.provenance import read_provenance
 from tgems.reporting.calibration import fitted
 from tgems.reporting.contributions import STEPS
 from tgems.reporting.panels import by_length, panels
 from tgems.reporting.style import METRIC_NAMES
 from tgems.reporting.tables import markdown
+from tgems.untrusted import read_table
 
 RATES = (0.45, 0.6, 0.75)
 VERDICTS = ("better", "worse", "equivalent", "undecided")
@@ -30,7 +31,7 @@ def claims(folder: Path) -> str:
         UserError: A table is missing.
     """
     tables = {name: _read(folder, name) for name in ("contributions", "wins", "tradeoff", "semantic_content", "areas")}
-    compared = read_json(folder / "provenance.json")["config"]["evaluation"]["compared"]
+    compared = read_provenance(folder / "provenance.json")["config"]["evaluation"]["compared"]
     tables["contributions"] = tables["contributions"][tables["contributions"]["dataset"].isin(compared)]
     parts = [(f"What each part adds: {b}", contributions_table(own)) for b, own in _each(tables["contributions"])]
     parts.append(("Gains of each part over the one below it, in points", markdown(gains(tables["contributions"]))))
@@ -124,10 +125,8 @@ def _each(table: pd.DataFrame):
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
-    path = folder / f"{name}.csv"
-    if not path.is_file():
-        raise UserError(f"{path}: missing; give the folder of tables of a finished run")
-    table = pd.read_csv(path, dtype={"seed": str}, low_memory=False)
+    way_out = "give the folder of tables of a finished run"
+    table = read_table(folder / f"{name}.csv", (), way_out, dtype={"seed": str}, low_memory=False)
     if name == "ablations" or "variant" not in table:
         return table
     return table[table["variant"] == table["variant"].iloc[0]]
@@ -138,7 +137,5 @@ def _short(value: float) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         print(claims(Path(sys.argv[1] if len(sys.argv) > 1 else "results/tables")))
-    except UserError as error:
-        sys.exit(str(error))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tgems.errors import UserError
-from tgems.provenance import read_json
+from tgems.provenance import FINISHED, read_provenance
+from tgems.untrusted import read_table
 
 KEYS = [
     *("backbone", "variant", "dataset", "policy", "twin_of", "calibration", "score_normalisation"),
@@ -48,7 +48,7 @@ def compare_runs(a: Path, b: Path) -> Comparison:
     Raises:
         UserError: A folder holds no finished run.
     """
-    first, second = (_provenance(folder) for folder in (a, b))
+    first, second = (read_provenance(Path(folder) / "tables/provenance.json") for folder in (a, b))
     config = _differences(_flat(first["config"]), _flat(second["config"]))
     digests = _differences(*(_digests(p["evaluations"]) for p in (first, second)))
     points = [_points(folder) for folder in (a, b)]
@@ -78,18 +78,11 @@ def _alone(points: pd.DataFrame) -> Rows:
     ]
 
 
-def _provenance(folder: Path) -> dict:
-    path = Path(folder) / "tables/provenance.json"
-    if not path.is_file():
-        raise UserError(f"{path}: missing; give the results folder of a finished run")
-    return read_json(path)
-
-
 def _points(folder: Path) -> pd.DataFrame:
     path = Path(folder) / "tables/tradeoff.csv"
-    if not path.is_file():
-        raise UserError(f"{path}: missing; give the results folder of a finished run")
-    frame = pd.read_csv(path, low_memory=False)
+    keys = [key for key in KEYS if key != "score_normalisation"]
+    numbers = ["value", "ci_low", "ci_high", "rate", "rate_ci_low", "rate_ci_high"]
+    frame = read_table(path, keys, FINISHED, numbers, low_memory=False)
     frame["score_normalisation"] = frame.get("score_normalisation", "none")
     frame[KEYS] = frame[KEYS].astype("string").fillna("")
     rates = {"rate": "value", "rate_ci_low": "ci_low", "rate_ci_high": "ci_high"}
@@ -107,7 +100,7 @@ def _flat(value, prefix: str = "") -> dict[str, str]:
 
 def _digests(evaluations: dict) -> dict[str, str]:
     """Digests of weights, data and modules; not of versions and commits, which `recorded` holds."""
-    return _flat({k: {n: p for n, p in v.items() if n != "recorded"} for k, v in evaluations.items()})
+    return {k: v for k, v in _flat(evaluations).items() if "recorded" not in k.split(".")}
 
 
 def _differences(a: dict[str, str], b: dict[str, str]) -> Rows:

@@ -1,9 +1,12 @@
 """Hand over to clip_benchmark's command line with model type `tgems` known to it."""
 
 import sys
+import tarfile
+import traceback
+from pathlib import Path
 from typing import NoReturn
 
-from tgems.errors import UserError, one_line_errors
+from tgems.errors import UserError, first_line, reason
 
 # clip_benchmark's own name of an output file holds the model's, which is a path here.
 DEFAULTS = {
@@ -60,7 +63,11 @@ def _given(name: str, arguments: list[str]) -> bool:
 
 
 def run(arguments: list[str]) -> None:
-    """Run clip_benchmark with these arguments."""
+    """Run clip_benchmark with these arguments.
+
+    Raises:
+        UserError: clip_benchmark refuses an argument, or a file that an argument names cannot be used.
+    """
     from clip_benchmark import models
 
     refuse_pickles()
@@ -71,13 +78,35 @@ def run(arguments: list[str]) -> None:
         chosen = [word for name, value in DEFAULTS.items() if not _given(name, arguments) for word in (name, value)]
         arguments = ["eval", *chosen, *arguments[1:]]
     sys.argv = ["clip_benchmark", *arguments]
-    with one_line_errors():
-        from clip_benchmark.cli import main
-        from webdataset.autodecode import DecodingError
+    from clip_benchmark.cli import main
+    from webdataset.autodecode import DecodingError
 
-        try:
-            main()
-        except DecodingError as error:
-            if isinstance(error.__context__, UserError):
-                raise error.__context__ from None
+    try:
+        main()
+    except DecodingError as error:
+        raise _undecodable(error) from error
+    except tarfile.TarError as error:
+        said = str(error).strip().splitlines()[-1]  # an error of a worker process holds a whole traceback
+        raise UserError(f"clip_benchmark: a shard is damaged ({said}); write or download it again") from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        place = error.filename or "a file"
+        raise UserError(f"clip_benchmark: {place}: {reason(error)}; check the names that you gave") from error
+    except ValueError as error:
+        raised_by = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not raised_by.is_relative_to(Path(models.__file__).parent.parent):
             raise
+        raise UserError(f"clip_benchmark: {first_line(error)} `tgems clip-benchmark eval --help` says more") from error
+
+
+def _undecodable(error: Exception) -> UserError:
+    """Return what to say about a webdataset's DecodingError, which an error of a worker process is in name alone."""
+    if isinstance(error.__context__, UserError):
+        return error.__context__
+    if error.key is None:
+        return UserError("clip_benchmark: a sample cannot be decoded; `--num_workers 0` names it")
+    why = f" ({reason(error.__cause__)})" if error.__cause__ else ""
+    return UserError(
+        f"{error.url}: {error.k.lstrip('.')} of sample {error.key!r} cannot be decoded{why}; mend the shard"
+    )

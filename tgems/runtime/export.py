@@ -3,17 +3,23 @@
 import math
 from pathlib import Path
 
-import pandas as pd
-
 from tgems.backbones.load import load_backbone
 from tgems.errors import UserError
 from tgems.evaluation.estimates import HEADLINE
 from tgems.exits.folders import load_module
 from tgems.exits.names import image_gates_folder, joint_folder
 from tgems.profiling.costs import ExitCosts, read_costs
-from tgems.provenance import read_json
+from tgems.provenance import FINISHED, read_json, read_provenance
 from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
 from tgems.runtime.rules import POLICIES
+from tgems.untrusted import read_table
+
+NEEDED = ("backbones", "variants", "seeds", "policies", "datasets", "training")
+COLUMNS = (
+    *("backbone", "variant", "dataset", "policy", "twin_of", "calibration"),
+    *("score_normalisation", "seed", "metric"),
+)
+NUMBERS = ("rate_target", "exit_block", "value", "rate")
 
 
 def from_results(
@@ -42,7 +48,9 @@ def from_results(
         UserError: The run has no such backbone, variant, policy, rate target or seed; names those that it has.
     """
     results = Path(results)
-    config = read_json(_existing(results / "tables/provenance.json"))["config"]
+    config = read_provenance(results / "tables/provenance.json")["config"]
+    if missing := [key for key in NEEDED if key not in config]:
+        raise UserError(f"{results}: its configuration has no {missing[0]!r}; run it again with this version of tgems")
     if policy == "fixed":
         rate_target = None
     variant, seed = _chosen(config, backbone, policy, rate_target, variant, seed)
@@ -108,7 +116,7 @@ def _calibrations(folder: Path, config: dict, policy: str, rate_target: float, s
     names = [training, *(d for d in config["datasets"] if d != training and (folder / d / "thresholds.json").is_file())]
     found = {}
     for name in names:
-        for fit in read_json(_existing(folder / name / "thresholds.json"))["thresholds"]:
+        for fit in read_json(folder / name / "thresholds.json")["thresholds"]:
             point = fit["point"]
             same = point["rate_target"] is not None and math.isclose(point["rate_target"], rate_target)
             if fit["policy"] == policy and fit["seed"] == seed and same and fit["score_normalisation"] == "none":
@@ -133,7 +141,8 @@ def _results(
         rate_target: None for a fixed exit.
         exit_block: Of a fixed exit.
     """
-    points = pd.read_csv(_existing(results / "tables/tradeoff.csv"), dtype={"seed": "string"}, low_memory=False)
+    path = results / "tables/tradeoff.csv"
+    points = read_table(path, COLUMNS, FINISHED, NUMBERS, dtype={"seed": "string"}, low_memory=False)
     points = points[points["metric"].isin(HEADLINE) & points["twin_of"].isna()]
     points = points[points["score_normalisation"].eq("none")]
     points = points[points["backbone"].eq(keys["backbone"]) & points["variant"].eq(keys["variant"])]
@@ -145,6 +154,8 @@ def _results(
         own = own[own["rate_target"].sub(rate_target).abs() < 1e-9]
         own = own.assign(by=own["dataset"].where(own["calibration"].ne("transfer"), training))
     found = own.drop_duplicates(["dataset", "by", "metric"]).to_dict("records")
+    if alone := [r for r in found if (r["dataset"], r["metric"]) not in full]:
+        raise UserError(f"{path}: holds no {alone[0]['metric']} of policy 'full' on {alone[0]['dataset']}; {FINISHED}")
     return [
         {"dataset": r["dataset"], "calibration": r["by"], "metric": r["metric"]}
         | {"value": r["value"], "full": full[r["dataset"], r["metric"]], "rate": r["rate"]}
@@ -155,9 +166,3 @@ def _results(
 def _known(what: str, value, known) -> None:
     if value not in known:
         raise UserError(f"{what} {value!r} is not in this run; it has {', '.join(map(str, known))}")
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"{path}: missing; give the results folder of a finished run")
-    return path

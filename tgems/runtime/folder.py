@@ -20,7 +20,7 @@ from tgems.backbones.source import find_source
 from tgems.errors import UserError
 from tgems.exits.folders import BUILDERS, build_module, checked_file, part_of
 from tgems.profiling.costs import ExitCosts
-from tgems.provenance import commit, versions, whole_file, write_json, write_text
+from tgems.provenance import commit, versions, whole_file, write_json, write_text, writing
 from tgems.runtime.card import model_card
 from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
 from tgems.runtime.saved_config import (
@@ -45,7 +45,8 @@ def save(model: EarlyExitCLIP, folder: Path) -> None:
         UserError: The folder holds something else, or the T-GEM holds something that could not be loaded again.
     """
     folder = Path(folder)
-    check_free(folder)
+    with writing(folder, folder):
+        check_free(folder)
     early, backbone = model.early_exit, model.backbone
     tensors = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors_of(early)})
     config = {
@@ -66,7 +67,8 @@ def save(model: EarlyExitCLIP, folder: Path) -> None:
         "recorded": {"versions": versions(), "commit": commit()},
     }
     check_config(config, folder)  # before an older T-GEM is replaced
-    (folder / CONFIG).unlink(missing_ok=True)  # until the new one stands, there is no T-GEM here
+    with writing(folder, folder):
+        (folder / CONFIG).unlink(missing_ok=True)  # until the new one stands, there is no T-GEM here
     with whole_file(folder / TENSORS) as partial:
         partial.write_bytes(tensors)
     write_text(folder / "README.md", model_card(early, backbone))

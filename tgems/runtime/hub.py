@@ -1,8 +1,10 @@
 """A T-GEM by folder or by its id on the Hugging Face hub: fetch, load, push."""
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
 from tgems.runtime.model import EarlyExitCLIP
 from tgems.runtime.saved_config import FILES, read_config
@@ -22,13 +24,13 @@ def fetch(folder_or_hub_id: str | Path, files: tuple[str, ...] = FILES, **downlo
         UserError: It is neither, or cannot be downloaded.
     """
     folder = Path(folder_or_hub_id)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return folder
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(folder_or_hub_id), allow_patterns=list(files), **download))
-    except (ValueError, OSError) as error:
+    except network_errors() as error:
         raise UserError(
             f"{folder_or_hub_id}: no such folder here, and not to be had from the Hugging Face hub "
             f"({first_line(error)}); "
@@ -67,14 +69,23 @@ def push(model: EarlyExitCLIP, repo_id: str, private: bool | None = None, token:
 
     Returns:
         Address of the commit.
+
+    Raises:
+        UserError: The hub cannot be reached, or refuses the upload.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
     with TemporaryDirectory() as folder:
         model.save_pretrained(Path(folder))
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), **options))
+        try:
+            repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), **options))
+        except network_errors() as error:
+            raise UserError(
+                f"{repo_id}: cannot be uploaded to the Hugging Face hub ({first_line(error)}); check the name and the "
+                "connection, and sign in with `hf auth login`"
+            ) from error
 
 
 def load_tokenizer(folder_or_hub_id: str | Path, tokenizer: str | None = None, **download):

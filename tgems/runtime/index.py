@@ -5,6 +5,7 @@ calibration, model (folder or hub id).
 """
 
 import glob
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,15 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from tgems.data.decoding import UNREADABLE, open_rgb
 from tgems.data.tarindex import IMAGE_SUFFIXES, Entry, index_shard, read_image
-from tgems.errors import UserError
-from tgems.features.images import UNREADABLE, decode
+from tgems.errors import UserError, first_line, reading, reason
 from tgems.provenance import digest_json, digest_tensors, read_json, whole_file, write_json
 from tgems.runtime.folder import tensors_of
 from tgems.runtime.model import EarlyExitCLIP
 
 PART = 1024
+ORIGIN = ("backbone", "tgem", "policy", "calibration", "max_rate")
 SCHEMA = pa.schema(
     [
         ("image", pa.string()),
@@ -35,8 +37,13 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
+INDEX = pa.schema(
+    [
+        *(("image", pa.string()), ("exit_block", pa.int64()), ("embedding", pa.list_(pa.float32()))),
+        *((name, pa.string()) for name in ("model", *ORIGIN)),
+    ]
+)
 Named = tuple[str, Entry | None]
-ORIGIN = ("backbone", "tgem", "policy", "calibration", "max_rate")
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,10 @@ class _Images(Dataset):
             return place, entry.problem
         try:
             data = Path(name).read_bytes() if entry is None else read_image(Path(name.partition("::")[0]), entry)
-            return place, decode(data, self.preprocess)
+            image = open_rgb(data)
         except UNREADABLE as error:
-            return place, f"cannot be read ({error})"
+            return place, f"cannot be read ({reason(error)})"
+        return place, self.preprocess(image)
 
 
 def _as_is(batch: list) -> list:
@@ -81,7 +89,8 @@ def find_images(words: Sequence[str]) -> list[Named]:
     """
     found: dict[str, Entry | None] = {}
     for word in words:
-        paths = [Path(word)] if Path(word).exists() else [Path(p) for p in sorted(glob.glob(word, recursive=True))]
+        with reading(word, "check the name, and that you may read it"):
+            paths = [Path(word)] if Path(word).exists() else [Path(p) for p in sorted(glob.glob(word, recursive=True))]
         if not paths:
             raise UserError(f"{word}: there is no such file, folder or match")
         for path in paths:
@@ -139,24 +148,31 @@ def encode_images(
             f"{name}: policy {model.early_exit.policy!r} looks at the texts before an image is encoded, so that no "
             "index can be built by it; export an image-guided policy, such as 'tgem'"
         )
+    if os.path.isdir(out):
+        raise UserError(f"{out}: a folder; name a Parquet file to write")
     origin, parts = origin_of(model), out.with_name(f"{out.name}.parts")
     wanted = {"origin": origin, "images": digest_json([n for n, _ in images])}
-    if (parts / "run.json").is_file() and read_json(parts / "run.json") != wanted:
+    if os.path.isfile(parts / "run.json") and read_json(parts / "run.json") != wanted:
         raise UserError(f"{parts}: holds parts of another model or of other images; delete it, or choose another --out")
     write_json(parts / "run.json", wanted)
-    for start in range(0, len(images), PART):
-        batch, part = images[start : start + PART], parts / f"{start // PART:06}.parquet"
-        if part.is_file():
-            advance(len(batch))
-            continue
-        with whole_file(part) as partial:
-            pq.write_table(_encode_part(model, batch, batch_size, workers, skip_bad, advance), partial)
+    try:
+        for start in range(0, len(images), PART):
+            batch, part = images[start : start + PART], parts / f"{start // PART:06}.parquet"
+            if os.path.isfile(part):
+                advance(len(batch))
+                continue
+            with whole_file(part) as partial:
+                pq.write_table(_encode_part(model, batch, batch_size, workers, skip_bad, advance), partial)
+    finally:
+        if not any(parts.glob("*.parquet")):  # there is nothing to go on from
+            shutil.rmtree(parts, ignore_errors=True)
     return _join(parts, out, origin | {"model": name})
 
 
 def _join(parts: Path, out: Path, columns: dict[str, str]) -> Done:
     """Make one whole file of all parts, and delete them."""
-    table = pa.concat_tables([pq.read_table(p) for p in sorted(parts.glob("*.parquet"))])
+    with reading(parts, "delete it and run again", pa.ArrowException):
+        table = pa.concat_tables([pq.read_table(p) for p in sorted(parts.glob("*.parquet"))])
     bad = pa.compute.is_valid(table["reason"])
     left_out = [(r["image"], r["reason"]) for r in table.filter(bad).select(["image", "reason"]).to_pylist()]
     table = table.filter(pa.compute.invert(bad)).drop_columns(["reason"])
@@ -257,14 +273,23 @@ def search_index(
 
 
 def _read_index(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise UserError(f"{path}: missing; make it with `tgems encode IMAGES --model FOLDER --out {path}`")
+    way_out = f"make it with `tgems encode IMAGES --model FOLDER --out {path.with_suffix('.parquet')}`"
+    with reading(path, way_out):
+        if not path.is_file():
+            raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'missing'}; {way_out}")
     try:
-        frame = pd.read_parquet(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a Parquet file ({error})") from None
-    missing = {"image", "embedding", "exit_block", "model", *ORIGIN} - set(frame.columns)
-    if missing or frame.empty:
-        what = "it is empty" if not missing else f"it has no column {sorted(missing)[0]!r}"
+        with reading(path, way_out):
+            table = pq.ParquetFile(path).read()
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: not a Parquet file ({first_line(error)}); {way_out}") from error
+    if missing := [name for name in INDEX.names if name not in table.column_names]:
+        raise UserError(f"{path}: no index of `tgems encode`: it has no column {missing[0]!r}")
+    try:
+        table = table.select(INDEX.names).cast(INDEX)
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: no index of `tgems encode`: {first_line(error)}") from error
+    empty = [name for name in INDEX.names if table[name].null_count]
+    if empty or not len(table):
+        what = f"column {empty[0]!r} has empty cells" if empty else "it is empty"
         raise UserError(f"{path}: no index of `tgems encode`: {what}")
-    return frame
+    return table.to_pandas()

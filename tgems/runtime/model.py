@@ -4,7 +4,6 @@ It is built from a backbone and a trained T-GEM, saved as a folder (tgems/runtim
 clip_benchmark unchanged.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.exits.registry import find_policies
 from tgems.profiling.costs import ExitCosts
 from tgems.runtime.engine import Encoded, Sizes, encode_early
-from tgems.runtime.rules import BANK_RULES, IMAGE_RULES, POLICIES, Everyone, ExitRule, ImageRule
+from tgems.runtime.rules import BANK_RULES, IMAGE_RULES, POLICIES, Everyone, ExitRule, ImageRule, exits_within
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,8 @@ class EarlyExitCLIP(nn.Module):
         backbone: Frozen model with its preprocessing and tokenizer.
         early_exit: Trained on this backbone.
         calibration: Data set whose thresholds are used; None for the first.
-        max_rate: No image may cost more than this share of the encoder; None for no cap.
+        max_rate: No image may cost more than this share of the encoder; None for no cap. With a cap, images leave only
+            at exits that cost no more.
         chunk: Images of a forward pass; None to choose by the size of the tower.
 
     Attributes:
@@ -177,8 +177,8 @@ class EarlyExitCLIP(nn.Module):
                 f"no thresholds for {calibration!r}; this model has some for {', '.join(early.calibrations)}"
             )
         looked = early.looked(calibration)
-        last_resort = last_within(early.rates(calibration, 0 if bank is None else len(bank)), looked, max_rate)
-        self.calibration, self.max_rate, self.looked, self.last_resort = calibration, max_rate, looked, last_resort
+        allowed = exits_within(early.rates(calibration, 0 if bank is None else len(bank)), looked, max_rate)
+        self.calibration, self.max_rate, (self.looked, self.last_resort) = calibration, max_rate, allowed
         thresholds = early.calibrations[calibration].thresholds
         self.rule.thresholds = {} if thresholds is None else dict(zip(looked, thresholds, strict=True))
         if self.rule.needs_bank:
@@ -188,6 +188,11 @@ class EarlyExitCLIP(nn.Module):
     def logit_scale(self) -> Tensor:
         """The backbone's, as a logarithm."""
         return self.model.logit_scale
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """The backbone's, which only models that were trained with a sigmoid have; exits do not depend on it."""
+        return self.model.logit_bias
 
     @property
     def visual(self) -> nn.Module:
@@ -229,10 +234,20 @@ class EarlyExitCLIP(nn.Module):
         return self.model.encode_text(text, normalize=normalize)
 
     def forward(self, image: Tensor | None = None, text: Tensor | None = None):
-        """As open_clip's: image features, text features, and the scale of their similarities."""
-        images = None if image is None else self.encode_image(image, normalize=True)
-        texts = None if text is None else self.encode_text(text, normalize=True)
-        return images, texts, self.logit_scale.exp()
+        """Encode both, as open_clip's `CLIP.forward`.
+
+        Returns:
+            Image features, text features, the scale of their similarities and, if the backbone has one, their bias. It
+            is a dictionary with open_clip's keys if the backbone has `output_dict`.
+        """
+        encoded = {
+            "image_features": None if image is None else self.encode_image(image, normalize=True),
+            "text_features": None if text is None else self.encode_text(text, normalize=True),
+            "logit_scale": self.logit_scale.exp(),
+        }
+        if self.logit_bias is not None:
+            encoded["logit_bias"] = self.logit_bias
+        return encoded if getattr(self.model, "output_dict", False) else tuple(encoded.values())
 
     def train(self, mode: bool = True) -> "EarlyExitCLIP":
         """The model is frozen: it stays in eval mode."""
@@ -256,26 +271,3 @@ class EarlyExitCLIP(nn.Module):
         from tgems.runtime.hub import load_anywhere
 
         return load_anywhere(folder_or_hub_id, **options)
-
-
-def last_within(rates: np.ndarray, looked: Sequence[int], max_rate: float | None) -> int | None:
-    """The last exit that a cap allows, or None where it allows the whole encoder.
-
-    Args:
-        rates: Relative cost of every exit `[E]`.
-        looked: Exits (0-based) at which the policy is asked.
-        max_rate: Cap, or None.
-
-    Raises:
-        UserError: It allows none.
-    """
-    if max_rate is None or rates[-1] <= max_rate:
-        return None
-    within = [k for k in looked if rates[k] <= max_rate]
-    if not within:
-        cheapest = min(rates[k] for k in looked)
-        raise UserError(
-            f"max_rate {max_rate:g} is below the cheapest exit of this model, which costs {cheapest:.4f} of the "
-            "encoder; raise it"
-        )
-    return within[-1]

@@ -4,9 +4,10 @@ A rule sees the summaries of the images that have come this far, and says which 
 not reached are not evaluated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -151,3 +152,38 @@ class MarginRule(BankRule):
 BANK_RULES = {"tgem_bank": BankRule, "max_softmax": MaxSoftmaxRule, "entropy": EntropyRule, "margin": MarginRule}
 IMAGE_RULES = ("tgem", "learned_confidence")
 POLICIES = (*IMAGE_RULES, *BANK_RULES, "fixed")
+
+
+def exits_within(
+    rates: np.ndarray, looked: Sequence[int], max_rate: float | None
+) -> tuple[tuple[int, ...], int | None]:
+    """Choose the exits at which images may leave under a cap.
+
+    Rates need not ascend: an exit before the last can cost more than the whole encoder, since its head and gates are
+    paid as well. Images pass such an exit and leave at a later one. Its gate is not evaluated, but rates still count
+    it, so that they are upper bounds.
+
+    Args:
+        rates: Relative cost of every exit `[E]`.
+        looked: Exits (0-based) at which the policy is asked.
+        max_rate: Cap, or None.
+
+    Returns:
+        The exits of `looked` that the cap allows, and the one of them at which all remaining images must leave; None
+        where the cap allows the whole encoder.
+
+    Raises:
+        UserError: The cap allows no exit.
+    """
+    if max_rate is None:
+        return tuple(looked), None
+    within = tuple(k for k in looked if rates[k] <= max_rate)
+    if rates[-1] <= max_rate:
+        return within, None
+    if not within:
+        cheapest = min(rates[k] for k in looked)
+        raise UserError(
+            f"max_rate {max_rate:g} is below the cheapest exit of this model, which costs {cheapest:.4f} of the "
+            "encoder; raise it"
+        )
+    return within, within[-1]

@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue, StringConstraints, ValidationError, model
 
 from tgems.backbones.open_clip_config import ModelConfig
 from tgems.backbones.summary_grid import grid_of
-from tgems.errors import UserError
+from tgems.errors import UserError, reading
 from tgems.exits.architecture import Architecture
 from tgems.untrusted import Closed, Digest, Size, explain, file_inside, read_json_as
 
@@ -184,9 +184,10 @@ def read_config(folder: Path) -> SavedConfig:
         UserError: It is missing, has another format or version, or does not describe a T-GEM.
     """
     folder = Path(folder)
-    for needed in (CONFIG, TENSORS):
-        if not (folder / needed).exists():
-            raise UserError(f"{folder}: not a saved T-GEM, {needed} is missing; {WAY_OUT}")
+    with reading(folder, WAY_OUT):
+        for needed in (CONFIG, TENSORS):
+            if not (folder / needed).exists():
+                raise UserError(f"{folder}: not a saved T-GEM, {needed} is missing; {WAY_OUT}")
     path = file_inside(folder, CONFIG, WAY_OUT)
     header = read_json_as(_Header, path, WAY_OUT)
     if header.format != FORMAT:

@@ -1,0 +1,123 @@
+"""What results record about where they come from, and how outputs are written."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import save_file
+
+from tgems.errors import UserError
+from tgems.provenance import commit, whole_file, whole_folder, write_json
+
+QUIET = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
+
+
+def git(folder: Path, *words: str) -> str:
+    """Run git in a folder, without the settings of whoever runs the tests."""
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    run = subprocess.run(
+        ["git", *identity, *words], cwd=folder, env=os.environ | QUIET, check=True, capture_output=True, text=True
+    )
+    return run.stdout.strip()
+
+
+def commit_seen_by(package_parent: Path, **environment: str) -> str:
+    """What `commit` returns for a copy of the package."""
+    code = "from tgems.provenance import commit; print(commit())"
+    environment = os.environ | {"PYTHONPATH": str(package_parent)} | environment
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd="/", env=environment, check=True, capture_output=True, text=True
+    )
+    return run.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository with one commit, and a copy of the part of the package that `commit` needs."""
+    git(tmp_path, "init", "-q", "work")
+    folder = tmp_path / "work"
+    (folder / "README.md").touch()
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "Begin")
+    shutil.copytree(ROOT / "tgems", folder / "tgems", ignore=shutil.ignore_patterns("__pycache__", "*.csv"))
+    return folder
+
+
+def test_the_commit_is_that_of_the_package_s_own_checkout(repository):
+    assert commit_seen_by(repository) == "unknown", "the repository does not track the package"
+    git(repository, "add", "tgems")
+    git(repository, "commit", "-qm", "Add the package")
+    head = git(repository, "rev-parse", "HEAD")
+    assert commit_seen_by(repository) == head
+    (repository / "README.md").write_text("changed")
+    assert commit_seen_by(repository) == f"{head}+dirty"
+
+
+def test_a_repository_around_an_installed_package_is_not_recorded(repository):
+    site = repository / ".venv/lib/site-packages"
+    site.mkdir(parents=True)
+    (repository / "tgems").rename(site / "tgems")
+    assert commit_seen_by(site) == "unknown"
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "Track even the environment")
+    assert commit_seen_by(site) == "unknown"
+
+
+def test_variables_of_another_repository_s_hook_change_nothing(repository):
+    places = {"GIT_DIR": str(repository / ".git"), "GIT_WORK_TREE": str(repository)}
+    assert commit_seen_by(ROOT, **places) == commit_seen_by(ROOT)
+
+
+def test_without_git_it_is_unknown(monkeypatch):
+    commit.cache_clear()
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert commit() == "unknown"
+    commit.cache_clear()
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 10 kB, as if the disk was full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_one_line_that_names_the_output(tmp_path, small_files):
+    with pytest.raises(UserError, match=r"out\.json: cannot be written \(File too large\); free space there"):
+        write_json(tmp_path / "out.json", ["long"] * 10_000)
+    with (
+        pytest.raises(UserError, match=r"folder: cannot be written \(File too large"),
+        whole_folder(tmp_path / "folder") as folder,
+    ):
+        save_file({"a": torch.zeros(10_000)}, folder / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path, why in (("file/out.json", "Not a directory|File exists"), ("folder", "it is a folder")):
+        with pytest.raises(UserError, match=rf"{path}: cannot be written \(({why})\)"):
+            write_json(tmp_path / path, {})
+    for path in ("file", "file/below"):
+        with pytest.raises(UserError, match=f"{path}: cannot be written"), whole_folder(tmp_path / path):
+            pass
+
+
+def test_errors_of_a_body_that_are_not_about_its_output_pass(tmp_path):
+    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "out"):
+        (tmp_path / "input").read_text()
+    with pytest.raises(ValueError, match="NaN|nan|JSON"):
+        write_json(tmp_path / "out.json", float("nan"))
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "out.txt") as partial:
+        partial.write_text(json.dumps(1 / 0))
+    assert not list(tmp_path.iterdir())
