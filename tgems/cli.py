@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tgems.errors import printable
+from tgems.process import collect_garbage_rarely
 
 ABOUT = """Run, share and compare T-GEMs: exit modules that let an image leave a frozen CLIP encoder early.
 
@@ -233,6 +234,7 @@ def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> No
 
 def main() -> None:
     """Entry point."""
+    collect_garbage_rarely()
     app(prog_name="tgems")
 
 
