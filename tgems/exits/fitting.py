@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from tgems.exits.optimizer import OneCycleAdamW
+
 
 def fit(module: nn.Module, loss_of: Callable, n: int, options: dict, seed: int, name: str) -> pd.DataFrame:
     """Minimise a loss over shuffled batches by AdamW on a one-cycle schedule, then freeze the module.
@@ -29,11 +31,8 @@ def fit(module: nn.Module, loss_of: Callable, n: int, options: dict, seed: int, 
     generator = torch.Generator().manual_seed(seed)
     batches = list(shuffled_batches(n, options["batch_size"], options["passes"], generator))
     trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, weight_decay=options["weight_decay"], fused=True)
     total = max(len(batches) + 1, 20)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options["learning_rate"], total_steps=total, pct_start=0.1
-    )
+    optimizer = OneCycleAdamW(trained, options["learning_rate"], options["weight_decay"], total)
     history = []
     with denormals_flushed(), products_in(options.get("products", "float32")):
         for step, batch in enumerate(tqdm(batches, desc=f"{name}, seed {seed}", unit="step", mininterval=2)):
@@ -44,7 +43,6 @@ def fit(module: nn.Module, loss_of: Callable, n: int, options: dict, seed: int, 
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
-            schedule.step()
             if step % 20 == 0 or step == len(batches) - 1:
                 history.append({"step": step, "loss": loss.item()})
     module.eval().requires_grad_(False)
