@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
@@ -26,6 +24,7 @@ from tgems.runtime.folder import tensors_of
 from tgems.runtime.model import EarlyExitCLIP
 
 PART = 1024
+ORIGIN = ("backbone", "tgem", "policy", "calibration", "max_rate")
 SCHEMA = pa.schema(
     [
         ("image", pa.string()),
@@ -35,8 +34,13 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
+INDEX = pa.schema(
+    [
+        *(("image", pa.string()), ("exit_block", pa.int64()), ("embedding", pa.list_(pa.float32()))),
+        *((name, pa.string()) for name in ("model", *ORIGIN)),
+    ]
+)
 Named = tuple[str, Entry | None]
-ORIGIN = ("backbone", "tgem", "policy", "calibration", "max_rate")
 
 
 @dataclass(frozen=True)
@@ -234,37 +238,39 @@ def search_index(
     Raises:
         UserError: A file is missing, empty or no index, or embeddings differ in length.
     """
-    frame = pd.concat([_read_index(path) for path in index], ignore_index=True)
+    table = pa.concat_tables([_read_index(path) for path in index])
     warnings = []
     for column in ORIGIN:
-        values = sorted(frame[column].unique())
+        values = sorted(table[column].unique().to_pylist())
         if len(values) > 1:
             short = ", ".join(v[:12] for v in values)
             warnings.append(f"the index mixes {len(values)} values of {column} ({short}): scores are not comparable")
-    loaded = EarlyExitCLIP.from_pretrained(model or frame["model"].iloc[0], backbone=backbone, tokenizer=tokenizer)
+    model = model or table["model"][0].as_py()
+    loaded = EarlyExitCLIP.from_pretrained(model, backbone=backbone, tokenizer=tokenizer)
     dim = loaded.early_exit.costs.embed_dim
-    if frame["embedding"].map(len).ne(dim).any():
+    if pa.compute.list_value_length(table["embedding"]).unique().to_pylist() != [dim]:
         raise UserError(
             f"the index holds embeddings that are not of {dim} numbers, as the text's; encode all images anew"
         )
-    if not frame["backbone"].eq(loaded.backbone.weights_digest).all():
+    if table["backbone"].unique().to_pylist() != [loaded.backbone.weights_digest]:
         warnings.append(f"the text is encoded by {loaded.backbone.weights_digest[:12]}, not by the index's backbone")
     query = loaded.encode_text(loaded.tokenizer([text]), normalize=True)[0]
-    scores = torch.from_numpy(np.stack(frame["embedding"].tolist())) @ query
+    embeddings = pa.compute.list_flatten(table["embedding"]).to_numpy().reshape(-1, dim)
+    scores = torch.from_numpy(embeddings.copy()) @ query
     best = scores.topk(min(k, len(scores)))
     found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return [(s, frame["image"][i], int(frame["exit_block"][i])) for s, i in found], warnings
+    return [(s, table["image"][i].as_py(), table["exit_block"][i].as_py()) for s, i in found], warnings
 
 
-def _read_index(path: Path) -> pd.DataFrame:
+def _read_index(path: Path) -> pa.Table:
     if not path.is_file():
         raise UserError(f"{path}: missing; make it with `tgems encode IMAGES --model FOLDER --out {path}`")
     try:
-        frame = pd.read_parquet(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pq.read_table(path)
+        missing = [name for name in INDEX.names if name not in table.column_names]
+        if not missing and len(table):
+            return table.select(INDEX.names).cast(INDEX)
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a Parquet file ({error})") from None
-    missing = {"image", "embedding", "exit_block", "model", *ORIGIN} - set(frame.columns)
-    if missing or frame.empty:
-        what = "it is empty" if not missing else f"it has no column {sorted(missing)[0]!r}"
-        raise UserError(f"{path}: no index of `tgems encode`: {what}")
-    return frame
+    what = f"it has no column {missing[0]!r}" if missing else "it is empty"
+    raise UserError(f"{path}: no index of `tgems encode`: {what}")
