@@ -255,8 +255,8 @@ def search_index(
     if table["backbone"].unique().to_pylist() != [loaded.backbone.weights_digest]:
         warnings.append(f"the text is encoded by {loaded.backbone.weights_digest[:12]}, not by the index's backbone")
     query = loaded.encode_text(loaded.tokenizer([text]), normalize=True)[0]
-    embeddings = pa.compute.list_flatten(table["embedding"]).to_numpy().reshape(-1, dim)
-    scores = torch.from_numpy(embeddings.copy()) @ query
+    embeddings = torch.from_dlpack(pa.compute.list_flatten(table["embedding"]).combine_chunks())
+    scores = embeddings.view(-1, dim) @ query
     best = scores.topk(min(k, len(scores)))
     found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     return [(s, table["image"][i].as_py(), table["exit_block"][i].as_py()) for s, i in found], warnings
@@ -266,7 +266,7 @@ def _read_index(path: Path) -> pa.Table:
     if not path.is_file():
         raise UserError(f"{path}: missing; make it with `tgems encode IMAGES --model FOLDER --out {path}`")
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # `pq.read_table` imports pandas
         missing = [name for name in INDEX.names if name not in table.column_names]
         if not missing and len(table):
             return table.select(INDEX.names).cast(INDEX)
