@@ -12,10 +12,12 @@ SMOKE = ("--configfile", "configs/smoke.yaml")
 PARTS = ("Snakefile", "workflow", "tgems", "configs", "assets", "environment.yml", "profiles")
 
 
-def snakemake(project: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+def snakemake(
+    project: Path, *arguments: str, check: bool = True, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
     """Run Snakemake in a project; stderr and stdout together in `stdout`."""
     command = [sys.executable, "-m", "snakemake", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
     run = subprocess.run(
         command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

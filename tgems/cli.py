@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 
 from tgems.errors import printable
 from tgems.failures import one_line_errors
+from tgems.process import collect_garbage_rarely
 
 ABOUT = """Run, share and compare T-GEMs: exit modules that let an image leave a frozen CLIP encoder early.
 
@@ -240,6 +241,7 @@ def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> No
 
 def main() -> None:
     """Entry point."""
+    collect_garbage_rarely()
     app(prog_name="tgems")
 
 

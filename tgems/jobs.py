@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tgems.errors import UserError
 from tgems.failures import BAD_INPUT, INTERRUPTED, bug_line
+from tgems.process import collect_garbage_rarely
 
 
 @contextmanager
@@ -27,6 +28,7 @@ def job(log: str, threads: int) -> Iterator[None]:
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
+    collect_garbage_rarely()
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"
     Path(log).parent.mkdir(parents=True, exist_ok=True)
@@ -55,8 +57,11 @@ def job(log: str, threads: int) -> Iterator[None]:
 
 
 def use_threads(threads: int) -> None:
-    """Limit torch to `threads` and make its algorithms deterministic."""
+    """Limit torch to `threads` and make its algorithms deterministic.
+
+    `torch.use_deterministic_algorithms` does the same, but also imports torch's compiler, which takes a second or two.
+    """
     import torch
 
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")

@@ -15,7 +15,7 @@ from tgems.data.demo import generate_split
 CONFIG = {
     "embed_dim": 8,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "patch_size": 8, "head_width": 8},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
 }
 RECIPE = PretrainingOptions(samples_seen=16 * 500, batch_size=16, learning_rate=1e-3)
 PROGRAM = """

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from tgems.data import demo
 from tgems.data import scenes as sc
@@ -68,6 +69,13 @@ def test_caption_is_english():
     assert sc.caption(sc.Description((two, sc.Claim(8, "blue")), "above")) == "a red two above a blue eight"
     assert sc.caption(sc.Description((sc.Claim(8),), handwritten=True)) == "a handwritten eight"
     assert sc.caption(sc.Description((sc.Claim(7, "red", "large"),), "single")) == "a large red seven"
+
+
+def test_handwriting_is_scikit_learn_s():
+    digits = load_digits()
+    images, values = load_handwriting()
+    assert images.dtype == np.float32 and np.array_equal(images * 16, digits.images)
+    assert values.dtype == np.int64 and np.array_equal(values, digits.target)
 
 
 def test_plain_images_are_the_source_only_resized():

@@ -29,13 +29,12 @@ def winner(whole, image, exit_):
     return p.index(max(p))
 
 
-def gain_of_going_on(whole, image, exit_, price):
+def gains_of_going_on(whole, image, exit_, prices):
+    """Of one image at one exit, at each price."""
     logits = whole.scale * whole.embeddings[image : image + 1, :-1] @ whole.bank.T
-    features = bank_features(logits, whole.scale)
-    gates = whole.modules.bank_gates
-    return -gates(whole.summaries[image : image + 1], features, torch.tensor([price], dtype=torch.float32))[
-        0, exit_
-    ].item()
+    once = whole.summaries[image : image + 1], bank_features(logits, whole.scale)
+    same = (part.expand(len(prices), *part.shape[1:]) for part in once)
+    return -whole.modules.bank_gates(*same, torch.tensor(prices, dtype=torch.float32))[:, exit_]
 
 
 def score(name, whole, image, exit_, target):
@@ -103,16 +102,17 @@ def test_bank_gates_leave_above_their_break_even_price(outputs):
     """Its score falls with the price at which going on gains nothing; both are found here by bisection."""
     price = break_even_price(outputs.modules.bank_gates, outputs.summaries, outputs.statistics.features, grid=400)
     scores = POLICIES["tgem_bank"].scores(outputs, 0.5)
+    used, tried = price40(outputs), np.geomspace(*PRICES, 400)
     crossings = 0
     for i in range(12):
         for e in range(3):
             p = outputs.statistics.first[i, e].item()
             odds = math.log(max(p, 1e-12) / max(1 - p, 1e-12))
-            assert scores[i, e].item() == pytest.approx(CONFIDENCE * odds - price40(outputs)[i, e].item(), abs=1e-6)
-            gains = [gain_of_going_on(outputs, i, e, x) > 0 for x in np.geomspace(*PRICES, 400)]
+            assert scores[i, e].item() == pytest.approx(CONFIDENCE * odds - used[i, e].item(), abs=1e-6)
+            gains = (gains_of_going_on(outputs, i, e, tried) > 0).tolist()
             if gains[0] and not gains[-1]:
                 last = 399 - gains[::-1].index(True)
-                low, high = np.geomspace(*PRICES, 400)[[last, last + 1]]
+                low, high = tried[[last, last + 1]]
                 assert math.log(low) - 1e-3 <= price[i, e].item() <= math.log(high) + 1e-3
                 crossings += 1
     assert crossings > 3

@@ -53,18 +53,32 @@ def test_help_suffices_and_is_quick():
     tgems("encode", "a.png", code=2)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["info", "{saved}"], ["compare", "{results}", "{results}"]])
-def test_what_needs_no_model_imports_none(words, saved, results):
-    words = [w.format(saved=saved, results=results) for w in words]
+NEVER = "clip_benchmark fvcore jsonschema matplotlib scipy seaborn sklearn snakemake webdataset"
+NO_MODEL = f"{NEVER} huggingface_hub open_clip timm torch torchvision transformers"
+
+
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        (["--help"], f"{NO_MODEL} numpy pandas pyarrow"),
+        (["info", "{saved}"], f"{NO_MODEL} pandas pyarrow"),
+        (["compare", "{results}", "{results}"], NO_MODEL),
+        (["encode", "{pictures}", "-m", "{saved}", "-o", "{out}"], NEVER),
+        (["search", "a red four", "-i", "{full_index}", "-m", "{saved}"], f"{NEVER} pandas"),
+    ],
+)
+def test_a_command_imports_what_it_needs_alone(words, absent, saved, results, pictures, full_index, tmp_path):
+    named = {"saved": saved, "results": results, "pictures": pictures, "full_index": full_index}
+    words = [word.format(out=tmp_path / "i.parquet", **named) for word in words]
     code = (
-        "import sys, atexit, tgems; heavy = lambda: [m for m in ('torch', 'open_clip', 'huggingface_hub') "
-        f"if m in sys.modules]; assert not heavy(); atexit.register(lambda: print('heavy', heavy())); "
-        f"sys.argv[1:] = {words!r}; from tgems.cli import main; main()"
+        f"import atexit, sys; found = lambda: [m for m in {absent.split()!r} if m in sys.modules]; "
+        f"atexit.register(lambda: print('imported', found())); sys.argv[1:] = {words!r}; "
+        "from tgems.cli import main; main()"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
-    assert run.returncode == 0 and run.stdout.rstrip().endswith("heavy []"), run.stdout + run.stderr
+    assert run.returncode == 0 and run.stdout.rstrip().endswith("imported []"), run.stdout + run.stderr
 
 
 def test_encode_takes_files_folders_globs_and_tars(saved, pictures, demo_data, tmp_path, make):

@@ -1,8 +1,4 @@
-"""Many dry runs of one project in seconds: Snakemake is imported once, and each dry run is a fork of that process.
-
-python dry_runs.py < JOBS > PLANNED, in the project's folder. JOBS is a JSON list of lists of arguments; PLANNED is a JSON
-list of the outputs.
-"""
+"""Many dry runs of one project in seconds: Snakemake is imported once, and each dry run is a fork of that process."""
 
 import json
 import os
@@ -12,25 +8,25 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-AT_ONCE = 2
 
+def dry_runs(project: Path, runs: Sequence[Sequence[str]], appended: Sequence[Path] | None = None) -> list[str]:
+    """Return what `snakemake -n` prints in a project for each list of arguments.
 
-def dry_runs(project: Path, runs: Sequence[Sequence[str]]) -> list[str]:
-    """Return what `snakemake -n` prints in a project for each list of arguments."""
+    Args:
+        project: Folder of the project.
+        runs: Arguments of each dry run.
+        appended: For each dry run, a file of the project that has a comment more meanwhile; None to change nothing.
+    """
+    jobs = {"runs": [list(run) for run in runs], "appended": appended and [str(path) for path in appended]}
     environment = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__]
     done = subprocess.run(
-        [sys.executable, __file__],
-        cwd=project,
-        env=environment,
-        input=json.dumps([list(run) for run in runs]),
-        capture_output=True,
-        text=True,
-        check=True,
+        command, cwd=project, env=environment, input=json.dumps(jobs), capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout)
 
 
-def _fork(arguments: list[str]) -> tuple[int, str]:
+def _dry_run(arguments: list[str]) -> tuple[int, str]:
     """Start a dry run; return the child's number and the file that it prints to."""
     from snakemake.cli import main
 
@@ -41,8 +37,6 @@ def _fork(arguments: list[str]) -> tuple[int, str]:
         os.dup2(handle, 2)
         try:
             main(["-n", *arguments])
-        except SystemExit:
-            pass
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -51,24 +45,32 @@ def _fork(arguments: list[str]) -> tuple[int, str]:
     return child, name
 
 
+def _output(child: int, name: str) -> str:
+    """Wait for a dry run and return what it printed."""
+    os.waitpid(child, 0)
+    text = Path(name).read_text()
+    os.unlink(name)
+    return text
+
+
 def _main() -> None:
+    """Read jobs from stdin in the project's folder, and write the outputs to stdout, both as JSON."""
     sys.path.insert(0, os.getcwd())
-    import pandas  # noqa: F401  (which Snakemake imports for every DAG)
+    import pandas  # noqa: F401  (Snakemake imports it for every DAG)
 
     from tgems import run_config  # noqa: F401
 
-    runs, started, outputs = json.load(sys.stdin), [], []
-    for arguments in runs:
-        started.append(_fork(arguments))
-        if len(started) >= AT_ONCE:
-            os.waitpid(started[len(started) - AT_ONCE][0], 0)
-    for child, name in started:
-        try:
-            os.waitpid(child, 0)
-        except ChildProcessError:
-            pass
-        outputs.append(Path(name).read_text())
-        os.unlink(name)
+    jobs = json.load(sys.stdin)
+    if jobs["appended"] is None:
+        pairs = [jobs["runs"][i : i + 2] for i in range(0, len(jobs["runs"]), 2)]
+        outputs = [_output(*started) for pair in pairs for started in [_dry_run(run) for run in pair]]
+    else:
+        outputs = []
+        for run, name in zip(jobs["runs"], jobs["appended"], strict=True):
+            before = Path(name).read_bytes()
+            Path(name).write_bytes(before + b"\n# A comment.\n")
+            outputs.append(_output(*_dry_run(run)))
+            Path(name).write_bytes(before)
     json.dump(outputs, sys.stdout)
 
 

@@ -1,26 +1,20 @@
 """Which jobs a change of the project's own code runs again: those whose scripts import it, and those that follow."""
 
+import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from running import PARTS, SMOKE, planned, snakemake
 from workflow.dry_runs import dry_runs
 
-from tgems.import_closure import import_closure
+from tgems.import_closure import code_digest, import_closure
 
 pytestmark = pytest.mark.workflow
-SCRIPTS = sorted((ROOT / "workflow/scripts").glob("*.py"))
-MODULES = sorted(
-    path.relative_to(ROOT) for path in (ROOT / "tgems").rglob("*") if path.suffix in (".py", ".csv", ".yaml")
-)
-LOADED = """
-import json, runpy, sys
-from types import SimpleNamespace
-class Unbounded:
-    def __getattr__(self, name): raise SystemExit(0)
-"""
+SCRIPTS = {path.stem: path for path in sorted((ROOT / "workflow/scripts").glob("*.py"))}
+SUFFIXES = (".py", ".csv", ".yaml")
 
 
 @pytest.fixture(scope="module")
@@ -35,42 +29,71 @@ def copy(smoke, tmp_path_factory):
     return folder
 
 
-def scripts_of(project) -> dict[str, str]:
-    """Script of every rule."""
-    text = "\n".join(path.read_text() for path in (project / "workflow/rules").glob("*.smk"))
-    found = {}
-    for block in re.split(r"^(?=rule |use rule )", text, flags=re.M)[1:]:
-        rule, base = re.match(r"(?:use rule (\w+) as )?(?:rule )?(\w+)", block).group(2, 1)
-        script = re.search(r'"../scripts/(\w+)\.py"', block)
-        found[rule] = script[1] if script else found[base]
+def scripts_by_rule() -> dict[str, str]:
+    """Names of the scripts that rules run."""
+    found: dict[str, str] = {}
+    for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
+        for block in re.split(r"^(?=rule |use rule )", path.read_text(), flags=re.M)[1:]:
+            base, name = re.match(r"(?:use rule (\w+) as )?(?:rule )?(\w+)", block).groups()
+            script = re.search(r'"\.\./scripts/(\w+)\.py"', block)
+            found[name] = script[1] if script else found[base]
     return found
 
 
 def test_an_edited_module_runs_the_jobs_that_import_it_and_what_follows(copy):
-    """Expected are rules whose closure has the module, and rules with an input that a scheduled rule makes."""
     rows = [line.split("\t") for line in snakemake(copy, "-D", *SMOKE).stdout.splitlines() if "\t" in line][1:]
     made_by = {row[0]: row[2] for row in rows}
     inputs: dict[str, set[str]] = {}
     for row in rows:
         inputs.setdefault(row[2], set()).update(row[4].split(","))
-    scripts = scripts_of(copy)
-    closures = {rule: {str(p.relative_to(ROOT)) for p in import_closure(ROOT / f"workflow/scripts/{name}.py")}
-                for rule, name in scripts.items() if rule in inputs}  # fmt: skip
+    closures = {rule: import_closure(SCRIPTS[name]) for rule, name in scripts_by_rule().items() if rule in inputs}
 
     def expected(module):
-        found = {rule for rule, closure in closures.items() if module in closure}
-        while True:
-            more = {rule for rule, files in inputs.items() if {made_by.get(f) for f in files} & found} - found
-            if not more:
-                return found
+        found = {rule for rule, closure in closures.items() if ROOT / module in closure}
+        while more := {rule for rule, files in inputs.items() if {made_by.get(f) for f in files} & found} - found:
             found |= more
+        return found
 
-    edited = []
-    for module in MODULES:
-        before = (copy / module).read_bytes()
-        (copy / module).write_bytes(before + b"\n#\n" if module.suffix != ".csv" else before + b"\n")
-        edited.append((module, before))
-        output = dry_runs(copy, [SMOKE])[0]
-        (copy / module).write_bytes(before)
-        assert set(planned(output)) - {"all", "total"} == expected(str(module)), module
+    modules = sorted(p.relative_to(ROOT) for p in (ROOT / "tgems").rglob("*") if p.suffix in SUFFIXES)
+    outputs = dry_runs(copy, [SMOKE] * len(modules), appended=modules)
+    wrong = {
+        str(module): (sorted(set(planned(output)) - {"all", "total"}), sorted(expected(module)))
+        for module, output in zip(modules, outputs, strict=True)
+        if set(planned(output)) - {"all", "total"} != expected(module)
+    }
+    assert not wrong
+    assert sum(bool(expected(module)) for module in modules) > len(modules) / 2
     assert "Nothing to be done" in dry_runs(copy, [SMOKE])[0], "files that were touched alone schedule nothing"
+
+
+def test_jobs_import_nothing_that_their_closure_lacks(smoke):
+    """What the jobs of a real run had imported at their end, which tests/workflow/conftest.py has them write."""
+    loaded: dict[str, set[Path]] = {}
+    for path in (smoke / "imported").iterdir():
+        job = json.loads(path.read_text())
+        loaded.setdefault(job["script"], set()).update(map(Path, job["files"]))
+    assert {"train_heads", "evaluate", "plot_figure", "measure_latency", "extract_features"} <= set(loaded)
+    for script, files in loaded.items():
+        assert not {f.relative_to(ROOT) for f in files} - {f.relative_to(ROOT) for f in import_closure(SCRIPTS[script])}
+
+
+def test_no_module_imports_a_function_of_a_package():
+    """Bodies of functions in `__init__.py` do not count for the closure, since no job calls them."""
+    for path in [*(ROOT / "tgems").rglob("*.py"), *SCRIPTS.values()]:
+        for package, names in re.findall(r"^\s*from (tgems[\w.]*) import (.*)$", path.read_text(), re.M):
+            folder = ROOT.joinpath(*package.split("."))
+            if folder.is_dir():
+                for name in re.findall(r"\w+", names):
+                    assert (folder / f"{name}.py").is_file() or (folder / name).is_dir(), f"{path}: {package}.{name}"
+
+
+def test_the_digest_of_code_ignores_comments_docstrings_and_layout(tmp_path):
+    texts = [
+        "def f(x):\n    return x + 1\n",
+        'def f(x):\n    """Add."""\n\n    return (x + 1)  # one\n',
+        "def f(x):\n    return x + 2\n",
+    ]
+    for i, text in enumerate(texts):
+        (tmp_path / f"{i}.py").write_text(text)
+    first, same, other = (code_digest([tmp_path / f"{i}.py"]) for i in range(3))
+    assert first == same != other

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
-from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -31,6 +29,8 @@ class SharedSources:
     """
 
     def __init__(self, sources: Sequence[Sequence[str]]):
+        from scipy import sparse
+
         self.n = len(sources)
         if not self.n:
             raise ValueError("intervals need at least one image, got none")
@@ -125,6 +125,8 @@ class Intervals:
         return np.where(unknown, np.nan, np.where(self.value == 0, 1.0, np.exp(high)))
 
     def _half_width(self, alpha: np.ndarray | float, of_seeds: np.ndarray | float) -> np.ndarray:
+        from scipy.special import stdtrit
+
         by_images, by_seeds = (-stdtrit(max(degrees, 1e-9), alpha / 2) for degrees in self.degrees)
         return np.sqrt(by_images**2 * self.of_images + by_seeds**2 * of_seeds)
 

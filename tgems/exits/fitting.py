@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from tgems.config.training import Schedule
 from tgems.errors import UserError
+from tgems.exits.optimizer import OneCycleAdamW
 
 
 def fit(
@@ -35,9 +36,8 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     batches = list(shuffled_batches(n, options.batch_size, options.passes, generator))
     trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, weight_decay=options.weight_decay, fused=True)
     total = max(len(batches) + 1, 20)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=total, pct_start=0.1)
+    optimizer = OneCycleAdamW(trained, options.learning_rate, options.weight_decay, total)
     history = []
     with denormals_flushed(), products_in(products):
         for step, batch in enumerate(tqdm(batches, desc=f"{name}, seed {seed}", unit="step", mininterval=2)):
@@ -48,7 +48,6 @@ def fit(
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
-            schedule.step()
             if step % 20 == 0 or step == len(batches) - 1:
                 history.append({"step": step, "loss": loss.item()})
     module.eval().requires_grad_(False)

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
@@ -250,36 +248,38 @@ def search_index(
     Raises:
         UserError: A file is missing, empty or no index, or embeddings differ in length.
     """
-    frame = pd.concat([_read_index(path) for path in index], ignore_index=True)
+    table = pa.concat_tables([_read_index(path) for path in index])
     warnings = []
     for column in ORIGIN:
-        values = sorted(frame[column].unique())
+        values = sorted(table[column].unique().to_pylist())
         if len(values) > 1:
             short = ", ".join(v[:12] for v in values)
             warnings.append(f"the index mixes {len(values)} values of {column} ({short}): scores are not comparable")
-    loaded = EarlyExitCLIP.from_pretrained(model or frame["model"].iloc[0], backbone=backbone, tokenizer=tokenizer)
+    model = model or table["model"][0].as_py()
+    loaded = EarlyExitCLIP.from_pretrained(model, backbone=backbone, tokenizer=tokenizer)
     dim = loaded.early_exit.costs.embed_dim
-    if frame["embedding"].map(len).ne(dim).any():
+    if pa.compute.list_value_length(table["embedding"]).unique().to_pylist() != [dim]:
         raise UserError(
             f"the index holds embeddings that are not of {dim} numbers, as the text's; encode all images anew"
         )
-    if not frame["backbone"].eq(loaded.backbone.weights_digest).all():
+    if table["backbone"].unique().to_pylist() != [loaded.backbone.weights_digest]:
         warnings.append(f"the text is encoded by {loaded.backbone.weights_digest[:12]}, not by the index's backbone")
     query = loaded.encode_text(loaded.tokenizer([text]), normalize=True)[0]
-    scores = torch.from_numpy(np.stack(frame["embedding"].tolist())) @ query
+    embeddings = torch.from_dlpack(pa.compute.list_flatten(table["embedding"]).combine_chunks())
+    scores = embeddings.view(-1, dim) @ query
     best = scores.topk(min(k, len(scores)))
     found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return [(s, frame["image"][i], int(frame["exit_block"][i])) for s, i in found], warnings
+    return [(s, table["image"][i].as_py(), table["exit_block"][i].as_py()) for s, i in found], warnings
 
 
-def _read_index(path: Path) -> pd.DataFrame:
+def _read_index(path: Path) -> pa.Table:
     way_out = f"make it with `tgems encode IMAGES --model FOLDER --out {path.with_suffix('.parquet')}`"
     with reading(path, way_out):
         if not path.is_file():
             raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'missing'}; {way_out}")
     try:
         with reading(path, way_out):
-            table = pq.ParquetFile(path).read()
+            table = pq.ParquetFile(path).read()  # `pq.read_table` imports pandas
     except pa.ArrowException as error:
         raise UserError(f"{path}: not a Parquet file ({first_line(error)}); {way_out}") from error
     if missing := [name for name in INDEX.names if name not in table.column_names]:
@@ -292,4 +292,4 @@ def _read_index(path: Path) -> pd.DataFrame:
     if empty or not len(table):
         what = f"column {empty[0]!r} has empty cells" if empty else "it is empty"
         raise UserError(f"{path}: no index of `tgems encode`: {what}")
-    return table.to_pandas()
+    return table
