@@ -51,8 +51,8 @@ def recorded_config(config: dict) -> dict[str, Any]:
     """Return the part of a complete configuration that can change a number of the tables.
 
     The rest says where files lie and what a job may use: the results folder, worker processes, devices, memory, batch
-    sizes of the feature pass, the number of jobs. Measuring speed and pretraining backbones do not touch the tables, and
-    options of exit modules stand in the variants.
+    sizes of the feature pass, the number of jobs. Measuring speed and pretraining backbones do not touch the tables,
+    and options of exit modules stand in the variants.
     """
     apart = {"results", "latency", "pretraining", *Variant.model_fields}
     kept = {key: value for key, value in config.items() if key not in apart}

@@ -8,7 +8,7 @@ import atexit, json, os, pathlib, re, sys
 
 @atexit.register
 def write_imported_files():
-    script = re.search(r"\\.snakemake/scripts/\\w+\\.(\\w+)\\.py$", sys.argv[0] if hasattr(sys, "argv") and sys.argv else "")
+    script = re.search(r"\\.snakemake/scripts/\\w+\\.(\\w+)\\.py$", (sys.argv or [""])[0])
     if script:
         modules = [m for name, m in list(sys.modules.items()) if name.split(".")[0] == "tgems"]
         about = {"script": script[1], "files": [str(pathlib.Path(m.__file__).resolve()) for m in modules]}
