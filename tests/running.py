@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,18 @@ def planned(output: str) -> dict[str, int]:
     """Jobs by rule, from a dry run's output."""
     table = output.split("Job stats:")[-1].split("Reasons:")[0]
     return {rule: int(n) for rule, n in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
+
+
+def copy_project(smoke: Path, tmp_path: Path) -> Path:
+    """A copy of a finished project, without the results of other configurations, to be changed."""
+    folder = make_project(tmp_path / "copy")
+    for part in ("results", ".snakemake"):
+        shutil.copytree(smoke / part, folder / part, symlinks=True)
+    return folder
+
+
+def failed(project: Path, *arguments: str) -> str:
+    """Output of a run that must fail; no trace, since the mistake is the input's."""
+    run = snakemake(project, "--cores", "1", *arguments, check=False)
+    assert run.returncode != 0 and "Traceback" not in run.stdout, run.stdout
+    return run.stdout

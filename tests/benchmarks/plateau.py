@@ -24,7 +24,7 @@ def differences(areas: pd.DataFrame) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("results")
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("results/plateau")
     table = differences(pd.read_csv(folder / "tables/areas.csv"))
     print(table.round(2).to_string())
     moved = table.xs("difference", axis=1, level=1)

@@ -84,6 +84,20 @@ def test_bad_configuration_stops_before_anything_runs(project, arguments, messag
     assert not (project / "results").exists()
 
 
+def test_shipped_backbones_are_found_from_everywhere(project, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    config = str(project / "configs/smoke.yaml")
+    jobs = planned(snakemake(project, "-n", "--directory", str(tmp_path / "elsewhere"), "--configfile", config).stdout)
+    assert jobs["train_heads"] == 1 and jobs["extract_training_features"] == 1
+
+
+def test_a_key_that_stands_twice_is_named_with_its_line(project):
+    text = (project / "configs/smoke.yaml").read_text()
+    (project / "twice.yaml").write_text(f"{text}seeds: [1]\n")
+    run = snakemake(project, "-n", "--configfile", "twice.yaml", check=False)
+    assert run.returncode and "twice.yaml, line" in run.stdout and "key 'seeds' is also in line" in run.stdout
+
+
 def test_paper_configuration_plans_without_network_and_data(project):
     jobs = planned(snakemake(project, "-n", "--configfile", "configs/paper.yaml").stdout)
     assert jobs["fetch_split"] == 5 * 2 + 1 - 1, "train once, and no validation images of imagenet1k"

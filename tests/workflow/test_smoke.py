@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT
-from running import SMOKE, make_project, planned, snakemake
+from running import SMOKE, copy_project, failed, planned, snakemake
 
 from tgems.backbones.install import install
 from tgems.backbones.load import load_backbone
@@ -122,7 +121,7 @@ def test_a_policy_of_ones_own_is_a_file_and_a_word(smoke, tmp_path):
     page = (ROOT / "docs/adding-a-policy.md").read_text()
     own = tmp_path / "my_policies.py"
     own.write_text(re.search(r"```python\n(.*?)```", page, re.S)[1])
-    folder = _copy(smoke, tmp_path)
+    folder = copy_project(smoke, tmp_path)
     policies = ["--config", f"policies=[full,tgem,shuffled,'{own}:ConfirmedConfidence']"]
     jobs = planned(snakemake(folder, "-n", *SMOKE, *policies).stdout)
     assert not {"train_heads", "train_image_gates", "train_bank_gates", "extract_demo_features"} & set(jobs)
@@ -143,7 +142,7 @@ def test_one_more_seed_trains_its_own_modules_and_keeps_features(smoke):
 
 
 def test_a_set_without_validation_images_has_transferred_thresholds_alone(smoke, tmp_path):
-    folder = _copy(smoke, tmp_path)
+    folder = copy_project(smoke, tmp_path)
     own = ["--config", "datasets={digits: {splits: {validation: none}, calibration: [transfer]}}"]
     jobs = planned(snakemake(folder, "-n", *SMOKE, *own).stdout)
     jobs.pop("total"), jobs.pop("all")
@@ -194,13 +193,6 @@ def test_pretraining_gives_a_backbone_that_can_be_shipped(project):
     )
 
 
-def _failed(project, *arguments):
-    """Output of a run that must fail; no trace, since the mistake is the input's."""
-    run = snakemake(project, "--cores", "1", *arguments, check=False)
-    assert run.returncode != 0 and "Traceback" not in run.stdout, run.stdout
-    return run.stdout
-
-
 def test_an_empty_shard_is_named_and_leaves_no_features(project):
     write_prompts(project / "data/own", Prompts(("a", "b"), ("{c}",)))
     for split in ("validation", "test"):
@@ -209,7 +201,7 @@ def test_an_empty_shard_is_named_and_leaves_no_features(project):
         tarfile.open(project / f"data/own/{split}/0.tar", "w").close()
     own = "datasets={own: {source: 'wds:data/own', task: zeroshot_classification}}"
     target = "results/smoke/features/demo-vit-8/own/test"
-    output = _failed(project, target, *SMOKE, "--config", own)
+    output = failed(project, target, *SMOKE, "--config", own)
     assert "data/own/test/0.tar: the shard holds no sample" in output
     assert not [p for p in (project / "results/smoke/features").rglob("*") if p.is_file()]
 
@@ -218,7 +210,7 @@ JOINT = ("--config", "variants={joint: {training: {scheme: joint}, joint: {passe
 
 
 def test_joint_t_gems_are_reported_beside_policies_on_staged_heads(smoke, tmp_path):
-    folder = _copy(smoke, tmp_path)
+    folder = copy_project(smoke, tmp_path)
     root = "results/smoke/evaluation/demo-vit-8/joint/scenes"
     snakemake(folder, "--cores", "2", f"{root}/tradeoff.parquet", *SMOKE, *JOINT)
     points = pd.read_parquet(folder / root / "tradeoff.parquet")
@@ -244,24 +236,17 @@ def test_joint_t_gems_are_reported_beside_policies_on_staged_heads(smoke, tmp_pa
     assert paid == pytest.approx(extra.loc["querybank", "gmacs_query_bank"])
 
 
-def _copy(smoke, tmp_path):
-    folder = make_project(tmp_path / "copy")
-    for part in ("results", ".snakemake"):
-        shutil.copytree(smoke / part, folder / part, symlinks=True)
-    return folder
-
-
 @pytest.fixture
 def damaged(smoke, tmp_path):
     """A finished project to break."""
-    return _copy(smoke, tmp_path)
+    return copy_project(smoke, tmp_path)
 
 
 def test_a_truncated_cache_is_named(damaged):
     cache = damaged / "results/smoke/features/demo-vit-8/digits/test.shards/0/000.safetensors"
     cache.write_bytes(cache.read_bytes()[:1000])
     parts = "results/smoke/evaluation/demo-vit-8/default/digits/tradeoff.parquet"
-    output = _failed(damaged, parts, "--forcerun", "evaluate", *SMOKE)
+    output = failed(damaged, parts, "--forcerun", "evaluate", *SMOKE)
     assert "0/000.safetensors: truncated, altered or missing; delete the folder results/smoke/features/" in output
     assert not (damaged / parts).exists()
 
@@ -272,5 +257,5 @@ def test_a_cache_of_other_weights_is_named(damaged):
     weights = read_json(manifest)["weights"]
     manifest.write_text(text.replace(weights, "f00d" * 16))
     parts = "results/smoke/evaluation/demo-vit-8/default/digits/tradeoff.parquet"
-    output = _failed(damaged, parts, "--forcerun", "evaluate", *SMOKE)
+    output = failed(damaged, parts, "--forcerun", "evaluate", *SMOKE)
     assert "cached with weights 'f00d" in output and weights in output
