@@ -94,3 +94,14 @@ def test_random_weights_leave_the_callers_random_generators_as_they_were(model):
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
     torch.rand(3)
     assert load_backbone({"model": model, "pretrained": "random"}).weights_digest == first
+
+
+def test_no_random_weight_is_what_memory_held_before(monkeypatch):
+    """Uninitialised memory is filled with NaN where torch is deterministic."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        model = load_backbone({"model": "coca_ViT-B-32", "pretrained": "random"}).model
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(value.isfinite().all() for value in model.parameters())

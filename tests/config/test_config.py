@@ -9,6 +9,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from hypothesis import given as every
+from hypothesis import settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -183,6 +184,7 @@ def test_equal_validation_and_test_are_refused():
         complete_config(config)
 
 
+@settings(deadline=None)
 @every(st.text(min_size=1).filter(lambda key: key not in RunConfig.model_fields))
 def test_no_unknown_key_passes(key):
     with pytest.raises(UserError, match="unknown key"):

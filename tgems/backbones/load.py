@@ -175,7 +175,11 @@ def build_model(config: ModelConfig, name: str) -> nn.Module:
     built = CLIP if not custom else CustomTextCLIP if config.multimodal_cfg is None else CoCa
     with _build_errors_on_one_line(name), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return built(**arguments)
+        model = built(**arguments)
+        if built is CoCa:  # open_clip leaves this parameter uninitialised, so that its values differ from run to run
+            projection = model.text_decoder.text_projection
+            nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
+        return model
 
 
 def _without_timm_weights(vision: dict) -> dict:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from tgems.provenance import FINISHED, read_provenance
+from tgems.reporting.run_record import flatten
 from tgems.untrusted import read_table
 
 KEYS = [
@@ -49,7 +50,7 @@ def compare_runs(a: Path, b: Path) -> Comparison:
         UserError: A folder holds no finished run.
     """
     first, second = (read_provenance(Path(folder) / "tables/provenance.json") for folder in (a, b))
-    config = _differences(_flat(first["config"]), _flat(second["config"]))
+    config = _differences(flatten(first["config"]), flatten(second["config"]))
     digests = _differences(*(_digests(p["evaluations"]) for p in (first, second)))
     points = [_points(folder) for folder in (a, b)]
     every = points[0].merge(points[1], "outer", on=KEYS, suffixes=("_a", "_b"), indicator=True)
@@ -90,17 +91,9 @@ def _points(folder: Path) -> pd.DataFrame:
     return pd.concat([frame[[*KEYS, "value", "ci_low", "ci_high"]], spent], ignore_index=True)
 
 
-def _flat(value, prefix: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        return {
-            k: v for key, part in value.items() for k, v in _flat(part, f"{prefix}.{key}" if prefix else key).items()
-        }
-    return {prefix: str(value)}
-
-
 def _digests(evaluations: dict) -> dict[str, str]:
     """Digests of weights, data and modules; not of versions and commits, which `recorded` holds."""
-    return {k: v for k, v in _flat(evaluations).items() if "recorded" not in k.split(".")}
+    return {k: v for k, v in flatten(evaluations).items() if "recorded" not in k.split(".")}
 
 
 def _differences(a: dict[str, str], b: dict[str, str]) -> Rows:

@@ -1,11 +1,10 @@
 """The record beside the tables of what they were made from, and the check that they belong to a configuration."""
 
-import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from tgems.errors import UserError
-from tgems.provenance import read_json, write_json
+from tgems.provenance import read_json, read_provenance, write_json
 
 
 def require_results_of(config: dict, provenance: Path) -> None:
@@ -20,13 +19,21 @@ def require_results_of(config: dict, provenance: Path) -> None:
     """
     if not provenance.is_file():
         raise UserError(f"{provenance.parent}: holds no whole tables; run snakemake with this configuration first")
-    found = read_json(provenance)["config"]
-    for key in [*config, *(key for key in found if key not in config)]:
-        if config.get(key) != found.get(key):
+    found, wanted = flatten(read_provenance(provenance)["config"]), flatten(config)
+    for key in [*wanted, *(key for key in found if key not in wanted)]:
+        if wanted.get(key) != found.get(key):
             raise UserError(
-                f"{provenance.parent}: made with another configuration, whose {key} is {reprlib.repr(found.get(key))} "
-                f"instead of {reprlib.repr(config.get(key))}; use that configuration, or run snakemake with this one"
+                f"{provenance.parent}: made with another configuration, whose {key} is {found.get(key)} instead of "
+                f"{wanted.get(key)}; use that configuration, or run snakemake with this one"
             )
+
+
+def flatten(value: object, prefix: str = "") -> dict[str, str]:
+    """Return the values inside of nested mappings as text, by keys such as `variants.default.heads.passes`."""
+    if not isinstance(value, dict):
+        return {prefix: str(value)}
+    parts = [flatten(part, f"{prefix}.{key}" if prefix else key) for key, part in value.items()]
+    return {key: text for part in parts for key, text in part.items()}
 
 
 def write_provenance(evaluations: Sequence[str], config: dict, out: Path) -> None:
