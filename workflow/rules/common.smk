@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 from tgems.backbones.config import backbone_files
 from tgems.config.reading import refuse_duplicate_keys
 from tgems.config.training import LookaheadOptions
+from tgems.data.entries import DEMO_DATASETS
 from tgems.errors import UserError
 from tgems.exits.names import job_folders
 from tgems.import_closure import import_closure

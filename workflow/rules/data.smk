@@ -11,7 +11,7 @@ rule describe_demo:
         "../../environment.yml"
     threads: 1
     params:
-        datasets=DEMO,
+        datasets=DEMO_DATASETS,
     message:
         "Write class names and templates of the demo data sets"
     script:

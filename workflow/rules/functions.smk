@@ -217,9 +217,9 @@ def evaluated(part, extension="parquet"):
 
 
 def demo_prompt_files():
-    """Prompt files of the demo data sets, as clip_benchmark reads them."""
-    files = expand("<results>/data/{dataset}/dataset_type.txt", dataset=DEMO)
-    zeroshot = [name for name in DEMO if name != "scenes"]
+    """Prompt files of all demo data sets, as clip_benchmark reads them; the configuration does not matter."""
+    files = expand("<results>/data/{dataset}/dataset_type.txt", dataset=DEMO_DATASETS)
+    zeroshot = [name for name in DEMO_DATASETS if name != "scenes"]
     names = ["classnames.txt", "zeroshot_classification_templates.txt"]
     return files + expand(
         "<results>/data/{dataset}/{name}", dataset=zeroshot, name=names
