@@ -1,6 +1,6 @@
 from snakemake.utils import min_version
 
-min_version("9.22")
+min_version("9.27")
 
 
 # A configuration given by --configfile stands alone instead of being merged into the default.

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from tgems.config.document import schema, table, with_table
+from tgems.config.document import keys, schema, table, with_table
 from tgems.config.reading import refuse_duplicate_keys
 from tgems.config.run import RunConfig
 from tgems.data.entries import given
@@ -189,6 +189,23 @@ def test_equal_validation_and_test_are_refused():
 def test_no_unknown_key_passes(key):
     with pytest.raises(UserError, match="unknown key"):
         complete_config(smoke(**{key: 1}))
+
+
+ODD = (None, [], {}, "", -1, True, float("nan"), "[", [None], {1: 2}, 10**400, "1e999", "\x1b[2J", b"x")
+
+
+@pytest.mark.parametrize("key", keys())
+def test_no_value_of_any_key_raises_anything_but_one_line(key):
+    *sections, last = (
+        key.replace("backbones.*", "backbones.demo-vit-8").replace("datasets.*", "datasets.digits").split(".")
+    )
+    for value in ODD:
+        config = smoke()
+        reduce(lambda part, name: part.setdefault(name, {}), sections, config)[last] = value
+        try:
+            complete_config(config)
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600
 
 
 def test_every_key_is_described():

@@ -30,7 +30,7 @@ def hundredths(rate: float) -> float:
     return round(rate, 2)
 
 
-Whole = Annotated[int, BeforeValidator(no_boolean)]
+Whole = Annotated[int, BeforeValidator(no_boolean), Field(le=2**53)]
 Number = Annotated[float, BeforeValidator(no_boolean)]
 Count = Annotated[Whole, Field(ge=1)]
 """A positive integer."""
