@@ -1,4 +1,4 @@
-"""What all models of the configuration share: closed keys, numbers as people write them, and checked values."""
+"""Base class and value types of the configuration's models: closed keys, and numbers as people write them."""
 
 from typing import Annotated, Any, TypeVar
 

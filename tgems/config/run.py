@@ -53,11 +53,11 @@ class Splits(Section):
     """Which images have which role: a split folder, or some of its shards as in 'train[2:5]', counted from 0."""
 
     train: str | None = None
-    """Heads and gates are trained here; read from the training data set only, default 'train'."""
+    """Images that heads and gates are trained on; read from the training data set only, default 'train'."""
     validation: str | None = None
-    """Thresholds are fitted here, default 'validation'; 'none' needs calibration [transfer]."""
+    """Images that thresholds are fitted on, default 'validation'; 'none' needs calibration [transfer]."""
     test: str | None = None
-    """Results are reported here, default 'test'; 'none' for a training data set that is not reported."""
+    """Images that results are reported on, default 'test'; 'none' for a training data set that is not reported."""
 
 
 class Jobs(Section):
@@ -78,7 +78,7 @@ class DatasetEntry(Section):
     """'demo' for the embedded digit scenes, 'hub:ORG/REPO' or 'wds:FOLDER' in clip_benchmark's webdataset layout,
     'tars:FOLDER' as img2dataset writes it; may be left out for given names."""
     task: Literal["zeroshot_classification", "zeroshot_retrieval"] | None = None
-    """What is measured; may be left out for given names."""
+    """Task that is measured; may be left out for given names."""
     directions: Directions = ("image_to_text", "text_to_image")
     """Ways of retrieval to report; policies that look at the texts have no text_to_image."""
     splits: Splits = Splits()
@@ -90,11 +90,11 @@ class DatasetEntry(Section):
     """Where this data set's thresholds come from; default is the calibration of all."""
     jobs: Jobs = Jobs()
     on_bad_sample: Literal["fail", "skip"] = "fail"
-    """What happens at a sample that cannot be read."""
+    """Action at a sample that cannot be read: 'fail' stops the job, 'skip' leaves the sample out and lists it."""
 
 
 class Scheme(Section):
-    """How a variant's exit modules are trained."""
+    """Training scheme of a variant's exit modules."""
 
     scheme: Literal["staged", "joint"] = "staged"
     """'staged' trains gates on frozen heads that all policies share; 'joint' trains the heads and gates of each T-GEM
@@ -118,7 +118,7 @@ class QueryBankOptions(Section):
 
 
 class SummaryOptions(Section):
-    """What exit modules see of a block's tokens."""
+    """Summary of a block's tokens that exit modules see."""
 
     grid: Annotated[Whole, Field(ge=0, le=64)] = 2
     """Size g of a g x g grid; exit modules see the mean patch token of each cell, beside the CLS token. With 0 they see
@@ -153,11 +153,11 @@ class FeatureOptions(Section):
     in_memory_gb: NotNegative = 8.0
     """Summaries of a split that take more memory are read from disk by rows, in training and evaluation."""
     device: Device = "cpu"
-    """Where images and texts are encoded."""
+    """Device that encodes images and texts."""
 
 
 class EvaluationOptions(Section):
-    """What is concluded from the test images: decide it before you look at them."""
+    """Comparisons made on the test images; fix these keys before you look at the results."""
 
     compared: Names | None = None
     """Data sets on which T-GEMs are compared with other policies: one family of Holm's correction for each backbone,
@@ -183,7 +183,7 @@ class LatencyOptions(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the encoder; bfloat16 is autocast."""
     device: Device = "cpu"
-    """Where to measure."""
+    """Device on which speed is measured."""
 
 
 class DemoOptions(Section):
