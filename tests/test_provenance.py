@@ -29,7 +29,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 def commit_seen_by(package_parent: Path, **environment: str) -> str:
-    """What `commit` returns for a copy of the package."""
+    """Return what `commit` says in a copy of the package."""
     code = "from tgems.provenance import commit; print(commit())"
     environment = os.environ | {"PYTHONPATH": str(package_parent)} | environment
     run = subprocess.run(

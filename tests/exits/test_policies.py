@@ -30,7 +30,7 @@ def winner(whole, image, exit_):
 
 
 def gains_of_going_on(whole, image, exit_, prices):
-    """Of one image at one exit, at each price."""
+    """Worth of going on for one image at one exit, at each price."""
     logits = whole.scale * whole.embeddings[image : image + 1, :-1] @ whole.bank.T
     once = whole.summaries[image : image + 1], bank_features(logits, whole.scale)
     same = (part.expand(len(prices), *part.shape[1:]) for part in once)

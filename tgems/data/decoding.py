@@ -10,7 +10,7 @@ UNREADABLE = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
-"""What Pillow raises about bytes that are no image, or a truncated one."""
+"""Exceptions that Pillow raises about bytes that are no image, or a truncated one."""
 
 
 def open_rgb(data: bytes) -> Image.Image:
