@@ -94,6 +94,8 @@ def test_a_bug_is_shown_where_no_file_can_be_written(tmp_path):
 
 def test_an_interrupt_is_one_line(tmp_path):
     code = COMMAND.format(body="import time; print('ready', flush=True); time.sleep(60)")
+    # Shells start background processes with interrupts ignored, which their children inherit.
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     child = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -51,11 +51,12 @@ def test_training_and_evaluation_import_no_compiler_and_no_backbone(tmp_path):
 
             use_threads(1)
             import torch
+            from tgems.config.training import Schedule
             from tgems.exits.fitting import fit
 
             assert torch.are_deterministic_algorithms_enabled()
             module, ones = torch.nn.Linear(3, 1), torch.ones(4, 3)
-            options = {"batch_size": 4, "passes": 2, "learning_rate": 1e-3, "weight_decay": 0.1}
+            options = Schedule(batch_size=4, passes=2, learning_rate=1e-3, weight_decay=0.1)
             fit(module, lambda batch, generator: module(ones).square().mean(), 8, options, 0, "toy")
             unwanted = "clip_benchmark fvcore matplotlib open_clip seaborn sklearn sympy timm torchvision transformers"
             print([name for name in (*unwanted.split(), "torch._dynamo", "torch._inductor") if name in sys.modules])
