@@ -7,11 +7,12 @@ import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from tgems.errors import UserError, first_line, nearest, reading
+from tgems.model_keys import keys_at
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -73,7 +74,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if kind == "json_invalid":
         return f"not valid JSON ({first['ctx']['error']})"
     if kind == "extra_forbidden":
-        return f"unknown key {reprlib.repr(key)} at {inside}; {nearest(key, _keys_at(model, first['loc'][:-1]))}"
+        return f"unknown key {reprlib.repr(key)} at {inside}; {nearest(key, keys_at(model, first['loc'][:-1]))}"
     if kind == "missing":
         return f"key {key!r} is missing at {inside}"
     if kind == "value_error":  # raised by a validator of tgems, which names the key itself
@@ -85,19 +86,6 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _is_key(part: str | int) -> bool:
     """Return whether a part of a pydantic location is a key or an index, rather than the name of a union's member."""
     return isinstance(part, int) or not ("[" in part or "-" in part or part in ("int", "float", "str", "bool"))
-
-
-def _keys_at(model: Any, place: tuple) -> list[str]:
-    """Return the allowed keys of the object at a location within a model."""
-    for part in place:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        inner = [] if field is None else [a for a in (field.annotation, *get_args(field.annotation)) if _is_model(a)]
-        model = inner[0] if inner else model
-    return list(model.model_fields)
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def file_inside(folder: Path, name: str, way_out: str) -> Path:

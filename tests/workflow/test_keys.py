@@ -32,7 +32,6 @@ def test_no_key_is_without_a_row():
 @pytest.fixture(scope="module")
 def outputs(smoke):
     """Outputs of the dry runs of all rows that run something, by key."""
-    (smoke / "own/validation").mkdir(parents=True, exist_ok=True)
     runs = {
         key: [*SMOKE, "--config", f"{key.split('.')[0]}={row['value']}"] for key, row in ROWS.items() if key not in IDLE
     }

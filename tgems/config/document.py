@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tgems.config.run import RunConfig
+from tgems.model_keys import model_in
 from tgems.provenance import write_text
 
 SCHEMA, README = Path("workflow/schemas/config.schema.json"), Path("configs/README.md")
@@ -50,7 +51,7 @@ def with_table(readme: str) -> str:
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in model.model_fields.items():
         key = f"{prefix}{field.alias or name}"
-        inner, mapping = _model_in(field.annotation), get_origin(_bare(field.annotation)) is dict
+        inner, mapping = model_in(field.annotation), get_origin(_bare(field.annotation)) is dict
         meaning = field.description or (inner.__doc__ if inner else "")
         yield key, "mapping" if inner else _values(field.annotation), _default(field, inner), " ".join(meaning.split())
         if inner is not None and key != "variants":
@@ -88,14 +89,6 @@ def _values(annotation: Any) -> str:
 def _bare(annotation: Any) -> Any:
     """Return an annotation without its metadata."""
     return _bare(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the model of a section, of the entries of a mapping, or of a section that may be left out."""
-    bare = _bare(annotation)
-    if isinstance(bare, type) and issubclass(bare, BaseModel):
-        return bare
-    return next((found for part in get_args(bare) if (found := _model_in(part))), None)
 
 
 def main() -> None:

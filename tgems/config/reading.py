@@ -3,13 +3,14 @@
 import reprlib
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from tgems.config.run import RunConfig
 from tgems.errors import UserError, nearest
+from tgems.model_keys import keys_at
 
 
 def parse_config(config: dict) -> RunConfig:
@@ -65,7 +66,7 @@ def _explain(error: ValidationError) -> str:
     place = ".".join(map(str, loc)) or "the top level"
     parent = ".".join(map(str, loc[:-1])) or "the top level"
     if kind == "extra_forbidden":
-        return f"unknown key {str(loc[-1])!r} at {parent}; {nearest(loc[-1], _keys_at(RunConfig, loc[:-1]))}"
+        return f"unknown key {str(loc[-1])!r} at {parent}; {nearest(loc[-1], keys_at(RunConfig, loc[:-1]))}"
     if kind == "missing":
         return f"key {loc[-1]!r} is missing at {parent}; add it"
     if kind == "literal_error":
@@ -91,21 +92,3 @@ def _keys_of(problem: Any) -> list[str | int]:
     kept = [part for part in inner if isinstance(part, int) or "[" not in part]
     unknown = problem["type"] == "extra_forbidden"
     return [*kept, last] if unknown or isinstance(last, int) or "[" not in last else kept
-
-
-def _keys_at(annotation: Any, place: Iterable[str | int]) -> list[str]:
-    """Return the keys that the mapping at a place may have."""
-    for part in place:
-        model = _model_in(annotation)
-        if model is not None and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-        elif get_origin(annotation) is dict:
-            annotation = get_args(annotation)[1]
-    model = _model_in(annotation)
-    return [] if model is None else [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the model of an annotation that is one, or that is a union with one."""
-    candidates = (annotation, *get_args(annotation)) if get_origin(annotation) is not dict else ()
-    return next((a for a in candidates if isinstance(a, type) and issubclass(a, BaseModel)), None)

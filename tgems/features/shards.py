@@ -60,6 +60,18 @@ class Encoding:
     code: str = ""
     grids: Sequence[int] = (2,)
 
+    @classmethod
+    def of_job(cls, kept: dict, features: dict) -> "Encoding":
+        """Return the encoding of a job of the workflow, with the digest of this module and all that it imports.
+
+        Args:
+            kept: Attributes that change what is encoded.
+            features: The section of the configuration, which also says what the job may use.
+        """
+        machine = {key: features[key] for key in ("batch_size", "workers", "device")}
+        module = Path(__file__)
+        return cls(**kept, **machine, code=code_digest([module, *import_closure(module)]))
+
     def fingerprint(self, backbone: Backbone, shard: str) -> dict:
         """All that a shard's features depend on; `shard` is the digest of the tar."""
         own = {k: v for k, v in asdict(self).items() if k in ("dtype", "precision", "on_bad_sample", "code")}
@@ -210,8 +222,3 @@ class _Writer:
         save_file(tensors, self.folder / f"{len(self.rows):03}.safetensors")
         self.rows.append(len(tensors["embeddings"]))
         self.parts = []
-
-
-def encoding_code() -> str:
-    """Return the digest of the code that encoded features depend on: this module and all that it imports."""
-    return code_digest([Path(__file__), *import_closure(Path(__file__))])
