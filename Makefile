@@ -36,7 +36,7 @@ format: .venv/.ready ## Rewrite files in the project's style
 	snakefmt Snakefile workflow
 
 rehearsal: .venv/.ready ## Run a full-size encoder with random weights on generated photographs, as paper.yaml would
-	python -m tgems.data.rehearsal results/rehearsal/photographs
+	python -m tgems.demo.rehearsal results/rehearsal/photographs
 	snakemake --cores $(CORES) --configfile configs/rehearsal.yaml $(ARGS)
 
 figures: .venv/.ready ## Redraw the figures
@@ -46,7 +46,7 @@ pretrain: .venv/.ready ## Pretrain the demo backbones anew (about two hours on 2
 	snakemake --cores $(CORES) pretrain $(ARGS)
 
 install-backbones: .venv/.ready ## Ship the backbones that `make pretrain` made, with model cards, in assets/
-	python -m tgems.backbones.install
+	python -m tgems.demo.installing
 
 clean: ## Delete everything that a run makes
 	rm -rf results/[!R]* .snakemake

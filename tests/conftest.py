@@ -57,8 +57,8 @@ def biased_backbone(tmp_path_factory):
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory):
     """Folder with small splits of `scenes` and `digits` in clip_benchmark's layout."""
-    from tgems.data.demo import PROMPTS, generate_split
     from tgems.data.webdataset import write_prompts
+    from tgems.demo.datasets import PROMPTS, generate_split
 
     root = tmp_path_factory.mktemp("data")
     for dataset in ("scenes", "digits"):

@@ -24,13 +24,13 @@ BROADCAST = "torch.zeros(2) + torch.zeros(3)"
 COMMAND = """
 import sys
 
-import tgems.runtime.describe
+import tgems.runtime.tgem_info
 from tgems.cli import main
 
 def describe(folder):
     {body}
 
-tgems.runtime.describe.describe = describe
+tgems.runtime.tgem_info.describe = describe
 sys.argv = ["tgems", "info", "some folder"]
 main()
 """
@@ -123,9 +123,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path, body):
     ("words", "message"),
     [
         (["tgems.data.pack", "images", "none.csv", "out", "--split", "test", "--label-column", "class"], "none.csv: "),
-        (["tgems.data.rehearsal", "README.md"], "README.md/rehearsal_retrieval/train: cannot be written"),
-        (["tgems.backbones.install"], "results/backbones: no backbone; run `make pretrain` first"),
-        (["tgems.profiling.macs", "ViT-B-33"], "did you mean 'ViT-B-32'?"),
+        (["tgems.demo.rehearsal", "README.md"], "README.md/rehearsal_retrieval/train: cannot be written"),
+        (["tgems.demo.installing"], "results/backbones: no backbone; run `make pretrain` first"),
         (["tgems.reporting.claims", "tables"], "tables/contributions.csv: missing; give the folder of tables"),
     ],
 )

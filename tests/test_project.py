@@ -48,7 +48,7 @@ def test_sections_that_docstrings_cite_exist():
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("open_clip", {"backbones"}),
+        ("open_clip", {"backbones", "demo"}),
         ("fvcore", {"profiling"}),
         ("huggingface_hub", {"backbones", "data", "runtime"}),
         ("seaborn", {"reporting"}),

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from tgems.exits.pairs import Pairs
+from tgems.exits.training_pairs import Pairs
 
 
 def toy_pairs(n: int = 600, seed: int = 0) -> Pairs:

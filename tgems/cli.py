@@ -140,7 +140,7 @@ def macs(
     models: Annotated[list[str], typer.Argument(help="open_clip architectures, or `local-dir:FOLDER`.")],
 ) -> None:
     """Print what each exit of an image encoder costs, in multiply-accumulates; reads no weights."""
-    from tgems.profiling.table import print_tables
+    from tgems.profiling.cost_table import print_tables
 
     print_tables(models)
 
@@ -148,7 +148,7 @@ def macs(
 @command()
 def info(folder: Annotated[Path, typer.Argument(help="Folder of a T-GEM.")]) -> None:
     """Say what a T-GEM is: backbone, policy, costs of its exits, thresholds, results. Loads no weights."""
-    from tgems.runtime.describe import describe
+    from tgems.runtime.tgem_info import describe
 
     about, costs, thresholds, results = describe(folder)
     _print_table(("", ""), about)

@@ -10,12 +10,12 @@ import timm
 import torch
 from open_clip.model import _build_vision_tower
 
-from tgems.backbones.config import TIMM_TRANSFORMERS, architecture, check_supported, family
+from tgems.architectures.catalog import TIMM_TRANSFORMERS, architecture, check_supported, family
 from tgems.backbones.load import build_image_tower
 from tgems.backbones.towers import Tower, as_tower
+from tgems.costs.closed_form import encoder_cost
 from tgems.errors import UserError
-from tgems.profiling.closed_form import encoder_cost
-from tgems.profiling.macs import count_encoder
+from tgems.profiling.fvcore_trace import count_encoder
 
 TRACED = ("ViT-B-16-SigLIP", "EVA02-B-16", "vit_medium_patch16_gap_256")
 SUPPORTED_MODELS = 125  # of open_clip 3.3.0

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from tgems.backbones.config import check_supported, model_config
+from tgems.architectures.catalog import check_supported
 from tgems.backbones.load import build_image_tower, load_backbone
+from tgems.backbones.references import model_config
 from tgems.errors import UserError
 from tgems.provenance import read_json
 

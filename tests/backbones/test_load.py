@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import DEMO, ROOT
 
-from tgems.backbones.config import backbone_files, model_config, weights_form
 from tgems.backbones.load import load_backbone
+from tgems.backbones.references import backbone_files, model_config, weights_form
 from tgems.backbones.source import read_config
 from tgems.errors import UserError
 

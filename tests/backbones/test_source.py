@@ -15,10 +15,11 @@ from open_clip.coca_model import MultimodalCfg
 from open_clip.transform import PreprocessCfg
 from safetensors.torch import save_file
 
+from tgems.architectures import open_clip_config as allowed
+from tgems.architectures.catalog import read_architecture
 from tgems.backbones import load, source
-from tgems.backbones import open_clip_config as allowed
-from tgems.backbones.config import checkpoint_in, folder_config, read_architecture
 from tgems.backbones.load import load_backbone
+from tgems.backbones.references import checkpoint_in, folder_config
 from tgems.backbones.source import find_source
 from tgems.backbones.tokenizer import build_tokenizer
 from tgems.errors import UserError

@@ -7,8 +7,8 @@ import torch
 from small_towers import TOWERS
 from torch import Tensor
 
-from tgems.backbones.summary_grid import grid_of, n_parts
 from tgems.backbones.towers import Tower, as_tower
+from tgems.costs.exit_layout import grid_of, n_parts
 from tgems.errors import UserError
 
 

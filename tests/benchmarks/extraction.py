@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from tgems.backbones.load import load_backbone
-from tgems.data.tarindex import index_shard
+from tgems.data.tar_index import index_shard
 from tgems.data.webdataset import Prompts, Sample, SplitFiles, write_prompts, write_split
 from tgems.features.extract import extract_features
 from tgems.features.images import image_batches

@@ -16,9 +16,9 @@ from jsonschema import Draft202012Validator
 from tgems.config.document import keys, schema, table, with_table
 from tgems.config.reading import refuse_duplicate_keys
 from tgems.config.run import RunConfig
-from tgems.data.entries import given
+from tgems.data.dataset_entries import given
 from tgems.errors import UserError
-from tgems.run_config import complete_config, recorded_config, trained_gates
+from tgems.workflow_config import complete_config, recorded_config, trained_gates
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ import tarfile
 import pytest
 
 from tgems.data.fetch import fetch_split
-from tgems.data.webdataset import ShardError, SplitFiles, read_shard
+from tgems.data.tar_index import ShardError
+from tgems.data.webdataset import SplitFiles, read_shard
 from tgems.errors import UserError
 from tgems.provenance import digest_file, read_json
 

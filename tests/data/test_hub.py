@@ -5,7 +5,8 @@ import pytest
 from data.hub_server import COMMIT, use
 
 from tgems.data.fetch import fetch_split
-from tgems.data.webdataset import Prompts, Sample, ShardError, SplitFiles, write_prompts, write_split
+from tgems.data.tar_index import ShardError
+from tgems.data.webdataset import Prompts, Sample, SplitFiles, write_prompts, write_split
 from tgems.errors import UserError
 from tgems.provenance import digest_file, read_json
 

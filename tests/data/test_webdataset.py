@@ -5,8 +5,9 @@ import tarfile
 import pytest
 from PIL import Image
 
-from tgems.data.demo import generate_split
-from tgems.data.webdataset import Sample, ShardError, read_prompts, read_shard, shard_paths, write_split
+from tgems.data.tar_index import ShardError
+from tgems.data.webdataset import Sample, read_prompts, read_shard, shard_paths, write_split
+from tgems.demo.datasets import generate_split
 
 
 def _bytes(folder):

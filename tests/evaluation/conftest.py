@@ -6,20 +6,20 @@ import pytest
 import torch
 from conftest import DEMO, variant
 
-from tgems.backbones.config import model_config
+from tgems.backbones.references import model_config
+from tgems.costs.exit_costs import module_costs
 from tgems.evaluation.curves import curves_of
 from tgems.evaluation.estimates import points_of
-from tgems.evaluation.inputs import Split
-from tgems.evaluation.rows import endpoint_rows, policy_rows
+from tgems.evaluation.operating_points import endpoint_rows, policy_rows
+from tgems.evaluation.split import Split
 from tgems.evaluation.thresholds import fit_policies
 from tgems.evaluation.tradeoff import tradeoff
 from tgems.evaluation.uncertainty import SharedSources
 from tgems.exits.bank_modules import BankGates
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
-from tgems.exits.outputs import ExitModules
-from tgems.exits.registry import POLICIES
 from tgems.features.cache import load_features
-from tgems.profiling.costs import module_costs
+from tgems.policies.exit_outputs import ExitModules
+from tgems.policies.registry import POLICIES
 
 TARGETS = [0.45, 0.8]
 S = 5 * 64

@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 
 from tgems.config.run import ALL_POLICIES
-from tgems.evaluation.rows import exit_shares
+from tgems.evaluation.operating_points import exit_shares
 from tgems.evaluation.semantic_content import groups, semantic_content
 from tgems.evaluation.tradeoff import COLUMNS
-from tgems.exits.registry import POLICIES
+from tgems.policies.registry import POLICIES
 
 
 def at(evaluated, policy, metric=None, **where):

@@ -4,11 +4,11 @@ import torch
 from conftest import DEMO, options, variant
 from toy import toy_pairs
 
-from tgems.backbones.config import model_config
-from tgems.exits.folders import load_folds
-from tgems.exits.stage import Training, run_heads
-from tgems.exits.train import cross_fit, embed, embed_out_of_fold, train_heads
-from tgems.profiling.costs import module_costs, write_costs
+from tgems.backbones.references import model_config
+from tgems.costs.exit_costs import module_costs, write_costs
+from tgems.exits.head_training import cross_fit, embed, embed_out_of_fold, train_heads
+from tgems.exits.saved_modules import load_folds
+from tgems.exits.training_jobs import Training, run_heads
 
 RATES = torch.tensor([0.25, 0.5, 0.75, 1.0])
 HEADS = options("heads", fold_passes=40, batch_size=64, hidden=16, learning_rate=0.01, weight_decay=0.05)

@@ -10,25 +10,25 @@ from torch.nn import functional as F
 
 from tgems.backbones.towers import as_tower
 from tgems.config.training import BankGateOptions, ConfidenceTraining, HeadOptions, ImageGateOptions
-from tgems.evaluation.inputs import Split
-from tgems.evaluation.rows import policy_rows
+from tgems.costs.exit_costs import exit_costs
+from tgems.evaluation.operating_points import policy_rows
 from tgems.evaluation.semantic_content import semantic_content
+from tgems.evaluation.split import Split
 from tgems.evaluation.thresholds import fit_policies, usable
-from tgems.exits.bank_gates import train_bank_gates
+from tgems.exits.bank_gate_training import train_bank_gates
 from tgems.exits.bank_modules import BankGates, break_even_price
-from tgems.exits.image_gates import hit_probabilities, train_image_gates, train_lookahead
-from tgems.exits.layers import ExitNorm
+from tgems.exits.head_training import embed, train_confidence_gates, train_heads
+from tgems.exits.image_gate_training import hit_probabilities, train_image_gates, train_lookahead
 from tgems.exits.modules import ExitHeads, ImageGates
-from tgems.exits.outputs import ExitModules
-from tgems.exits.pairs import Pairs
-from tgems.exits.registry import POLICIES
-from tgems.exits.train import embed, train_confidence_gates, train_heads
+from tgems.exits.per_exit_layers import ExitNorm
+from tgems.exits.training_pairs import Pairs
 from tgems.features.cache import FeatureSet
 from tgems.features.encode import encode_images
-from tgems.features.rows import Rows
-from tgems.profiling.costs import exit_costs
-from tgems.profiling.count import trace_modules
-from tgems.profiling.macs import count_encoder
+from tgems.features.row_access import Rows
+from tgems.policies.exit_outputs import ExitModules
+from tgems.policies.registry import POLICIES
+from tgems.profiling.count_backbone import trace_modules
+from tgems.profiling.fvcore_trace import count_encoder
 
 SIZES = {"hidden": 8, "passes": 1, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.0}
 HEADS = HeadOptions(**SIZES, products="float32")

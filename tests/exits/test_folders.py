@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from tgems.errors import UserError
 from tgems.exits.bank_modules import BankGates
-from tgems.exits.folders import load_extra, load_module
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
+from tgems.exits.saved_modules import load_extra, load_module
 from tgems.provenance import digest_file, read_json
 
 WEIGHTS = "0" * 64

@@ -6,12 +6,12 @@ from conftest import options
 from toy import toy_pairs
 
 from tgems.config.training import JointTraining
+from tgems.costs.exit_costs import ExitCosts
 from tgems.exits import losses
 from tgems.exits.bank_modules import JointBankGates, bank_features
-from tgems.exits.folders import build_module
-from tgems.exits.joint import draw_bank, relative_costs, train_joint
+from tgems.exits.joint_training import draw_bank, relative_costs, train_joint
 from tgems.exits.modules import ImageGates
-from tgems.profiling.costs import ExitCosts
+from tgems.exits.saved_modules import build_module
 
 COSTS = ExitCosts((1, 2, 3, 4), (250, 500, 750, 1000), (10,) * 3, (2,) * 3, (2,) * 3, (2,) * 3, 5, 8, (4,) * 3, 10)
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from tgems.costs.closed_form import BANK_FEATURES, bank_gate_inputs
 from tgems.exits.bank_modules import BankGates, bank_features
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
-from tgems.exits.sizes import BANK_FEATURES, bank_gate_inputs
 
 
 def test_heads_equal_one_small_network_per_exit():

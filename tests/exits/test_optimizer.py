@@ -46,13 +46,13 @@ def test_training_and_evaluation_import_no_compiler_and_no_backbone(tmp_path):
         from tgems.jobs import job, use_threads
 
         with job(sys.argv[1], 1):
-            import tgems.evaluation.stage
-            import tgems.exits.stage
+            import tgems.evaluation.jobs
+            import tgems.exits.training_jobs
 
             use_threads(1)
             import torch
             from tgems.config.training import Schedule
-            from tgems.exits.fitting import fit
+            from tgems.exits.training_loop import fit
 
             assert torch.are_deterministic_algorithms_enabled()
             module, ones = torch.nn.Linear(3, 1), torch.ones(4, 3)

@@ -6,10 +6,10 @@ from conftest import options
 from torch.nn import functional as F
 from toy import toy_pairs
 
-from tgems.exits.fitting import denormals_flushed, products_in
+from tgems.exits.head_training import train_heads
 from tgems.exits.modules import ExitHeads
-from tgems.exits.pairs import RIDGE
-from tgems.exits.train import train_heads
+from tgems.exits.training_loop import denormals_flushed, products_in
+from tgems.exits.training_pairs import RIDGE
 
 RATES = torch.tensor([0.25, 0.5, 0.75, 1.0])
 

@@ -5,14 +5,14 @@ import torch
 from conftest import DEMO, options, variant
 from safetensors.torch import load_file
 
-from tgems.backbones.config import model_config
+from tgems.backbones.references import model_config
 from tgems.config.training import ConfidenceTraining
+from tgems.costs.exit_costs import module_costs, write_costs
 from tgems.data.webdataset import SplitFiles
-from tgems.exits.stage import run_gates, run_heads, run_image_gates, run_lookahead
+from tgems.exits.training_jobs import run_gates, run_heads, run_image_gates, run_lookahead
 from tgems.features.cache import load_features
 from tgems.features.extract import extract_features
 from tgems.features.shards import Encoding
-from tgems.profiling.costs import module_costs, write_costs
 
 
 def _train(features, macs, out, gigabytes):

@@ -3,17 +3,17 @@ import torch
 from conftest import DEMO, options, variant
 from toy import toy_pairs
 
-from tgems.backbones.config import model_config
+from tgems.backbones.references import model_config
 from tgems.config.training import ConfidenceTraining
+from tgems.costs.exit_costs import ExitCosts, module_costs, write_costs
 from tgems.errors import UserError
-from tgems.exits.bank_gates import draw_bank_examples, train_bank_gates, worth_of_going_on
-from tgems.exits.folders import load_module
-from tgems.exits.image_gates import hard_rate, hit_probabilities, train_image_gates, train_lookahead
-from tgems.exits.pairs import Pairs
-from tgems.exits.stage import Training, run_heads
-from tgems.exits.train import embed, train_confidence_gates, train_heads
+from tgems.exits.bank_gate_training import draw_bank_examples, train_bank_gates, worth_of_going_on
+from tgems.exits.head_training import embed, train_confidence_gates, train_heads
+from tgems.exits.image_gate_training import hard_rate, hit_probabilities, train_image_gates, train_lookahead
+from tgems.exits.saved_modules import load_module
+from tgems.exits.training_jobs import Training, run_heads
+from tgems.exits.training_pairs import Pairs
 from tgems.features.cache import load_features
-from tgems.profiling.costs import ExitCosts, module_costs, write_costs
 
 RATES = torch.tensor([0.25, 0.5, 0.75, 1.0])
 

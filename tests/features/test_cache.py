@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tgems.costs.exit_layout import summary_dim
 from tgems.data.webdataset import SplitFiles, read_shard, shard_paths
 from tgems.errors import UserError
-from tgems.exits.sizes import summary_dim
 from tgems.features.cache import load_features
 from tgems.features.encode import encode_images
 from tgems.features.extract import extract_features
-from tgems.features.rows import Rows
+from tgems.features.row_access import Rows
 from tgems.features.shards import Encoding
 
 

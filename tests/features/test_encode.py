@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tgems.data.demo import samples
+from tgems.demo.datasets import samples
 from tgems.errors import UserError
 from tgems.features.encode import class_embeddings, encode_images, encode_texts
 

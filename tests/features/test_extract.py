@@ -14,8 +14,8 @@ from conftest import DEMO
 from PIL import Image
 
 from tgems.backbones.load import load_backbone
-from tgems.data.demo import generate_split
 from tgems.data.webdataset import Prompts, Sample, SplitFiles, write_prompts, write_split
+from tgems.demo.datasets import generate_split
 from tgems.errors import UserError
 from tgems.features import shards
 from tgems.features.cache import load_features

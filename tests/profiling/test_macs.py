@@ -2,21 +2,21 @@ import re
 
 import pytest
 import torch
-from conftest import DEMO, ROOT, options, variant
+from conftest import DEMO, ROOT, variant
 from torch import nn
 
-from tgems.backbones.config import architecture, model_config
+from tgems.architectures.catalog import architecture
 from tgems.backbones.load import build_image_tower
-from tgems.config.run import RunConfig, SummaryOptions
+from tgems.backbones.references import model_config
+from tgems.costs.closed_form import BANK_FEATURES, encoder_cost
+from tgems.costs.exit_costs import module_costs, read_costs
+from tgems.costs.exit_layout import exit_blocks
 from tgems.errors import UserError
 from tgems.exits.bank_modules import BankGates
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
-from tgems.exits.sizes import BANK_FEATURES, exit_blocks
-from tgems.profiling.closed_form import encoder_cost
-from tgems.profiling.costs import module_costs, read_costs
-from tgems.profiling.count import count_backbone
-from tgems.profiling.macs import ZERO_COST, UnsupportedOperationError, count_encoder, count_macs
-from tgems.profiling.table import MODULES, print_tables
+from tgems.profiling.cost_table import print_tables
+from tgems.profiling.count_backbone import count_backbone
+from tgems.profiling.fvcore_trace import ZERO_COST, UnsupportedOperationError, count_encoder, count_macs
 from tgems.provenance import read_json
 
 RANDOM = ["ViT-B-32-quickgelu", "ViT-B-16", "coca_ViT-B-32", "ViT-L-14-CLIPA", "RN50", "RN50x4"]
@@ -137,10 +137,3 @@ def test_table_of_a_model(capsys):
 def test_table_of_no_model_names_it(model, message):
     with pytest.raises(UserError, match=re.escape(message)):
         print_tables([model])
-
-
-def test_table_uses_the_configurations_defaults():
-    assert MODULES["exits"] == RunConfig.model_fields["exits"].default
-    assert MODULES["summary"] == SummaryOptions().plain()
-    for name in ("heads", "image_gates", "bank_gates"):
-        assert MODULES[name]["hidden"] == options(name).hidden

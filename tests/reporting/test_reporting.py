@@ -7,10 +7,10 @@ import pytest
 from conftest import DEMO, variant
 from PIL import Image
 
-from tgems.backbones.config import model_config
+from tgems.backbones.references import model_config
+from tgems.costs.closed_form import encoder_cost
+from tgems.costs.exit_costs import module_costs, write_costs
 from tgems.evaluation.tradeoff import COLUMNS
-from tgems.profiling.closed_form import encoder_cost
-from tgems.profiling.costs import module_costs, write_costs
 from tgems.reporting.figures import FIGURES, plot_figure
 from tgems.reporting.tables import ablations, decide, make_tables, summary
 

@@ -12,17 +12,17 @@ import torch
 from conftest import DEMO, options, variant
 from PIL import Image
 
-from tgems.backbones.config import model_config
+from tgems.backbones.references import model_config
 from tgems.config.run import ALL_POLICIES
 from tgems.config.training import ConfidenceTraining
+from tgems.costs.exit_costs import module_costs, read_costs, write_costs
 from tgems.data.webdataset import read_shard, shard_paths
-from tgems.evaluation.inputs import Split, Trained
-from tgems.evaluation.stage import run_evaluation, run_thresholds
+from tgems.evaluation.jobs import run_evaluation, run_thresholds
+from tgems.evaluation.split import Split, Trained
 from tgems.evaluation.thresholds import from_json
-from tgems.exits.policies import OperatingPoint
-from tgems.exits.stage import run_gates, run_heads, run_image_gates, run_lookahead
+from tgems.exits.training_jobs import run_gates, run_heads, run_image_gates, run_lookahead
 from tgems.features.cache import load_features
-from tgems.profiling.costs import module_costs, read_costs, write_costs
+from tgems.policies.interface import OperatingPoint
 from tgems.provenance import read_json
 from tgems.reporting.run_record import write_provenance
 from tgems.runtime.export import from_results

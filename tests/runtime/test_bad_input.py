@@ -11,12 +11,12 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from tgems.cli import app
-from tgems.data.tarindex import index_shard
+from tgems.costs.exit_costs import read_costs
+from tgems.data.tar_index import index_shard
 from tgems.data.webdataset import shard_paths
 from tgems.errors import UserError
-from tgems.exits.registry import find_policies
 from tgems.features.cache import load_features
-from tgems.profiling.costs import read_costs
+from tgems.policies.registry import find_policies
 from tgems.provenance import read_json
 
 PHOTO = ROOT / "docs/tradeoff.png"

@@ -268,6 +268,6 @@ def test_start_is_quick(saved):
 
 
 def test_macs_is_the_profiler_s_command():
-    from tgems.profiling.table import cost_table
+    from tgems.profiling.cost_table import cost_table
 
     assert cost_table(DEMO["pretrained"]) in tgems("macs", DEMO["pretrained"])

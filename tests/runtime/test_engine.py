@@ -10,9 +10,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tgems.data.webdataset import SplitFiles
 from tgems.exits.modules import ExitHeads
-from tgems.exits.registry import POLICIES
 from tgems.features.extract import extract_features
 from tgems.features.shards import Encoding
+from tgems.policies.registry import POLICIES
 from tgems.runtime.engine import Sizes, encode_early
 from tgems.runtime.rules import POLICIES as RUNNABLE
 from tgems.runtime.rules import ExitRule

@@ -7,11 +7,11 @@ from small_towers import TOWERS
 from torch import nn
 
 from tgems.backbones.towers import as_tower
+from tgems.costs.exit_costs import exit_costs
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.features.encode import encode_images
-from tgems.profiling.costs import exit_costs
-from tgems.profiling.count import trace_modules
-from tgems.profiling.macs import count_encoder
+from tgems.profiling.count_backbone import trace_modules
+from tgems.profiling.fvcore_trace import count_encoder
 from tgems.runtime.engine import Sizes, encode_early
 from tgems.runtime.rules import ImageRule
 

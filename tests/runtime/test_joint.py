@@ -6,12 +6,12 @@ from conftest import DEMO, variant
 from torch import nn
 from torch.nn import functional as F
 
-from tgems.backbones.config import model_config
+from tgems.backbones.references import model_config
+from tgems.costs.exit_costs import module_costs
 from tgems.errors import UserError
 from tgems.exits.bank_modules import JointBankGates, bank_features
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.features.encode import encode_images
-from tgems.profiling.costs import module_costs
 from tgems.provenance import read_json, write_json
 from tgems.runtime.folder import load
 from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP

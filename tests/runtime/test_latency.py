@@ -8,10 +8,10 @@ from conftest import DEMO, variant
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tgems.backbones.config import model_config
+from tgems.backbones.references import model_config
 from tgems.config.run import LatencyOptions
+from tgems.costs.exit_costs import module_costs, write_costs
 from tgems.errors import UserError
-from tgems.profiling.costs import module_costs, write_costs
 from tgems.runtime import latency
 from tgems.runtime.engine import encode_early
 from tgems.runtime.latency import EARLY, FULL, draw_exits, measure_latency, run_latency, trained_shares

@@ -10,7 +10,7 @@ from tgems.errors import UserError
 from tgems.exits import bank_modules
 from tgems.exits.bank_modules import BankGates
 from tgems.exits.modules import ExitHeads, LookaheadGates
-from tgems.exits.registry import POLICIES
+from tgems.policies.registry import POLICIES
 from tgems.runtime.model import Calibration, EarlyExitCLIP
 from tgems.runtime.rules import BANK_RULES, ImageRule
 

@@ -58,7 +58,7 @@ def _main() -> None:
     sys.path.insert(0, os.getcwd())
     import pandas  # noqa: F401  (Snakemake imports it for every DAG)
 
-    from tgems import run_config  # noqa: F401
+    from tgems import workflow_config  # noqa: F401
 
     jobs = json.load(sys.stdin)
     if jobs["appended"] is None:

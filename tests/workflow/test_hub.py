@@ -6,8 +6,8 @@ import pytest
 from data.hub_server import COMMIT, serve
 from running import planned, snakemake
 
-from tgems.data.demo import generate_split
 from tgems.data.webdataset import write_prompts
+from tgems.demo.datasets import generate_split
 from tgems.features.cache import load_features
 from tgems.provenance import read_json
 

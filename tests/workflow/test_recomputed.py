@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tgems.exits.bank_modules import bank_features
-from tgems.exits.folders import load_module
+from tgems.exits.saved_modules import load_module
 
 pytestmark = pytest.mark.workflow
 BACKBONE, TARGET = "demo-vit-8", 0.6

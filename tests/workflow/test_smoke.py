@@ -14,10 +14,10 @@ import pytest
 from conftest import ROOT
 from running import SMOKE, copy_project, failed, planned, snakemake
 
-from tgems.backbones.install import install
 from tgems.backbones.load import load_backbone
 from tgems.config.run import ALL_POLICIES
 from tgems.data.webdataset import Prompts, write_prompts
+from tgems.demo.installing import install
 from tgems.provenance import digest_file, read_json
 
 pytestmark = pytest.mark.workflow

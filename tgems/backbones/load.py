@@ -7,15 +7,16 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
+from tgems.architectures.catalog import check_supported, family
+from tgems.architectures.open_clip_config import ModelConfig, OpenClipConfig
 from tgems.backbones.checkpoint import load_checkpoint
-from tgems.backbones.config import check_supported, family, model_config
-from tgems.backbones.open_clip_config import ModelConfig, OpenClipConfig
+from tgems.backbones.references import model_config
 from tgems.backbones.source import Source, find_source
 from tgems.backbones.tokenizer import build_tokenizer, require_hub_id
 from tgems.backbones.towers import Tower, as_tower
+from tgems.costs.exit_layout import exit_blocks
 from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
-from tgems.exits.sizes import exit_blocks
 from tgems.provenance import digest_tensors
 
 

@@ -8,19 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tgems.architectures.catalog import check_same, check_supported, read_architecture
+from tgems.architectures.open_clip_config import CONFIG_NAME, OpenClipConfig, PreprocessConfig
 from tgems.backbones.checkpoint import OPENAI_KEYS, is_openais, read_state
-from tgems.backbones.config import (
+from tgems.backbones.references import (
     DOWNLOAD_AGAIN,
-    check_same,
-    check_supported,
     checkpoint_in,
     folder_config,
     local_folder,
     model_config,
-    read_architecture,
     weights_form,
 )
-from tgems.backbones.open_clip_config import CONFIG_NAME, OpenClipConfig, PreprocessConfig
 from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
 from tgems.provenance import digest_tensors

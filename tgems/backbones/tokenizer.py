@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tgems.backbones.open_clip_config import TextConfig
+from tgems.architectures.open_clip_config import TextConfig
 from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
 from tgems.untrusted import is_hub_id, read_json_as

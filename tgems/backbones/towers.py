@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tgems.backbones.config import SUPPORTED
-from tgems.backbones.summary_grid import require_grid
+from tgems.architectures.catalog import SUPPORTED
+from tgems.costs.exit_layout import require_grid
 from tgems.errors import UserError
 
 

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from tgems.data.entries import Part, licence_of, parse_part
+from tgems.data.dataset_entries import Part, licence_of, parse_part
 from tgems.data.hub import HubCopy
-from tgems.data.tarindex import check_end
+from tgems.data.tar_index import check_end
 from tgems.data.webdataset import PROMPT_FILES, read_prompts, shard_paths
 from tgems.errors import UserError
 from tgems.provenance import digest_file, write_json

@@ -10,9 +10,9 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from tgems.data.entries import Part
+from tgems.data.dataset_entries import Part
 from tgems.data.network import network_errors
-from tgems.data.tarindex import check_end
+from tgems.data.tar_index import check_end
 from tgems.data.webdataset import MOST_DIGITS
 from tgems.errors import UserError
 from tgems.provenance import digest_file, read_json, write_json, writing

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from tgems.data.decoding import UNREADABLE, open_rgb
-from tgems.data.tarindex import IMAGE_SUFFIXES
+from tgems.data.tar_index import IMAGE_SUFFIXES
 from tgems.data.webdataset import Prompts, Sample, read_prompts, write_prompts, write_split
 from tgems.errors import UserError, nearest, reading, reason
 from tgems.failures import one_line_errors

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tgems.data.tarindex import ShardError, index_shard, read_image
+from tgems.data.tar_index import ShardError, index_shard, read_image
 from tgems.provenance import digest_file, read_json, whole_folder, write_text
 from tgems.untrusted import read_text
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tgems.costs.exit_costs import ExitCosts
 from tgems.evaluation.estimates import HEADLINE, Point, measure
 from tgems.evaluation.uncertainty import Estimate
-from tgems.exits.policies import Policy
 from tgems.features.cache import FeatureSet
-from tgems.profiling.costs import ExitCosts
+from tgems.policies.interface import Policy
 
 AREA_FROM, AREA_TO = 0.3, 0.9
 Key = tuple[str, str | None, str | None]  # policy, twin_of, calibration

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tgems.evaluation.rows import Row
+from tgems.evaluation.operating_points import Row
 from tgems.evaluation.uncertainty import Estimate
 from tgems.features.cache import FeatureSet
 

@@ -7,7 +7,7 @@ import pandas as pd
 from PIL import Image
 
 from tgems.data.webdataset import SplitFiles, read_prompts
-from tgems.evaluation.rows import Row
+from tgems.evaluation.operating_points import Row
 
 PER_EXIT = 4
 THUMBNAIL = 64

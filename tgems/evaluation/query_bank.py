@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from tgems.costs.closed_form import bank_product_macs
 from tgems.errors import UserError
 from tgems.evaluation.metrics import text_to_image_ranks
 from tgems.exits.losses import exit_weights
-from tgems.profiling.closed_form import bank_product_macs
 
 ROWS = 1024
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from tgems.evaluation.inputs import Split
 from tgems.evaluation.metrics import hits_per_image, text_to_image_ranks
+from tgems.evaluation.split import Split
 from tgems.evaluation.uncertainty import Estimate, SharedSources, intervals
 
 THIRDS = ("clean", "middle", "hard")

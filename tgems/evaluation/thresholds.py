@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from tgems.evaluation.inputs import Split
+from tgems.costs.exit_costs import ExitCosts
+from tgems.evaluation.split import Split
 from tgems.evaluation.uncertainty import SharedSources
-from tgems.exits.policies import OperatingPoint, Policy
-from tgems.profiling.costs import ExitCosts
+from tgems.policies.interface import OperatingPoint, Policy
 
 logger = logging.getLogger(__name__)
 

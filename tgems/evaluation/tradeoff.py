@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from tgems.costs.exit_costs import ExitCosts
 from tgems.evaluation.estimates import Point, direction_of, measure, metrics_of
 from tgems.evaluation.uncertainty import Estimate, SharedSources, intervals
 from tgems.features.cache import FeatureSet
-from tgems.profiling.costs import ExitCosts
 
 COLUMNS = [
     *("backbone", "dataset", "task", "direction", "policy", "twin_of", "variant", "guidance", "calibration"),

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tgems.exits.layers import ExitLinear, ExitNorm
-from tgems.exits.sizes import BANK_FEATURES, PRICE_INPUTS, bank_gate_inputs
+from tgems.costs.closed_form import BANK_FEATURES, PRICE_INPUTS, bank_gate_inputs
+from tgems.exits.per_exit_layers import ExitLinear, ExitNorm
 
 PRICES = (0.01, 6.0)
 CONFIDENCE = 0.4  # weight of the log odds, chosen on validation images of the demo

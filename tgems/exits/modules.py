@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tgems.exits.layers import ExitLinear, ExitNorm
+from tgems.exits.per_exit_layers import ExitLinear, ExitNorm
 
 
 class ExitHeads(nn.Module):

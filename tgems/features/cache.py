@@ -21,9 +21,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tgems.backbones.summary_grid import grid_of, n_parts
+from tgems.costs.exit_layout import grid_of, n_parts
 from tgems.errors import UserError
-from tgems.features.rows import Rows
+from tgems.features.row_access import Rows
 from tgems.provenance import digest_file, read_json, write_json
 from tgems.untrusted import read_safetensors
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tgems.data.decoding import UNREADABLE, open_rgb
-from tgems.data.tarindex import Entry, read_image
+from tgems.data.tar_index import Entry, read_image
 from tgems.errors import reason
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from tgems.backbones.load import Backbone
-from tgems.data.tarindex import Entry, index_shard
+from tgems.data.tar_index import Entry, index_shard
 from tgems.data.webdataset import SplitFiles
 from tgems.devices import autocast, require_device
 from tgems.errors import UserError

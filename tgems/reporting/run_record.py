@@ -11,7 +11,7 @@ def require_results_of(config: dict, provenance: Path) -> None:
     """Refuse tables that were made with another configuration.
 
     Args:
-        config: The recorded part of the configuration in use (`tgems.run_config.recorded_config`).
+        config: The recorded part of the configuration in use (`tgems.workflow_config.recorded_config`).
         provenance: `tables/provenance.json` beside the tables; tables without one are not whole.
 
     Raises:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from tgems.costs.exit_costs import costs_from
 from tgems.evaluation.uncertainty import holm
-from tgems.profiling.costs import costs_from
 from tgems.provenance import read_json, write_text
 from tgems.reporting.calibration import shown_first, transferred
 

@@ -4,11 +4,11 @@ import math
 from pathlib import Path
 
 from tgems.backbones.load import load_backbone
+from tgems.costs.exit_costs import ExitCosts, read_costs
 from tgems.errors import UserError
 from tgems.evaluation.estimates import HEADLINE
-from tgems.exits.folders import load_module
-from tgems.exits.names import image_gates_folder, joint_folder
-from tgems.profiling.costs import ExitCosts, read_costs
+from tgems.exits.module_folders import image_gates_folder, joint_folder
+from tgems.exits.saved_modules import load_module
 from tgems.provenance import FINISHED, read_json, read_provenance
 from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
 from tgems.runtime.rules import POLICIES

@@ -2,7 +2,7 @@
 
 config.json          tgems/runtime/saved_config.py: backbone, policy, costs, thresholds by data set, digests
 model.safetensors    heads and gates
-README.md            model card (tgems/runtime/card.py)
+README.md            model card (tgems/runtime/model_card.py)
 """
 
 import hashlib
@@ -14,15 +14,15 @@ from pathlib import Path
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from tgems.architectures.open_clip_config import ModelConfig
 from tgems.backbones.load import Backbone, build_backbone, preprocessing
-from tgems.backbones.open_clip_config import ModelConfig
 from tgems.backbones.source import find_source
+from tgems.costs.exit_costs import ExitCosts
 from tgems.errors import UserError
-from tgems.exits.folders import BUILDERS, build_module, checked_file, part_of
-from tgems.profiling.costs import ExitCosts
+from tgems.exits.saved_modules import BUILDERS, build_module, checked_file, part_of
 from tgems.provenance import commit, versions, whole_file, write_json, write_text, writing
-from tgems.runtime.card import model_card
 from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
+from tgems.runtime.model_card import model_card
 from tgems.runtime.saved_config import (
     CONFIG,
     FORMAT,

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tgems.data.decoding import UNREADABLE, open_rgb
-from tgems.data.tarindex import IMAGE_SUFFIXES, Entry, index_shard, read_image
+from tgems.data.tar_index import IMAGE_SUFFIXES, Entry, index_shard, read_image
 from tgems.errors import UserError, first_line, reading, reason
 from tgems.provenance import digest_json, digest_tensors, read_json, whole_file, write_json
 from tgems.runtime.folder import tensors_of

@@ -19,11 +19,11 @@ from tqdm import tqdm
 from tgems.backbones.load import load_backbone
 from tgems.backbones.towers import Tower
 from tgems.config.run import LatencyOptions
+from tgems.costs.exit_costs import ExitCosts, read_costs
 from tgems.devices import autocast, require_device
 from tgems.errors import UserError
 from tgems.exits.losses import exit_weights
 from tgems.exits.modules import ExitHeads, LookaheadGates
-from tgems.profiling.costs import ExitCosts, read_costs
 from tgems.provenance import whole_file
 from tgems.runtime.engine import Sizes, default_chunk, encode_early
 from tgems.runtime.rules import ImageRule

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tgems.backbones.load import Backbone
+from tgems.costs.exit_costs import ExitCosts
 from tgems.errors import UserError
 from tgems.exits.bank_modules import BankGates, JointBankGates
 from tgems.exits.modules import ExitHeads, ImageGates
-from tgems.exits.registry import find_policies
-from tgems.profiling.costs import ExitCosts
+from tgems.policies.registry import find_policies
 from tgems.runtime.engine import Encoded, Sizes, encode_early
 from tgems.runtime.rules import BANK_RULES, IMAGE_RULES, POLICIES, Everyone, ExitRule, ImageRule, exits_within
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tgems.errors import UserError
 from tgems.exits.bank_modules import BankGates, JointBankGates
 from tgems.exits.modules import ExitHeads, ImageGates
-from tgems.exits.outputs import BankStatistics, bank_statistics
+from tgems.policies.exit_outputs import BankStatistics, bank_statistics
 
 
 class Leaving(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
-from tgems.backbones.open_clip_config import ModelConfig
-from tgems.backbones.summary_grid import grid_of
+from tgems.architectures.open_clip_config import ModelConfig
+from tgems.costs.exit_layout import grid_of
 from tgems.errors import UserError, reading
 from tgems.exits.architecture import Architecture
 from tgems.untrusted import Closed, Digest, Size, explain, file_inside, read_json_as
@@ -52,7 +52,7 @@ class BackboneEntry(Closed):
 
 
 class Costs(Closed):
-    """See `tgems.profiling.costs.ExitCosts`."""
+    """See `tgems.costs.exit_costs.ExitCosts`."""
 
     blocks: tuple[Size, ...]
     encoder: Annotated[PerBlock, Field(min_length=2)]

@@ -6,16 +6,21 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir)))
 
-from tgems.backbones.config import backbone_files
+from tgems.backbones.references import backbone_files
 from tgems.config.reading import refuse_duplicate_keys
 from tgems.config.training import LookaheadOptions
-from tgems.data.entries import DEMO_DATASETS
+from tgems.data.dataset_entries import DEMO_DATASETS
 from tgems.errors import UserError
-from tgems.exits.names import job_folders
+from tgems.exits.module_folders import job_folders
 from tgems.import_closure import import_closure
 from tgems.reporting.published import has_published
 from tgems.reporting.run_record import require_results_of
-from tgems.run_config import complete_config, costs_of, recorded_config, trained_gates
+from tgems.workflow_config import (
+    complete_config,
+    costs_of,
+    recorded_config,
+    trained_gates,
+)
 
 try:
     refuse_duplicate_keys(workflow.configfiles)

@@ -160,7 +160,7 @@ def joint_options(wildcards):
 
 
 def trained(wildcards):
-    """Where the modules of a backbone and variant are, and how they are trained (tgems.evaluation.inputs.Trained)."""
+    """Where the modules of a backbone and variant are, and how they are trained (tgems.evaluation.split.Trained)."""
     variant = config["variants"][wildcards.variant]
     return {
         "exits": f"{RESULTS}/exits/{wildcards.backbone}/{wildcards.variant}",

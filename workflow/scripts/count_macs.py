@@ -2,7 +2,7 @@ from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
     from tgems.backbones.load import build_image_tower
-    from tgems.profiling.count import count_backbone
+    from tgems.profiling.count_backbone import count_backbone
 
     use_threads(snakemake.threads)
     params = snakemake.params

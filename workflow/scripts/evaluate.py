@@ -1,8 +1,8 @@
 from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
-    from tgems.evaluation.inputs import Trained
-    from tgems.evaluation.stage import run_evaluation
+    from tgems.evaluation.jobs import run_evaluation
+    from tgems.evaluation.split import Trained
 
     use_threads(snakemake.threads)
     params, files = dict(snakemake.params.items()), dict(snakemake.input.items())

@@ -2,8 +2,8 @@ from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
     from tgems.config.run import QueryBankOptions
-    from tgems.evaluation.inputs import Trained
-    from tgems.evaluation.stage import run_thresholds
+    from tgems.evaluation.jobs import run_thresholds
+    from tgems.evaluation.split import Trained
 
     use_threads(snakemake.threads)
     files, out, params = snakemake.input, dict(snakemake.output.items()), dict(snakemake.params.items())

@@ -4,8 +4,8 @@ with job(snakemake.log[0], snakemake.threads):
     import json
     from pathlib import Path
 
-    from tgems.backbones.pretrain import pretrain
     from tgems.config.run import PretrainingOptions
+    from tgems.demo.pretraining import pretrain
 
     use_threads(snakemake.threads)
     pretrain(

@@ -2,7 +2,7 @@ from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
     from tgems.config.training import BankGateOptions
-    from tgems.exits.stage import run_gates
+    from tgems.exits.training_jobs import run_gates
 
     use_threads(snakemake.threads)
     files, seeds, out = snakemake.input, [int(snakemake.wildcards.seed)], list(snakemake.output)

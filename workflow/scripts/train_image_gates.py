@@ -2,7 +2,7 @@ from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
     from tgems.config.training import ImageGateOptions
-    from tgems.exits.stage import run_image_gates
+    from tgems.exits.training_jobs import run_image_gates
 
     use_threads(snakemake.threads)
     files, params = snakemake.input, snakemake.params

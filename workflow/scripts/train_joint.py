@@ -2,7 +2,7 @@ from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
     from tgems.config.training import JointTraining
-    from tgems.exits.stage import run_joint
+    from tgems.exits.training_jobs import run_joint
 
     use_threads(snakemake.threads)
     files, wildcards = snakemake.input, snakemake.wildcards

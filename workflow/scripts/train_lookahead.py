@@ -2,7 +2,7 @@ from tgems.jobs import job, use_threads
 
 with job(snakemake.log[0], snakemake.threads):
     from tgems.config.training import LookaheadOptions
-    from tgems.exits.stage import run_lookahead
+    from tgems.exits.training_jobs import run_lookahead
 
     use_threads(snakemake.threads)
     files, params = snakemake.input, snakemake.params

@@ -1,0 +1,113 @@
+"""The architectures that open_clip knows, and what their configurations say. Imports neither torch nor open_clip."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from tgems.architectures.open_clip_config import INERT, ModelConfig, VisionConfig
+from tgems.errors import UserError
+from tgems.untrusted import read_json_as
+
+SUPPORTED = "open_clip's Vision Transformers and ResNets, and timm's Vision Transformers, plain and EVA"
+TIMM_TRANSFORMERS = re.compile(r"(vit_(?!relpos|srelpos)|vitamin|eva|flexivit|aimv2|beit3)(?!.*rope_mixed)")
+
+
+def architecture(name: str) -> dict:
+    """Return the configuration of one of open_clip's own architectures, with the keys that open_clip's file has.
+
+    Raises:
+        UserError: There is none of that name; tells the nearest.
+    """
+    return read_architecture(name).model_dump(exclude_unset=True)
+
+
+def read_architecture(name: str) -> ModelConfig:
+    """Read the configuration of one of open_clip's own architectures.
+
+    Raises:
+        UserError: There is none of that name; tells the nearest.
+    """
+    folder = Path(find_spec("open_clip").submodule_search_locations[0]) / "model_configs"
+    known = {path.stem: path for path in folder.glob("*.json")}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"see {folder}"
+        raise UserError(f"backbone model {name!r}: open_clip has no such architecture; {hint}")
+    return read_json_as(ModelConfig, known[name], "install open_clip_torch again")
+
+
+def vision_config(model_cfg: dict) -> dict:
+    """The image tower's part of a configuration, open_clip's defaults filled in."""
+    return VisionConfig().model_dump() | model_cfg["vision_cfg"]
+
+
+def check_same(name: str, held: ModelConfig, pretrained: str) -> None:
+    """Refuse a configuration beside weights that describes another image tower than `name`.
+
+    Raises:
+        UserError: They differ; names the first key.
+    """
+    own = read_architecture(name)
+    sides = [
+        {"embed_dim": config.embed_dim, "quick_gelu": config.quick_gelu}
+        | config.vision_cfg.model_dump(exclude=INERT["vision_cfg"])
+        for config in (own, held)
+    ]
+    for key, ours in sides[0].items():
+        if ours != (theirs := sides[1][key]):
+            raise UserError(
+                f"backbone model {name!r} has {key} {ours!r}, but the weights {pretrained!r} are of {key} {theirs!r}; "
+                "name their architecture"
+            )
+
+
+def family(model_cfg: dict) -> str:
+    """Family of a supported image tower: `vit`, `timm` or `resnet`."""
+    vision = vision_config(model_cfg)
+    if vision["timm_model_name"]:
+        return "timm"
+    return "vit" if isinstance(vision["layers"], int) else "resnet"
+
+
+def positions_at_exits(model_cfg: dict) -> tuple[int, int] | None:
+    """Rows and columns of the coarsest feature map at an exit before the last; None for timm's towers.
+
+    Args:
+        model_cfg: open_clip model configuration of a supported tower.
+    """
+    kind, vision = family(model_cfg), vision_config(model_cfg)
+    if kind == "timm":
+        return None
+    stride = vision["patch_size"] if kind == "vit" else 16
+    (height, breadth), (tall, wide) = as_pair(vision["image_size"]), as_pair(stride)
+    return height // tall, breadth // wide
+
+
+def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a size that open_clip writes as one number or two."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def check_supported(model_cfg: dict, name: str) -> None:
+    """Refuse image towers that cannot be cut into blocks; `as_tower` says the same of the tower itself.
+
+    Args:
+        model_cfg: open_clip model configuration.
+        name: How the user calls it.
+
+    Raises:
+        UserError: One line that names the model and what is supported.
+    """
+    vision = vision_config(model_cfg)
+    timm = vision["timm_model_name"]
+    why = None
+    if timm and not TIMM_TRANSFORMERS.match(timm):
+        why = f"its image tower is timm's {timm}"
+    elif timm and not vision["timm_pool"] and vision["timm_proj"] in (None, "", "none"):
+        why = "its image tower does not pool"
+    elif family(model_cfg) == "vit" and (isinstance(vision["attentional_pool"], str) or vision["pool_type"] == "none"):
+        why = f"its image tower pools by {vision['attentional_pool'] or 'none'!r}"
+    if why:
+        raise UserError(f"backbone model {name!r} is not supported: {why}; supported are {SUPPORTED}")

@@ -1,0 +1,144 @@
+"""Closed forms of MACs. Imports neither torch nor open_clip: a dry run can tell which rate targets are out of reach."""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from tgems.architectures.catalog import as_pair, family, vision_config
+
+NORMALISATION_PER_ELEMENT = 5
+BANK_FEATURES = 11
+PRICE_INPUTS = 2
+
+
+@dataclass(frozen=True)
+class EncoderCost:
+    """MACs of an image encoder, matrix and convolution products only.
+
+    Attributes:
+        blocks: Stem and blocks 1..k, for k = 1..L.
+        finish: Frozen pooling and projection.
+        blocks_normalisation: Norms of stem and blocks 1..k, as fvcore counts them: 5 per element of a LayerNorm, 2 of a
+            BatchNorm.
+        finish_normalisation: The same of pooling and projection.
+        widths: Channels of a token or position after each block.
+        embed_dim: `D`.
+    """
+
+    blocks: tuple[int, ...]
+    finish: int
+    blocks_normalisation: tuple[int, ...]
+    finish_normalisation: int
+    widths: tuple[int, ...]
+    embed_dim: int
+
+    @property
+    def full(self) -> int:
+        """Stem, all blocks, pooling and projection."""
+        return self.blocks[-1] + self.finish
+
+    @property
+    def full_normalisation(self) -> int:
+        """Norms of the whole encoder."""
+        return self.blocks_normalisation[-1] + self.finish_normalisation
+
+
+def encoder_cost(model_cfg: dict) -> EncoderCost | None:
+    """Count a supported image encoder; None for timm's, whose sizes the configuration does not hold.
+
+    Args:
+        model_cfg: open_clip model configuration.
+    """
+    forms = {"vit": _transformer_cost, "resnet": _resnet_cost}
+    kind = family(model_cfg)
+    return forms[kind](vision_config(model_cfg), model_cfg["embed_dim"]) if kind in forms else None
+
+
+def _transformer_cost(vision: dict, embed_dim: int) -> EncoderCost:
+    """g^2 3p^2 w + k (4 N w^2 + 2 N^2 w + 2 m N w^2), then w D of one pooled token.
+
+    g^2 = patches, N = g^2 + 1 tokens, w = width, m = MLP ratio, D = embedding dimension. An attentional pooler of q
+    queries adds 2 q D^2 + 2 N w D + 2 q N D, and projects D to D.
+    """
+    width, depth = vision["width"], vision["layers"]
+    (height, breadth), (tall, wide) = as_pair(vision["image_size"]), as_pair(vision["patch_size"])
+    patches = (height // tall) * (breadth // wide)
+    tokens = patches + 1
+    stem = patches * 3 * tall * wide * width
+    hidden = int(width * vision["mlp_ratio"])
+    block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * hidden
+    norm = NORMALISATION_PER_ELEMENT * tokens * width
+    finish, finish_norm = (
+        width * embed_dim,
+        NORMALISATION_PER_ELEMENT * width if vision["final_ln_after_pool"] else norm,
+    )
+    if vision["attentional_pool"]:
+        queries = vision["attn_pooler_queries"]
+        finish = 2 * queries * embed_dim**2 + 2 * tokens * width * embed_dim + 2 * queries * tokens * embed_dim
+        finish += embed_dim**2
+        finish_norm = norm + 2 * NORMALISATION_PER_ELEMENT * queries * embed_dim
+    first = 0 if vision["no_ln_pre"] else norm
+    return EncoderCost(
+        blocks=tuple(stem + k * block for k in range(1, depth + 1)),
+        finish=finish,
+        blocks_normalisation=tuple(first + 2 * k * norm for k in range(1, depth + 1)),
+        finish_normalisation=finish_norm,
+        widths=(width,) * depth,
+        embed_dim=embed_dim,
+    )
+
+
+def _resnet_cost(vision: dict, embed_dim: int) -> EncoderCost:
+    """Three stem convolutions, four stages of bottlenecks, attention pooling of N = g^2 + 1 tokens.
+
+    A bottleneck of p planes multiplies, a position, i p + 9 p^2 before its stride and 4 p^2 after, and 4 i p where it
+    widens or strides; i are its input channels.
+    """
+    width, size = vision["width"], vision["image_size"] // 2
+    half = width // 2
+    macs = size**2 * (27 * half + 9 * half**2 + 9 * half * width)
+    norms = 2 * size**2 * (2 * half + width)
+    size, inputs = size // 2, width
+    per_stage, norm_per_stage, widths = [], [], []
+    for stage, depth in enumerate(vision["layers"]):
+        planes, stage_macs, stage_norms = width * 2**stage, 0, 0
+        for block in range(depth):
+            widens = block == 0
+            before, size = size**2, size // 2 if stage and widens else size
+            after = size**2
+            stage_macs += before * (inputs * planes + 9 * planes**2) + after * 4 * planes**2
+            stage_macs += after * 4 * inputs * planes * widens
+            stage_norms += 2 * (before * 2 * planes + after * 4 * planes * (1 + widens))
+            inputs = 4 * planes
+        per_stage.append(stage_macs)
+        norm_per_stage.append(stage_norms)
+        widths.append(inputs)
+    tokens = size**2 + 1
+    finish = 3 * tokens * inputs**2 + 2 * tokens**2 * inputs + tokens * inputs * embed_dim
+    return EncoderCost(
+        blocks=tuple(accumulate(per_stage, initial=macs))[1:],
+        finish=finish,
+        blocks_normalisation=tuple(accumulate(norm_per_stage, initial=norms))[1:],
+        finish_normalisation=0,
+        widths=tuple(widths),
+        embed_dim=embed_dim,
+    )
+
+
+def head_macs(summary_dim: int, hidden: int, embed_dim: int) -> int:
+    """MACs of one head: `A u + MLP(u)`; `hidden` 0 leaves the linear map alone."""
+    return summary_dim * embed_dim + summary_dim * hidden + hidden * embed_dim
+
+
+def gate_macs(inputs: int, hidden: int, outputs: int = 1) -> int:
+    """MACs of one gate: one hidden layer."""
+    return inputs * hidden + hidden * outputs
+
+
+def bank_gate_inputs(summary_dim: int) -> int:
+    """Number of inputs of a bank-guided gate: the summary and the bank features."""
+    return summary_dim + BANK_FEATURES
+
+
+def bank_product_macs(bank_size: int, embed_dim: int) -> int:
+    """MACs of one image embedding against a text bank."""
+    return bank_size * embed_dim

@@ -1,0 +1,212 @@
+"""What an image pays when it leaves at an exit, by what a policy evaluates on the way (docs/method.md#policies)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from tgems.architectures.catalog import family
+from tgems.costs.closed_form import (
+    PRICE_INPUTS,
+    EncoderCost,
+    bank_gate_inputs,
+    bank_product_macs,
+    encoder_cost,
+    gate_macs,
+    head_macs,
+)
+from tgems.costs.exit_layout import exit_blocks, grid_of, summary_dim
+from tgems.errors import UserError
+from tgems.provenance import read_json, write_json
+
+
+@dataclass(frozen=True)
+class ExitCosts:
+    """MACs of the encoder and of the modules; all counts are of one image.
+
+    What stands per exit is of the exits before the last.
+
+    Attributes:
+        blocks: Exits, 1-based, ascending; the last is L.
+        encoder: Stem and blocks up to each exit; the last with pooling and projection.
+        head: One head, per exit.
+        image_gate: One gate that sees the image alone, per exit; staged ones foresee every exit.
+        confidence_gate: One gate that sees the image alone and says one number, per exit.
+        bank_gate: One gate that also sees bank features, without the bank product, per exit.
+        projection: The frozen pooling and projection; None where these accept the last block's tokens alone.
+        embed_dim: `D`.
+        widths: `d`, of a token or position, per exit.
+        summary_dim: `S`, of a summary; narrower exits are filled up to it.
+        query_bank: What every image pays for query-bank normalisation, wherever it leaves.
+    """
+
+    blocks: tuple[int, ...]
+    encoder: tuple[int, ...]
+    head: tuple[int, ...]
+    image_gate: tuple[int, ...]
+    confidence_gate: tuple[int, ...]
+    bank_gate: tuple[int, ...]
+    projection: int | None
+    embed_dim: int
+    widths: tuple[int, ...]
+    summary_dim: int
+    query_bank: int = 0
+
+    @property
+    def width(self) -> int:
+        """Numbers of one part of a summary: the widest exit's `d`."""
+        return max(self.widths)
+
+    @property
+    def grid(self) -> int:
+        """The g of the g x g grid of means in a summary; 0 without one."""
+        return grid_of(self.summary_dim // self.width)
+
+    @property
+    def full(self) -> int:
+        """MACs of the untouched encoder: what rates are relative to."""
+        return self.encoder[-1]
+
+    def at_exits(
+        self,
+        per_visit: int | Sequence[int] = 0,
+        at_exit: int | Sequence[int] = 0,
+        per_pass: int | Sequence[int] = 0,
+        visited: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Relative cost `[E]` float64 of leaving at each exit.
+
+        Args:
+            per_visit: MACs at every exit before the last that is visited, the one taken included; one for all, or each.
+            at_exit: MACs once, where an exit before the last is taken; one for all, or each.
+            per_pass: MACs at every visited exit before the one taken; one for all, or each.
+            visited: Exits (0-based) that are looked at on the way; None for all of them. At others nobody leaves.
+        """
+        exits = len(self.encoder)
+        looks, passed, taken = np.zeros(exits), np.zeros(exits), np.zeros(exits)
+        where = list(range(exits - 1)) if visited is None else list(visited)
+        looks[where] = np.broadcast_to(per_visit, exits - 1)[where]
+        passed[np.array(where, dtype=int) + 1] = np.broadcast_to(per_pass, exits - 1)[where]
+        taken[:-1] = at_exit
+        return (np.array(self.encoder) + np.cumsum(looks + passed) + taken + self.query_bank) / self.full
+
+    def fixed(self) -> np.ndarray:
+        """Encoder and one head."""
+        return self.at_exits(at_exit=self.head)
+
+    def fixed_raw(self) -> np.ndarray:
+        """Encoder and the frozen projection."""
+        return self.at_exits(at_exit=self.projection)
+
+    def image_guided(self) -> np.ndarray:
+        """Encoder, every gate visited and one head."""
+        return self.at_exits(per_visit=self.image_gate, at_exit=self.head)
+
+    def learned_confidence(self) -> np.ndarray:
+        """Encoder, every confidence gate visited and one head."""
+        return self.at_exits(per_visit=self.confidence_gate, at_exit=self.head)
+
+    def confidence(self, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
+        """Encoder, a head at every visited exit, and the bank products that the answer does not need.
+
+        Whoever ranks a bank needs the product at the exit that is taken, whatever the policy: that product is the cost
+        of the answer (`answer`) and no part of a rate.
+        """
+        return self.at_exits(self.head, per_pass=self.answer(bank_size), visited=visited)
+
+    def confidence_raw(self, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
+        """Compute `confidence` with the frozen pooling and projection in place of heads."""
+        return self.at_exits(self.projection, per_pass=self.answer(bank_size), visited=visited)
+
+    def bank_guided(self, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
+        """Encoder, a head and a gate at every visited exit, and the bank products that the answer does not need."""
+        per_visit = np.add(self.head, self.bank_gate)
+        return self.at_exits(per_visit, per_pass=self.answer(bank_size), visited=visited)
+
+    def answer(self, bank_size: int) -> int:
+        """MACs of comparing one embedding with the texts of a bank."""
+        return bank_product_macs(bank_size, self.embed_dim)
+
+
+def exit_costs(encoder: EncoderCost, modules: dict, accepts_raw: bool) -> ExitCosts:
+    """Costs of a variant's exits on an encoder, those of modules by the closed form.
+
+    Args:
+        encoder: Traced or by the closed form.
+        modules: A variant of the configuration: `exits`, `summary`, `hidden` of `heads`, `image_gates` and
+            `bank_gates`, and the `scheme` of `training`; and `kept`, the backbone's own `exits`, if any.
+        accepts_raw: Whether the frozen projection accepts the tokens of every block.
+    """
+    kept = exit_blocks(modules.get("kept", "all"), range(1, len(encoder.blocks) + 1))
+    blocks = exit_blocks(modules["exits"], kept)
+    widths = tuple(encoder.widths[k - 1] for k in blocks[:-1])
+    sizes = [summary_dim(modules["summary"], width) for width in widths]
+    hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
+    joint = modules["training"]["scheme"] == "joint"
+    image_outputs, bank_outputs = (1, 1) if joint else (len(blocks), 2 + PRICE_INPUTS)
+    return ExitCosts(
+        blocks=tuple(blocks),
+        encoder=(*(encoder.blocks[k - 1] for k in blocks[:-1]), encoder.full),
+        head=tuple(head_macs(s, hidden["heads"], encoder.embed_dim) for s in sizes),
+        image_gate=tuple(gate_macs(s, hidden["image_gates"], image_outputs) for s in sizes),
+        confidence_gate=tuple(gate_macs(s, hidden["image_gates"]) for s in sizes),
+        bank_gate=tuple(gate_macs(bank_gate_inputs(s), hidden["bank_gates"], bank_outputs) for s in sizes),
+        projection=encoder.finish if accepts_raw else None,
+        embed_dim=encoder.embed_dim,
+        widths=widths,
+        summary_dim=max(sizes),
+    )
+
+
+def module_costs(model_cfg: dict, modules: dict) -> ExitCosts | None:
+    """Costs by the closed form, from configuration alone; None where there is no closed form.
+
+    Args:
+        model_cfg: open_clip model configuration.
+        modules: See `exit_costs`.
+    """
+    encoder = encoder_cost(model_cfg)
+    return None if encoder is None else exit_costs(encoder, modules, family(model_cfg) != "resnet")
+
+
+def check_targets(costs: ExitCosts, rate_targets: Sequence[float], owner: str) -> None:
+    """Refuse rate targets below the cheapest exit: they cannot be met.
+
+    Args:
+        costs: Of the exits.
+        rate_targets: Mean relative costs.
+        owner: Whose exits these are, for the message.
+
+    Raises:
+        UserError: Names the first target that is too low.
+    """
+    cheapest = costs.image_guided()[0]
+    for target in rate_targets:
+        if target < cheapest:
+            raise UserError(
+                f"config: rate target {target} is below the cheapest exit of {owner}: with its gate and head it costs "
+                f"{cheapest:.3f} of the encoder; raise the target"
+            )
+
+
+def write_costs(path: Path, costs: ExitCosts, rest: dict) -> None:
+    """Write costs as JSON, with `rest` beside them."""
+    write_json(path, {"costs": asdict(costs)} | rest)
+
+
+def read_costs(path: Path) -> ExitCosts:
+    """Read what `write_costs` wrote.
+
+    Raises:
+        UserError: The file is missing or damaged, or an earlier version of tgems wrote it.
+    """
+    profile = read_json(path)
+    if not isinstance(profile.get("costs"), dict) or profile["costs"].keys() != {f.name for f in fields(ExitCosts)}:
+        raise UserError(f"{path}: holds no costs as this version of tgems writes them; delete it and run again")
+    return costs_from(profile)
+
+
+def costs_from(profile: dict) -> ExitCosts:
+    """Costs within what `write_costs` wrote."""
+    return ExitCosts(**{k: tuple(v) if isinstance(v, list) else v for k, v in profile["costs"].items()})

@@ -1,0 +1,78 @@
+"""Where exits are, and how long the summary is that exit modules see there. Imports nothing heavy: dry runs use it."""
+
+import math
+from collections.abc import Sequence
+
+from tgems.errors import UserError
+
+
+def n_parts(grids: Sequence[int]) -> int:
+    """Number of parts of a summary, each as wide as a token: the whole image, and the cells of each g x g grid."""
+    return 1 + sum(grid**2 for grid in grids)
+
+
+def grid_of(parts: int) -> int:
+    """Return the grid g of a summary of 1 + g^2 parts.
+
+    Raises:
+        ValueError: No grid has that many parts.
+    """
+    grid = math.isqrt(parts - 1)
+    if parts != n_parts([grid]):
+        raise ValueError(f"a summary of {parts} parts does not consist of the whole image and a g x g grid of means")
+    return grid
+
+
+def require_grid(grid: int, positions: Sequence[int], owner: str) -> None:
+    """Check that a grid of means fits the positions of a feature map.
+
+    Args:
+        grid: Number of rows and columns of the grid.
+        positions: Rows and columns of positions.
+        owner: Whose positions these are, for the message.
+
+    Raises:
+        UserError: The grid has more rows or columns than there are positions.
+    """
+    if grid > min(positions):
+        rows, columns = positions
+        raise UserError(
+            f"config: summary.grid {grid} is too fine for {owner}, which has {rows} x {columns} positions at an exit; "
+            f"use {min(positions)} or less"
+        )
+
+
+def summary_dim(summary: dict, width: int) -> int:
+    """Length of the summary vector: the whole image and a grid of means, each `width` numbers."""
+    return n_parts([summary["grid"]]) * width
+
+
+def exit_blocks(placement: str | list[int], available: Sequence[int]) -> list[int]:
+    """Blocks after which an image may leave, 1-based and ascending; the last available one always is.
+
+    Args:
+        placement: `all`, `every_other` (counted from the last), `last_half`, or block numbers.
+        available: Blocks to choose from, ascending; the last is L.
+
+    Raises:
+        UserError: A block is not available, or no block before the last is named.
+    """
+    n = len(available)
+    named = {
+        "all": available,
+        "every_other": available[(n - 1) % 2 :: 2],
+        "last_half": available[max(n // 2 - 1, 0) :],
+    }
+    blocks = sorted({*named[placement]} if isinstance(placement, str) else {*placement, available[-1]})
+    if not set(blocks) <= set(available) or len(blocks) < 2:
+        *before, last = available
+        raise UserError(
+            f"config: exits {placement!r}: expected some of blocks {_listed(before)}, before the last, {last}"
+        )
+    return blocks
+
+
+def _listed(blocks: Sequence[int]) -> str:
+    """Numbers in words: a range where there are no gaps."""
+    whole = len(blocks) > 1 and list(blocks) == list(range(blocks[0], blocks[-1] + 1))
+    return f"{blocks[0]} to {blocks[-1]}" if whole else ", ".join(map(str, blocks))

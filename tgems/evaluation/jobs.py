@@ -1,0 +1,235 @@
+"""The evaluation stage: read features, modules and costs; write thresholds, or tidy tables of one test split."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from tgems.config.run import QueryBankOptions
+from tgems.costs.exit_costs import ExitCosts, read_costs
+from tgems.data.webdataset import SplitFiles
+from tgems.evaluation.contributions import contributions
+from tgems.evaluation.curves import Curves, as_frame, curves_of, from_frame
+from tgems.evaluation.estimates import Point, points_of
+from tgems.evaluation.gallery import gallery, pick_row
+from tgems.evaluation.operating_points import Row, endpoint_rows, exit_shares, policy_rows
+from tgems.evaluation.precision import precision_change
+from tgems.evaluation.query_bank import QueryBank, candidates, choose_query_bank, draw_captions
+from tgems.evaluation.semantic_content import semantic_content
+from tgems.evaluation.split import Split, Trained
+from tgems.evaluation.thresholds import as_json, fit_policies, from_json, usable
+from tgems.evaluation.tradeoff import tradeoff
+from tgems.evaluation.uncertainty import SharedSources
+from tgems.evaluation.wins import areas, of_other_domain, wins
+from tgems.features.cache import COMPARED, IN_MEMORY_GB, SCHEMA_VERSION, FeatureSet, load_captions, load_features
+from tgems.policies.interface import Policy, require_index_safe
+from tgems.policies.registry import find_policies
+from tgems.provenance import commit, read_json, versions, whole_file, write_json
+
+
+def run_thresholds(
+    validation: str,
+    macs: str,
+    captions: list[str],
+    out: dict[str, str],
+    trained: Trained,
+    policies: list[str],
+    directions: list[str],
+    query_bank: QueryBankOptions | None,
+    in_memory_gb: float = IN_MEMORY_GB,
+) -> None:
+    """Fit every policy, seed and target on validation features: `thresholds.json`, and the curves they give there.
+
+    Args:
+        validation: Features of the validation split.
+        macs: `macs.json`.
+        captions: Training features, whose captions make the query bank; none where there is no query bank.
+        out: Files `thresholds` and `curves`.
+        trained: Where the trained modules are.
+        policies: Words of the configuration.
+        directions: Ways of retrieval to report.
+        query_bank: What to choose from; None where there is no query bank.
+        in_memory_gb: See `load_features`.
+    """
+    costs = read_costs(macs)
+    features = load_features(validation, in_memory_gb=in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
+    chosen = usable(find_policies(policies), costs)
+    if features.captions is not None and directions == ["text_to_image"]:
+        for policy in chosen.values():
+            require_index_safe(policy)
+    plain = list(splits(features, costs, trained))
+    bank = None
+    if captions and "text_to_image" in directions:
+        bank = _chosen_bank(plain[1], _bank_captions(captions[0], features), trained.rate_targets, query_bank)
+    fitted, rows = [], []
+    for split in with_normalised(plain, bank):
+        own = fit_policies(split, chosen, trained.rate_targets)
+        fitted += own
+        rows += policy_rows(split, chosen, own, "in_domain", shuffle=False)
+        rows += endpoint_rows(split)
+    curves = curves_of(points_of(rows), features, chosen, costs)
+    write_json(out["thresholds"], as_json(fitted, features.manifest, bank and bank.about))
+    _write(as_frame(curves), out["curves"])
+
+
+def run_evaluation(
+    test: str,
+    images: str,
+    thresholds: dict[str, str],
+    curves: str,
+    macs: str,
+    captions: list[str],
+    out: dict[str, str],
+    about: dict,
+    trained: Trained,
+    policies: list[str],
+    directions: list[str],
+    in_memory_gb: float = IN_MEMORY_GB,
+) -> None:
+    """Apply frozen thresholds to test features and write the tidy parts in `out`.
+
+    Args:
+        test: Features of the test split.
+        images: Folder of its shards, or their receipt, for the gallery.
+        thresholds: `thresholds.json` by calibration; the first emits all rows, others the calibrated ones.
+        curves: Validation curves of the data set that the first thresholds are of, for picking competitors.
+        macs: `macs.json`.
+        captions: Training features, whose captions make the query bank; none where there is no query bank.
+        out: Files by part.
+        about: Columns common to everything: backbone, variant, dataset, task.
+        trained: Where the trained modules are.
+        policies: Words of the configuration.
+        directions: Ways of retrieval to report.
+        in_memory_gb: See `load_features`.
+    """
+    fixed = {calibration: read_json(path) for calibration, path in thresholds.items()}
+    first = next(iter(fixed))
+    like = {"schema_version": SCHEMA_VERSION} | {k: v for k, v in fixed[first].items() if k in COMPARED}
+    costs = read_costs(macs)
+    features = load_features(test, like, in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
+    chosen = find_policies(policies)
+    fitted = {calibration: from_json(value) for calibration, value in fixed.items()}
+    plain = list(splits(features, costs, trained))
+    banks = _fixed_banks(captions[0], features, fixed) if captions and "text_to_image" in directions else {}
+    rows: list[Row] = []
+    for split in plain:
+        for calibration, points in fitted.items():
+            own = points if calibration == first else [f for f in points if f.point.rate_target is not None]
+            for seen in with_normalised([split], banks.get(calibration)):
+                rows += policy_rows(seen, chosen, own, calibration, "shuffled" in policies)
+                rows += endpoint_rows(seen) if calibration == first else []
+    shared = [split for split in plain if split.policies is None]
+    points, sources = points_of(rows), SharedSources(features.sources)
+    own = curves_of(points, features, chosen, costs)
+    normalised = _normalised_curves(points, features, chosen, costs, banks.get(first))
+    validation = from_frame(pd.read_parquet(curves))
+    before = validation if first == "in_domain" else {}
+    names = {k: about[k] for k in ("backbone", "variant", "dataset")}
+    shown = gallery(pick_row(rows, first), features.samples, costs.blocks, SplitFiles.of(images))
+    under = [
+        areas(found, seen, sources, names).assign(score_normalisation=label)
+        for label, found, seen in (("none", own, before), ("querybank", normalised, {}))
+    ]
+    steps = contributions(own, normalised, before, points, features, trained.rate_targets, names)
+    parts = {
+        "tradeoff": _reported(tradeoff(points, features, costs, about), directions),
+        "wins": _reported(wins(own, before or of_other_domain(validation, own), sources, names), directions),
+        "areas": _reported(pd.concat(under, ignore_index=True), directions),
+        "contributions": _reported(steps, directions),
+        "exits": exit_shares(rows, costs, names),
+        "semantic_content": semantic_content(shared[0], shared[1:], names),
+        "gallery": shown.assign(**names),
+    }
+    for name, frame in parts.items():
+        _write(frame, out[name])
+    write_json(out["provenance"], _provenance(features, fixed, trained))
+
+
+def splits(features: FeatureSet, costs: ExitCosts, trained: Trained) -> Iterator[Split]:
+    """Yield a split for the backbone alone, then one for the modules of each seed.
+
+    Heads and gates that were trained together yield a split for each guidance and rate target.
+
+    `random` draws from the exits of a T-GEM and so goes with its modules.
+    """
+    weights, owners = features.manifest["weights"], {}
+    if trained.scheme == "joint":
+        owners = {g: (name,) for g, name in (("image", "tgem"), ("bank", "tgem_bank")) if g in trained.gates}
+        owners = {g: (*names, "random") if g == next(iter(owners)) else names for g, names in owners.items()}
+    elsewhere = tuple(name for names in owners.values() for name in names)
+    yield Split(features, costs)
+    for seed in trained.seeds:
+        yield Split(features, costs, trained.shared(seed, weights), seed, elsewhere=elsewhere)
+        for guidance, names in owners.items():
+            for rate in trained.rate_targets:
+                modules = trained.joint(guidance, seed, rate, weights)
+                yield Split(features, costs, modules, seed, policies=names, rate_target=rate)
+
+
+def with_normalised(plain: list[Split], bank: QueryBank | None) -> Iterator[Split]:
+    """Yield every split, and if there is a query bank, also a copy of it with normalised scores."""
+    for split in plain:
+        yield split
+        if bank is not None:
+            yield split.normalised(bank)
+
+
+def _bank_captions(training: str, features: FeatureSet) -> Tensor:
+    """Training captions in random order, without those of the split that is scored."""
+    texts, captions = load_captions(training, features.manifest["weights"])
+    return draw_captions(texts, captions, set(features.captions["caption"]))
+
+
+def _chosen_bank(split: Split, texts: Tensor, rate_targets: list[float], options: QueryBankOptions) -> QueryBank:
+    """Choose size and beta with the heads of the first seed; all seeds and policies use them."""
+    scale, rates = split.features.manifest["logit_scale"], torch.from_numpy(split.costs.fixed())
+    found = list(candidates(texts, options.sizes, options.betas, scale))
+    truth = split.truth
+    return choose_query_bank(
+        split.embeddings, truth.texts, truth.text_image, rates, split.costs.full, found, rate_targets
+    )
+
+
+def _fixed_banks(training: str, features: FeatureSet, fixed: dict[str, dict]) -> dict[str, QueryBank]:
+    """Build the query bank of each calibration, whose size and beta were chosen together with its thresholds."""
+    texts, scale = _bank_captions(training, features), features.manifest["logit_scale"]
+    kept = {calibration: value["query_bank"] for calibration, value in fixed.items() if value["query_bank"]}
+    return {c: QueryBank(texts[: b["query_bank_size"]], b["query_bank_beta"], scale) for c, b in kept.items()}
+
+
+def _normalised_curves(
+    points: list[Point],
+    features: FeatureSet,
+    policies: dict[str, Policy],
+    costs: ExitCosts,
+    bank: QueryBank | None,
+) -> Curves:
+    """Return the curves of normalised scores, which exist where there is a query bank."""
+    if bank is None:
+        return {}
+    return curves_of(points, features, policies, replace(costs, query_bank=bank.macs), "querybank")
+
+
+def _reported(frame: pd.DataFrame, directions: list[str]) -> pd.DataFrame:
+    return frame if frame.empty else frame[frame["direction"].isin(["classification", *directions])]
+
+
+def _provenance(features: FeatureSet, fixed: dict, trained: Trained) -> dict:
+    return {
+        "weights": features.manifest["weights"],
+        "test": {key: features.manifest[key] for key in ("n", "shards", "prompts", "skipped")},
+        "precision": precision_change(features),
+        "validation": {calibration: value["validation"] for calibration, value in fixed.items()},
+        "query_bank": {calibration: value["query_bank"] for calibration, value in fixed.items()},
+        "modules": {m: read_json(Path(trained.exits, m, "config.json"))["model_digest"] for m in trained.folders},
+        "recorded": {"versions": versions(), "commit": commit()},
+    }
+
+
+def _write(frame: pd.DataFrame, path: str) -> None:
+    frame = frame.astype({"seed": "string"}) if "seed" in frame else frame
+    with whole_file(path) as partial:
+        frame.to_parquet(partial)

@@ -1,0 +1,197 @@
+"""Read what evaluation needs of one split and seed: cached features and trained modules; nothing is computed twice."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tgems.costs.exit_costs import ExitCosts
+from tgems.evaluation.metrics import image_to_text_ranks, rank_of_label, text_to_image_ranks
+from tgems.evaluation.query_bank import QueryBank, with_penalties
+from tgems.exits.head_training import embed
+from tgems.exits.module_folders import image_gates_folder, joint_folder, module_folders
+from tgems.exits.saved_modules import load_module
+from tgems.features.cache import FeatureSet
+from tgems.policies.exit_outputs import ExitModules, ExitOutputs
+from tgems.policies.interface import Policy
+
+ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The exit modules of a variant: the folders that hold them, and the scheme of their training.
+
+    Attributes:
+        exits: `results/exits/{backbone}/{variant}`.
+        seeds: Seeds.
+        rate_targets: Rate targets.
+        gates: Trained gates, of `image`, `bank` and `confidence`.
+        scheme: `staged` or `joint`.
+    """
+
+    exits: str | Path
+    seeds: list[int]
+    rate_targets: list[float]
+    gates: list[str]
+    scheme: str
+
+    @property
+    def folders(self) -> list[str]:
+        """Folders of all modules, below `exits`."""
+        return [f for seed in self.seeds for f in module_folders(seed, self.rate_targets, self.gates, self.scheme)]
+
+    def shared(self, seed: int, weights: str) -> ExitModules:
+        """Read what all policies of a seed share: heads, and gates that were trained on them."""
+        staged = self.scheme == "staged"
+        names = {"bank": f"bank/seed-{seed}", "confidence": f"confidence/seed-{seed}"}
+        found = {g: self._load(f, weights) for g, f in names.items() if g in self.gates and (staged or g != "bank")}
+        rates = self.rate_targets if staged and "image" in self.gates else []
+        return ExitModules(
+            heads=self._load(f"heads/seed-{seed}", weights),
+            image_gates={rate: self._load(image_gates_folder(seed, rate), weights) for rate in rates},
+            bank_gates=found.get("bank"),
+            confidence_gates=found.get("confidence"),
+        )
+
+    def joint(self, guidance: str, seed: int, rate: float, weights: str) -> ExitModules:
+        """Read heads and gates that were trained together for one rate target."""
+        folder = joint_folder(guidance, seed, rate)
+        heads, gates = (self._load(f"{folder}/{part}", weights) for part in ("heads", "gates"))
+        return ExitModules(heads, {rate: gates}) if guidance == "image" else ExitModules(heads, {}, gates)
+
+    def _load(self, folder: str, weights: str) -> nn.Module:
+        return load_module(Path(self.exits) / folder, weights)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is right, for ranking: labels of a classification set, or the image of every caption."""
+
+    labels: Tensor | None
+    texts: Tensor
+    text_image: Tensor | None
+
+    @classmethod
+    def of(cls, features: FeatureSet) -> "Truth":
+        """Take labels or captions from a feature set."""
+        if features.captions is None:
+            return cls(features.labels, features.texts, None)
+        return cls(None, features.text_embeddings, features.text_image)
+
+    def image_ranks(self, embeddings: Tensor) -> Tensor:
+        """Rank of the right class or caption at every exit: `[n, E, D]` -> `[n, E]` int64."""
+        if self.text_image is None:
+            parts = zip(embeddings.split(ROWS), self.labels.split(ROWS), strict=True)
+            return torch.cat([rank_of_label(z @ self.texts.T, labels) for z, labels in parts])
+        ranks = [image_to_text_ranks(z, self.texts, self.text_image) for z in embeddings.unbind(1)]
+        return torch.stack(ranks, 1)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split as one seed's modules see it; without modules, as the backbone alone does.
+
+    Attributes:
+        features: Cached features, of the exits in use.
+        costs: Of the same exits.
+        modules: Of one seed, or None.
+        seed: Of the modules, or None.
+        policies: Names of the policies that use these modules; None for all but those of `elsewhere`.
+        elsewhere: Names of the policies that have modules of their own.
+        rate_target: The one rate target that the modules were trained for; None for all.
+        query_bank: What normalises text-to-image scores, or None. Only text-to-image results are then of interest.
+    """
+
+    features: FeatureSet
+    costs: ExitCosts
+    modules: ExitModules | None = None
+    seed: int | None = None
+    policies: tuple[str, ...] | None = None
+    elsewhere: tuple[str, ...] = ()
+    rate_target: float | None = None
+    query_bank: QueryBank | None = None
+
+    def normalised(self, query_bank: QueryBank) -> "Split":
+        """Return a copy of the split whose text-to-image scores are normalised, at a cost that every image pays."""
+        split = replace(self, costs=replace(self.costs, query_bank=query_bank.macs), query_bank=query_bank)
+        known = ("truth", "embeddings", "ranks", "scores")
+        split.__dict__.update({name: getattr(self, name) for name in known})
+        return split
+
+    @property
+    def score_normalisation(self) -> str:
+        """`none` or `querybank`."""
+        return "none" if self.query_bank is None else "querybank"
+
+    def serves(self, policy: Policy) -> bool:
+        """Whether a policy is evaluated with these modules, and under this normalisation."""
+        if policy.frozen_head != (self.modules is None):
+            return False
+        if self.query_bank is not None and not policy.index_safe:
+            return False
+        return policy.name not in self.elsewhere if self.policies is None else policy.name in self.policies
+
+    @cached_property
+    def penalties(self) -> Tensor:
+        """Penalties of the query bank, which lower the similarities of each image at each exit `[n, E]`."""
+        return self.query_bank.penalties(self.embeddings)
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, float], Tensor]:
+        """Scores that policies have computed already, which no normalisation changes."""
+        return {}
+
+    @cached_property
+    def truth(self) -> Truth:
+        """Right answers."""
+        return Truth.of(self.features)
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """Unit embeddings at every exit `[n, E, D]`: by the trained heads, or by the frozen projection.
+
+        Where the frozen projection does not accept every exit, all are the last exit's; none but `full` looks at them.
+        """
+        if self.modules is not None:
+            return embed(self.modules.heads, self.features.summaries, self.features.embeddings)
+        if self.features.raw_embeddings is None:
+            return self.features.embeddings[:, None].expand(-1, len(self.costs.blocks), -1)
+        return self.features.raw_at_all_exits()
+
+    @cached_property
+    def ranks(self) -> Tensor:
+        """Rank of the right text at every exit `[n, E]`."""
+        return self.truth.image_ranks(self.embeddings)
+
+    @cached_property
+    def outputs(self) -> ExitOutputs:
+        """What policies look at."""
+        return ExitOutputs(
+            keys=self.features.samples["key"].tolist(),
+            summaries=self.features.summaries,
+            cls_dim=self.costs.width,
+            embeddings=self.embeddings,
+            bank=self.features.texts,
+            right=self.ranks < 1,
+            scale=self.features.manifest["logit_scale"],
+            costs=self.costs,
+            modules=self.modules,
+            seed=self.seed,
+            text_recall=None if self.truth.text_image is None else self.text_recall,
+            scores=self.scores,
+        )
+
+    def gallery_ranks(self, exits: Tensor) -> Tensor:
+        """Rank of the right image for every caption `[m]`, in the gallery where image i left at `exits[i]` `[n]`."""
+        taken = torch.arange(len(exits)), exits
+        gallery, texts = self.embeddings[taken], self.truth.texts
+        if self.query_bank is not None:
+            gallery, texts = with_penalties(gallery, self.penalties[taken], texts)
+        return text_to_image_ranks(gallery, texts, self.truth.text_image)
+
+    def text_recall(self, exits: Tensor) -> float:
+        """R@1 of the captions in that gallery."""
+        return (self.gallery_ranks(exits) < 1).double().mean().item()

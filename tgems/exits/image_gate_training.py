@@ -1,0 +1,136 @@
+"""Train image-guided gates: first to foresee who is right, then under the rate regularizer (docs/method.md#gates)."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from tgems.config.training import ImageGateOptions, LookaheadOptions
+from tgems.exits import losses
+from tgems.exits.modules import LookaheadGates
+from tgems.exits.thresholds import fit_threshold
+from tgems.exits.training_loop import fit
+from tgems.exits.training_pairs import Pairs
+from tgems.features.row_access import MappedRows, Rows, map_rows
+
+
+@torch.no_grad()
+def hit_probabilities(pairs: Pairs, z: Tensor | MappedRows, bank_size: int, generator: torch.Generator) -> Tensor:
+    """Probability that an image's longest caption ranks first at each exit among `bank_size - 1` random others.
+
+    Estimated from the share of a batch's captions that score at least as high, equal captions left out.
+
+    Args:
+        pairs: Training pairs.
+        z: Embeddings at every exit `[n, E, D]`.
+        bank_size: Texts of an imagined bank.
+        generator: Of the draw.
+
+    Returns:
+        `[n, E]`.
+    """
+    beaten = torch.empty(*z.shape[:2])
+    order = torch.randperm(len(pairs), generator=generator)
+    for images in order.tensor_split(max(1, len(pairs) // bank_size)):  # a short batch would tell little of a bank
+        ids = pairs.longest[images]
+        same = ids[:, None] == ids[None, :]
+        others = (~same).sum(1).clamp_min(1)
+        embedded = z[images]
+        for k in range(z.shape[1]):
+            scores = embedded[:, k] @ pairs.texts[ids].T
+            own = scores.diagonal()[:, None].clone()
+            beaten[images, k] = (scores.masked_fill_(same, -torch.inf) >= own).sum(1) / others
+    return (1 - beaten) ** (bank_size - 1)
+
+
+def train_lookahead(
+    pairs: Pairs, right: Tensor, rates: Tensor, options: LookaheadOptions, seed: int
+) -> tuple[LookaheadGates, pd.DataFrame]:
+    """Train gates to foresee, from one exit's summary, how probably the image is right there and at all later exits.
+
+    Args:
+        pairs: Training pairs.
+        right: `hit_probabilities` `[n, E]`.
+        rates: Relative cost of every exit `[E]`.
+        options: Width, temperature and steps.
+        seed: Seed.
+    """
+    torch.manual_seed(seed)
+    _, exits, dim = pairs.summaries.shape
+    gates = LookaheadGates(exits, dim, options.hidden, rates.tolist(), options.temperature, pairs.widths)
+    pairs.prepare(gates)
+    later = torch.ones(exits, exits + 1, dtype=torch.bool).triu()
+
+    def loss(images: Tensor, generator: torch.Generator) -> Tensor:
+        logits = gates.of_normalised(pairs.normalised[images])
+        target = right[images][:, None].expand_as(logits)
+        return nn.functional.binary_cross_entropy_with_logits(logits[:, later], target[:, later])
+
+    return gates, fit(gates, loss, len(pairs), options.foresight, seed, "lookahead gates")
+
+
+def train_image_gates(
+    pairs: Pairs,
+    right: Tensor,
+    rates: Tensor,
+    foresight: LookaheadGates,
+    target: float,
+    options: ImageGateOptions,
+    seed: int,
+) -> tuple[LookaheadGates, pd.DataFrame]:
+    """Train the gates of one rate target under the rate regularizer, from gates that foresee already.
+
+    Minimises `E sum_l pi_l (1 - hit_l) + regularizer(R)`, `R = E sum_l pi_l r_l`. In mode `lagrangian` the price in
+    the gates is the multiplier, which starts where the foresight meets the target on the training images.
+
+    Args:
+        pairs: Training pairs.
+        right: `hit_probabilities` `[n, E]`, those that the foresight learned from.
+        rates: Relative cost of every exit `[E]`.
+        foresight: Of the same seed; left as it is.
+        target: Rate target.
+        options: Steps and regularizer.
+        seed: Seed.
+
+    Returns:
+        Frozen gates; and over steps the loss, expected rate, price, and last the rate at a positive logit.
+    """
+    gates = copy.deepcopy(foresight).requires_grad_(True)
+    gates.norm.requires_grad_(False)
+    with torch.no_grad():
+        start = map_rows(foresight, pairs.summaries).double() * foresight.temperature
+    price = -fit_threshold(start, rates.double().numpy(), target)[0]
+    if options.regularizer == "lambda":
+        price = options.lambda_
+    gates.price.fill_(price)
+    regularizer = losses.RateRegularizer(
+        options.regularizer, target, options.kappa, options.eta, options.lambda_, price
+    )
+    seen: list[dict] = []
+
+    def loss(images: Tensor, generator: torch.Generator) -> Tensor:
+        if options.regularizer == "lagrangian":
+            gates.price.fill_(regularizer.mu)
+        log_pi = losses.exit_log_probabilities(gates.decide(gates.of_normalised(pairs.normalised[images])))
+        pi = log_pi.exp()
+        rate = (pi @ rates).mean()
+        seen.append({"rate": rate.item(), "price": gates.price.item()})
+        entropy = -(pi * log_pi).sum(-1).mean()
+        return (pi * (1 - right[images])).sum(-1).mean() + regularizer(rate) - options.entropy * entropy
+
+    history = fit(gates, loss, len(pairs), options, seed, f"image gates, rate {target:.2f}")
+    if options.regularizer == "lagrangian":
+        gates.price.fill_(regularizer.mu)
+    history = history.join(pd.DataFrame(seen, columns=["rate", "price"]), on="step")
+    history["rate_at_zero"] = np.nan
+    end = {"step": len(seen), "price": gates.price.item(), "rate_at_zero": hard_rate(gates, pairs.summaries, rates)}
+    return gates, pd.concat([history, pd.DataFrame([end])], ignore_index=True)
+
+
+@torch.no_grad()
+def hard_rate(gates: LookaheadGates, summaries: Rows, rates: Tensor) -> float:
+    """Mean rate if every image left at its first positive gate logit: what the regularizer alone achieves."""
+    leaves = torch.cat((map_rows(gates, summaries) > 0, torch.ones(len(summaries), 1, dtype=torch.bool)), 1)
+    return rates[leaves.int().argmax(1)].mean().item()

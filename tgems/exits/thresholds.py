@@ -1,0 +1,47 @@
+"""One threshold for all exits, and the mean rate that it gives. Pure functions of scores and costs."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgems.errors import UserError
+
+
+def choose_exits(scores: Tensor, threshold: Tensor | float) -> Tensor:
+    """First exit whose score exceeds the threshold, one for all or each its own, else the last: `[n, E-1]` -> `[n]`."""
+    last = torch.ones(len(scores), 1, dtype=torch.bool)
+    return torch.cat((scores > threshold, last), 1).int().argmax(1)
+
+
+def fit_threshold(scores: Tensor, costs: np.ndarray, target: float) -> tuple[float, float]:
+    """Find the threshold whose mean rate comes closest to the target without exceeding it.
+
+    The rate grows with the threshold, so that bisection over the distinct scores is exact.
+
+    Args:
+        scores: Validation scores `[n, E-1]` float64.
+        costs: Relative cost of each exit `[E]`.
+        target: Mean rate not to be exceeded.
+
+    Returns:
+        The threshold, midway between adjacent distinct finite scores, and the mean rate it gives. Where even the
+        lowest threshold costs more than the target, that threshold and the rate it does give.
+
+    Raises:
+        UserError: No score is finite.
+    """
+    price = torch.from_numpy(costs)
+    values = scores[scores.isfinite()].unique()
+    if not len(values):
+        raise UserError("no exit has a finite score, so that no threshold can be fitted; add exits")
+    middles = (values[1:] + values[:-1]) / 2
+    candidates = torch.cat((values[:1] - 1, middles, values[-1:] + 1))
+
+    def rate(index: int) -> float:
+        return price[choose_exits(scores, candidates[index])].mean().item()
+
+    low, high = 0, len(candidates) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if rate(middle) <= target + 1e-12 else (low, middle - 1)
+    return candidates[low].item(), rate(low)

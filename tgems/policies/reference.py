@@ -1,0 +1,225 @@
+"""Reference policies: nobody leaves, the same exit for all, chance, and oracles (docs/method.md#policies)."""
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgems.costs.exit_costs import ExitCosts
+from tgems.policies.exit_outputs import ExitOutputs
+from tgems.policies.interface import OperatingPoint, Policy
+from tgems.policies.trained_gates import TGem, TGemBank
+
+NO_PROJECTION = "the frozen projection accepts the tokens of the last block alone"
+
+
+class Full(Policy):
+    """Nobody leaves early: the backbone itself."""
+
+    name = "full"
+    frozen_head = True
+
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """The last exit."""
+        return [OperatingPoint(exit=len(validation.costs.blocks) - 1)]
+
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """The same exit for every image."""
+        return torch.full((len(outputs),), point.exit)
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """The encoder, with its own projection."""
+        return costs.at_exits()
+
+
+class FixedRaw(Full):
+    """One exit for all images, by the frozen pooling and projection."""
+
+    name = "fixed_raw"
+
+    def unusable(self, costs: ExitCosts) -> str:
+        """There must be a projection for every exit."""
+        return NO_PROJECTION if self.frozen_head and costs.projection is None else ""
+
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """Every exit before the last."""
+        return [OperatingPoint(exit=k) for k in range(validation.embeddings.shape[1] - 1)]
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """Encoder and the frozen projection."""
+        return costs.fixed_raw()
+
+
+class Fixed(FixedRaw):
+    """One exit for all images, by its trained head."""
+
+    name = "fixed"
+    frozen_head = False
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """Encoder and one head."""
+        return costs.fixed()
+
+
+class Hull(Policy):
+    """Mixes two fixed exits so that the mean rate is the target: the best that needs no look at the image.
+
+    The two are an edge of the upper concave hull of validation accuracy over rate. Accuracy need not grow with depth:
+    the hull ends at the best exit, and a target beyond it leaves computation unused.
+
+    Which images take which exit is drawn by a hash of seed and key. Where texts are ranked for an image, results are
+    expectations over the draw. An index of images needs the draw itself, and has a mix of its own: of the hull's edge,
+    the two exits around the target and the single exits, the one with the best validation recall.
+    """
+
+    name = "hull"
+    mixes = True
+
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """The two exits and the share of the later one, for each target; needs labels."""
+        rates = self.costs(validation.costs, len(validation.bank))
+        vertices = concave_hull(rates, validation.right.double().mean(0).numpy())
+        recall = validation.text_recall
+        if recall is not None:
+            alone = [recall(torch.full((len(validation),), k)) for k in range(len(rates))]
+            text_vertices = concave_hull(rates, np.array(alone))
+        points = []
+        for target in rate_targets:
+            mix = {"image": mix_for_target(rates, vertices, target)}
+            if recall is not None:
+                edge = mix_for_target(rates, text_vertices, target)
+                around = mix_for_target(rates, list(range(len(rates))), target)
+                single = max((k for k in range(len(rates)) if rates[k] <= target), key=alone.__getitem__, default=0)
+                tried = {m: recall(_drawn(validation, *m)) for m in (edge, around, (single, single, 1.0))}
+                mix["text"] = max(tried, key=tried.get)
+            names = ("low", "high", "weight")
+            values = {f"{name}_{use}": v for use, m in mix.items() for name, v in zip(names, m, strict=True)}
+            points.append(OperatingPoint(target, None, values))
+        return points
+
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """Draw the exit of every image, for an index."""
+        return _drawn(outputs, *(point.parameters[f"{name}_text"] for name in ("low", "high", "weight")))
+
+    def shares(self, point: OperatingPoint, n_exits: int) -> np.ndarray:
+        """Share of images at every exit `[E]`, where texts are ranked for an image."""
+        low, high, weight = (point.parameters[f"{name}_image"] for name in ("low", "high", "weight"))
+        shares = np.zeros(n_exits)
+        shares[low] += 1 - weight
+        shares[high] += weight
+        return shares
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """Encoder and one head."""
+        return costs.fixed()
+
+
+class HullRaw(Hull):
+    """The hull of fixed exits by the frozen pooling and projection."""
+
+    name = "hull_raw"
+    frozen_head = True
+
+    def unusable(self, costs: ExitCosts) -> str:
+        """There must be a projection for every exit."""
+        return NO_PROJECTION if costs.projection is None else ""
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """Encoder and the frozen projection."""
+        return costs.fixed_raw()
+
+
+def _drawn(outputs: ExitOutputs, low: int, high: int, weight: float) -> Tensor:
+    """Draw the later of two exits with probability `weight`, by a hash of seed and key: `[n]` int64."""
+    later = torch.tensor([uniform(outputs.seed, key) < weight for key in outputs.keys])
+    return torch.where(later, int(high), int(low))
+
+
+class Random(Policy):
+    """Draws each image's exit from the T-GEM's exit histogram on validation, by a hash of seed and sample key."""
+
+    name = "random"
+
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """The histogram of `tgem`, of `tgem_bank` where there is no other."""
+        tgem = TGem() if validation.modules.image_gates else TGemBank()
+        exits = validation.embeddings.shape[1]
+        points = []
+        for fitted in tgem.fit(validation, rate_targets):
+            counts = torch.bincount(tgem.decide(validation, fitted), minlength=exits).double()
+            shares = {f"share_{k}": share for k, share in enumerate((counts / counts.sum()).tolist())}
+            points.append(OperatingPoint(fitted.rate_target, None, shares))
+        return points
+
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """Invert the cumulative histogram at a number in [0, 1) that the key gives."""
+        exits = outputs.embeddings.shape[1]
+        edges = torch.tensor([point.parameters[f"share_{k}"] for k in range(exits)], dtype=torch.float64).cumsum(0)
+        drawn = torch.tensor([uniform(outputs.seed, key) for key in outputs.keys], dtype=torch.float64)
+        return torch.searchsorted(edges[:-1].contiguous(), drawn, right=True)
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """Encoder and one head."""
+        return costs.fixed()
+
+
+class Oracle(Policy):
+    """The earliest exit whose best text is right, else the cheapest. A bound; not for text-to-image."""
+
+    name = "oracle"
+    oracle = True
+
+    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+        """Nothing to fit: one point, without a target."""
+        return [OperatingPoint()]
+
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """First exit that is right; none right is index 0."""
+        return outputs.right.int().argmax(1)
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
+        """Encoder and one head."""
+        return costs.fixed()
+
+
+class OracleAgree(Oracle):
+    """The earliest exit from which on every exit agrees with the last; needs no labels. A bound."""
+
+    name = "oracle_agree"
+
+    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+        """Start of the final run of agreement with L."""
+        winner = outputs.statistics.winner
+        differs = winner != winner[:, -1:]
+        after = torch.arange(1, winner.shape[1] + 1)
+        return (differs * after).amax(1)
+
+
+def uniform(seed: int, key: str) -> float:
+    """A number in [0, 1) from seed and key, the same on every machine."""
+    digest = hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def concave_hull(rates: np.ndarray, values: np.ndarray) -> list[int]:
+    """Vertices of the upper concave hull of points sorted by rate, ascending, up to the first of the highest points."""
+    hull: list[int] = []
+    for i in range(int(np.argmax(values)) + 1):
+        while len(hull) >= 2:
+            a, b = hull[-2], hull[-1]
+            turn = (rates[b] - rates[a]) * (values[i] - values[a]) - (values[b] - values[a]) * (rates[i] - rates[a])
+            if turn < 0:
+                break
+            hull.pop()
+        hull.append(i)
+    return hull
+
+
+def mix_for_target(rates: np.ndarray, hull: list[int], target: float) -> tuple[int, int, float]:
+    """The hull's edge that holds the target, and the share of its upper end; the nearest vertex outside of the hull."""
+    inside = float(np.clip(target, rates[hull[0]], rates[hull[-1]]))
+    for low, high in zip(hull[:-1], hull[1:], strict=True):
+        if inside <= rates[high]:
+            return low, high, float((inside - rates[low]) / (rates[high] - rates[low]))
+    return hull[-1], hull[-1], 1.0

@@ -1,0 +1,60 @@
+"""Tabulate what an image encoder costs up to each of its blocks, for `tgems macs`."""
+
+from collections.abc import Sequence
+
+from tgems.backbones.load import build_image_tower
+from tgems.backbones.references import model_config
+from tgems.config.run import Scheme, SummaryOptions
+from tgems.config.training import BankGateOptions, HeadOptions, ImageGateOptions
+from tgems.costs.closed_form import encoder_cost
+from tgems.costs.exit_costs import exit_costs
+from tgems.profiling.count_backbone import parameters
+from tgems.profiling.fvcore_trace import count_encoder
+
+DEFAULTS = {
+    "exits": "all",
+    "summary": SummaryOptions().plain(),
+    "training": Scheme().plain(),
+    "heads": HeadOptions().plain(),
+    "image_gates": ImageGateOptions().plain(),
+    "bank_gates": BankGateOptions().plain(),
+}
+
+
+def cost_table(model: str) -> str:
+    """Costs of every exit of an architecture, by the closed form, or traced where there is none.
+
+    Args:
+        model: Name of an open_clip architecture, or `local-dir:FOLDER`.
+
+    Returns:
+        Lines: exit, GMACs of the encoder and their share, GMACs with gates visited and head, millions of parameters.
+
+    Raises:
+        UserError: The architecture is unknown or not supported.
+    """
+    local = model.startswith("local-dir:")
+    backbone = {"pretrained": model} if local else {"model": model, "pretrained": "random"}
+    encoder = encoder_cost(model_config(backbone))
+    tower = build_image_tower(backbone, "cpu" if encoder is None else "meta")
+    encoder = encoder or count_encoder(tower)
+    costs = exit_costs(encoder, DEFAULTS, tower.accepts_raw)
+    total = costs.image_guided() * costs.full / 1e9
+    sizes = parameters(tower, costs.blocks)
+    rows = zip(costs.blocks, costs.encoder, total, sizes, strict=True)
+    lines = [f"{model}: {costs.full / 1e9:.3f} GMACs", "exit     GMACs   share  with T-GEM  parameters M"]
+    lines += [
+        f"{exit_:4d}{macs / 1e9:10.3f}{macs / costs.full:8.3f}{all_:12.3f}{size / 1e6:14.2f}"
+        for exit_, macs, all_, size in rows
+    ]
+    return "\n".join(lines)
+
+
+def print_tables(models: Sequence[str]) -> None:
+    """Print the tables of some architectures.
+
+    Raises:
+        UserError: One is unknown or not supported.
+    """
+    for model in models:
+        print(cost_table(model))

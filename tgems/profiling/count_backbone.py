@@ -1,0 +1,82 @@
+"""The profiling stage: trace a backbone and its exit modules, check the closed form, write costs and parameters."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from tgems.backbones.references import model_config
+from tgems.backbones.towers import Tower
+from tgems.costs.closed_form import BANK_FEATURES, encoder_cost
+from tgems.costs.exit_costs import ExitCosts, check_targets, exit_costs, write_costs
+from tgems.costs.exit_layout import summary_dim
+from tgems.exits.bank_modules import BankGates, JointBankGates
+from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
+from tgems.profiling.fvcore_trace import count_encoder, count_macs
+from tgems.provenance import commit, versions
+
+
+def count_backbone(backbone: dict, tower: Tower, modules: dict, rate_targets: Sequence[float], out: Path) -> None:
+    """Count encoder, heads and gates by fvcore and write them with the closed form, where there is one, beside.
+
+    Args:
+        backbone: Entry of the configuration.
+        tower: Its image tower; weights do not matter.
+        modules: See `exit_costs`.
+        rate_targets: Targets of the variant that nobody has checked yet.
+        out: JSON file.
+
+    Raises:
+        UserError: A rate target is below the cheapest exit.
+        RuntimeError: Trace and closed form disagree, by as little as one MAC.
+    """
+    traced, closed = count_encoder(tower), encoder_cost(model_config(backbone))
+    name = backbone.get("model") or backbone["pretrained"]
+    if closed not in (None, traced):
+        raise RuntimeError(f"{name}: traced {asdict(traced)} differs from the closed form {asdict(closed)}")
+    expected = exit_costs(traced, modules | {"kept": backbone.get("exits", "all")}, tower.accepts_raw)
+    check_targets(expected, rate_targets, f"backbone {name!r}")
+    costs = trace_modules(expected, modules)
+    if costs != expected:
+        raise RuntimeError(f"{name}: traced {asdict(costs)} differs from the closed form {asdict(expected)}")
+    norms = [*(traced.blocks_normalisation[k - 1] for k in costs.blocks[:-1]), traced.full_normalisation]
+    rest = {
+        "normalisation": norms,
+        "closed_form": None if closed is None else [*(closed.blocks[k - 1] for k in costs.blocks[:-1]), closed.full],
+        "parameters": parameters(tower, costs.blocks),
+        "recorded": {"backbone": backbone, "versions": versions(), "commit": commit()},
+    }
+    write_costs(out, costs, rest)
+
+
+def trace_modules(costs: ExitCosts, modules: dict) -> ExitCosts:
+    """The same costs with heads and gates traced, each exit's in its true width."""
+    hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
+    early = len(costs.widths)
+    rates = costs.fixed().tolist()
+    by_width = {}
+    for width in set(costs.widths):
+        size = summary_dim(modules["summary"], width)
+        s, bank, price = torch.zeros(1, 1, size), torch.zeros(1, 1, BANK_FEATURES), torch.ones(1)
+        lookahead = LookaheadGates(early, size, hidden["image_gates"], rates)
+        confidence = count_macs(ImageGates(1, size, hidden["image_gates"]), (s,)).macs
+        if modules["training"]["scheme"] == "joint":
+            gates = confidence, count_macs(JointBankGates(1, size, hidden["bank_gates"]), (s, bank)).macs
+        else:
+            image = count_macs(lookahead, (s.expand(1, early, size),)).macs // early
+            gates = image, count_macs(BankGates(1, size, hidden["bank_gates"]), (s, bank, price)).macs
+        head = count_macs(ExitHeads(1, size, hidden["heads"], costs.embed_dim), (s,)).macs
+        by_width[width] = (head, gates[0], confidence, gates[1])
+    columns = zip(*(by_width[width] for width in costs.widths), strict=True)
+    return replace(costs, **dict(zip(("head", "image_gate", "confidence_gate", "bank_gate"), columns, strict=True)))
+
+
+def parameters(tower: Tower, blocks: Sequence[int]) -> list[int]:
+    """Parameters of stem and blocks up to each exit; the last with everything."""
+    size = [sum(p.numel() for p in block.parameters()) for block in tower.blocks]
+    named = dict(tower.visual.named_parameters())
+    whole = sum(p.numel() for p in named.values())
+    end = sum(p.numel() for name, p in named.items() if name.startswith(tower.end))
+    stem = whole - sum(size) - end
+    return [stem + sum(size[:k]) for k in blocks[:-1]] + [whole]

@@ -1,0 +1,127 @@
+"""Count MACs by tracing with fvcore. The only importer of fvcore.
+
+fvcore's "flops" are multiply-accumulates. Left alone it misses multi-head attention: its fast path is one opaque
+operation, and scaled dot-product attention has no handle. Here the fast path is off while tracing, the handle is
+given, operations that multiply nothing stand in one list, and every other operation that fvcore does not know is an
+error.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from math import prod
+
+import torch
+from torch import nn
+
+from tgems.backbones.towers import Tower
+from tgems.costs.closed_form import EncoderCost
+
+NORMALISATION = ("layer_norm", "batch_norm", "group_norm")
+ZERO_COST = frozenset(
+    f"aten::{name}"
+    for name in (
+        "add add_ sub mul mul_ div rsub neg pow sum mean clamp clamp_min gelu relu sigmoid tanh exp log softmax "
+        "unflatten expand expand_as repeat linalg_vector_norm norm argmax amax diagonal le gather pad feature_dropout "
+        "dropout avg_pool2d silu"
+    ).split()
+)
+
+
+class UnsupportedOperationError(RuntimeError):
+    """fvcore does not know an operation of the traced module, and it is not known to be free."""
+
+
+@dataclass(frozen=True)
+class MacCount:
+    """MACs of matrix and convolution products, and what fvcore counts for normalisation."""
+
+    macs: int
+    normalisation: int
+
+    def __add__(self, other: "MacCount") -> "MacCount":
+        return MacCount(self.macs + other.macs, self.normalisation + other.normalisation)
+
+
+def count_macs(module: nn.Module, inputs: tuple) -> MacCount:
+    """Count one forward pass.
+
+    Args:
+        module: Any module; traced in eval mode without gradients.
+        inputs: Positional arguments.
+
+    Raises:
+        UnsupportedOperationError: An operation is neither counted nor listed in `ZERO_COST`.
+    """
+    from fvcore.nn import FlopCountAnalysis
+
+    was_training = module.training
+    with _fast_path_off(), torch.no_grad():
+        analysis = FlopCountAnalysis(module.eval(), inputs)
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        operators = analysis.by_operator()
+        unknown = {op: n for op, n in analysis.unsupported_ops().items() if op not in ZERO_COST}
+    module.train(was_training)
+    if unknown:
+        listed = ", ".join(f"{op} x {n}" for op, n in sorted(unknown.items()))
+        raise UnsupportedOperationError(
+            f"{type(module).__name__}: fvcore cannot count {listed}; give a handle, or list what multiplies nothing"
+        )
+    normalisation = sum(operators[n] for n in NORMALISATION if n in operators)
+    return MacCount(round(sum(operators.values()) - normalisation), round(normalisation))
+
+
+def count_encoder(tower: Tower) -> EncoderCost:
+    """Trace the steps of a tower for one image; values of its parameters do not matter."""
+    state, counts = torch.zeros(1, 3, *tower.image_size), []
+    was_training = tower.visual.training
+    tower.visual.eval()
+    with torch.no_grad():
+        for step in (tower.stem, *(partial(tower.block, k) for k in range(tower.depth))):
+            counts.append(count_macs(Step(tower.visual, step), (state,)))
+            state = step(state)
+        finish, embedding = count_macs(Step(tower.visual, tower.finish), (state,)), tower.finish(state)
+    tower.visual.train(was_training)
+    upto = list(accumulate(counts))[1:]
+    return EncoderCost(
+        blocks=tuple(c.macs for c in upto),
+        finish=finish.macs,
+        blocks_normalisation=tuple(c.normalisation for c in upto),
+        finish_normalisation=finish.normalisation,
+        widths=tower.widths,
+        embed_dim=embedding.shape[-1],
+    )
+
+
+class Step(nn.Module):
+    """One step of a tower as a module, for tracing."""
+
+    def __init__(self, visual: nn.Module, step: Callable):
+        super().__init__()
+        self.visual, self.step = visual, step
+        self.training = visual.training
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        """Take the step."""
+        return self.step(state)
+
+
+def _attention_macs(inputs: list, outputs: list) -> Counter:
+    """Products with keys and with values: B H S T (d + d_v)."""
+    query, key, value = (i.type().sizes() for i in inputs[:3])
+    *batch, sources, dim = query
+    return Counter({"scaled_dot_product_attention": prod(batch) * sources * key[-2] * (dim + value[-1])})
+
+
+@contextmanager
+def _fast_path_off() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -1,0 +1,58 @@
+"""Describe a saved T-GEM in rows of text. Imports neither torch nor open_clip, so that it starts quickly."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tgems.runtime.saved_config import TENSORS, read_config
+
+Rows = list[tuple[str, ...]]
+
+
+def describe(folder: Path) -> tuple[Rows, Rows, Rows, Rows]:
+    """What it is, what exits cost, its thresholds, and what it reached on test images.
+
+    Raises:
+        UserError: See `read_config`.
+    """
+    config = read_config(folder)
+    target, full = config.rate_target, config.costs.encoder[-1]
+    about = [
+        ("backbone", backbone_reference(config.backbone.model_dump())),
+        ("weights", config.weights[:12]),
+        ("policy", config.policy),
+        ("rate target", "none" if target is None else f"{target:g}"),
+        ("full encoder", f"{full / 1e9:.4g} GMACs an image"),
+        ("size", f"{(Path(folder) / TENSORS).stat().st_size / 1e6:.2f} MB"),
+        *((key.replace("_", " "), str(value)) for key, value in config.about.model_extra.items()),
+    ]
+    spent = [
+        (str(block), f"{rate:.3f}", f"{rate * full / 1e9:.4g}")
+        for block, rate in zip(config.costs.blocks, config.rates, strict=True)
+    ]
+    calibrations = {name: point.model_dump() for name, point in config.calibrations.items()}
+    results = [row.model_dump() for row in config.about.results]
+    return about, spent, threshold_rows(calibrations), result_rows(results)
+
+
+def backbone_reference(entry: dict) -> str:
+    """A backbone in words."""
+    return " ".join(filter(None, (entry.get("model"), entry["pretrained"])))
+
+
+def _range(thresholds: Sequence[float] | None) -> str:
+    """A threshold, or the range of those of several exits."""
+    ends = [f"{end:.4g}" for end in (min(thresholds), max(thresholds))] if thresholds else ["none"]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def threshold_rows(calibrations: dict[str, dict]) -> Rows:
+    """Data set, threshold, mean rate on its validation images."""
+    return [(name, _range(c["thresholds"]), f"{c['rate_validation']:.3f}") for name, c in calibrations.items()]
+
+
+def result_rows(results: list[dict]) -> Rows:
+    """Data set, whose thresholds, metric, value, the full encoder's, rate."""
+    return [
+        (r["dataset"], r["calibration"], r["metric"], *(f"{r[k]:.3f}" for k in ("value", "full", "rate")))
+        for r in results
+    ]

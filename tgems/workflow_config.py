@@ -1,0 +1,171 @@
+"""Complete a run's configuration and check what no schema can say: architectures, data sets, policies, exits.
+
+Imports neither torch nor open_clip, since it serves dry runs.
+"""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from tgems.architectures.catalog import check_supported, positions_at_exits
+from tgems.backbones.references import model_config
+from tgems.config.reading import parse_config
+from tgems.config.run import ALL_POLICIES, Variant
+from tgems.costs.exit_costs import ExitCosts, check_targets, module_costs
+from tgems.costs.exit_layout import require_grid
+from tgems.data.dataset_entries import complete_entries
+from tgems.errors import UserError, nearest
+
+
+def complete_config(config: dict) -> dict[str, Any]:
+    """Validate a configuration and fill in everything that it leaves out.
+
+    Args:
+        config: As read from YAML; it is left as it is.
+
+    Returns:
+        A new configuration of plain values, complete. Every variant holds all of its options.
+
+    Raises:
+        UserError: One line that names the key, the value and what was expected.
+    """
+    parsed = parse_config(config)
+    complete = parsed.plain()
+    complete["variants"] = {name: _variant(complete, changes) for name, changes in parsed.variants.items()}
+    complete["datasets"] = complete_entries(
+        complete["datasets"], complete["training"]["dataset"], complete["calibration"]
+    )
+    tested = [name for name, entry in complete["datasets"].items() if entry["splits"]["test"] != "none"]
+    complete["evaluation"].setdefault("compared", tested)
+    _check_training(complete)
+    _check_policies(complete)
+    for name in complete["evaluation"]["compared"]:
+        if name not in tested:
+            hint = nearest(name, tested)
+            raise UserError(f"config: evaluation.compared: {name!r} is no key of datasets with test images; {hint}")
+    for name in complete["backbones"]:
+        _check_backbone(name, complete)
+    return complete
+
+
+def recorded_config(config: dict) -> dict[str, Any]:
+    """Return the part of a complete configuration that can change a number of the tables.
+
+    The rest says where files lie and what a job may use: the results folder, worker processes, devices, memory, batch
+    sizes of the feature pass, the number of jobs. Measuring speed and pretraining backbones do not touch the tables,
+    and options of exit modules stand in the variants.
+    """
+    apart = {"results", "latency", "pretraining", *Variant.model_fields}
+    kept = {key: value for key, value in config.items() if key not in apart}
+    kept["training"] = {"dataset": config["training"]["dataset"]}
+    kept["demo"] = {key: value for key, value in config["demo"].items() if key != "backbone"}
+    kept["variants"] = {
+        name: {
+            key: value for key, value in variant.items() if key != "joint" or variant["training"]["scheme"] == "joint"
+        }
+        for name, variant in config["variants"].items()
+    }
+    kept["features"] = {key: config["features"][key] for key in ("dtype", "precision")}
+    kept["datasets"] = {
+        name: {key: value for key, value in entry.items() if key not in ("jobs", "root")}
+        for name, entry in config["datasets"].items()
+    }
+    return kept
+
+
+def trained_gates(policies: list[str]) -> list[str]:
+    """Return the gates that policies need, of `image`, `bank` and `confidence`.
+
+    `random` draws from the exit histogram of `tgem`, or of `tgem_bank` where that alone is compared. A policy of one's
+    own says what it needs by the class attribute `guidance`.
+
+    Raises:
+        UserError: A file of one's own policy is missing or damaged, or defines no such class.
+    """
+    needs = {"tgem": "image", "tgem_bank": "bank", "learned_confidence": "confidence"}
+    wanted = {needs[word] for word in policies if word in needs}
+    wanted |= {_own_guidance(word) for word in policies if ":" in word}
+    if "random" in policies and not wanted & {"image", "bank"}:
+        wanted.add("image")
+    return [gates for gates in ("image", "bank", "confidence") if gates in wanted]
+
+
+def costs_of(config: dict, backbone: str, variant: str) -> ExitCosts | None:
+    """Costs of a backbone and a variant's exit modules by the closed form; None where there is none."""
+    entry = config["backbones"][backbone]
+    return module_costs(model_config(entry), config["variants"][variant] | {"kept": entry["exits"]})
+
+
+def _variant(config: dict, variant: Variant) -> dict:
+    """All options of a variant: the configuration's own, but for the keys that the variant sets."""
+    own = {key: config[key] for key in Variant.model_fields if key != "training"}
+    own["training"] = {"scheme": config["training"]["scheme"]}
+    changes = variant.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    return own | {key: own[key] | value if isinstance(value, dict) else value for key, value in changes.items()}
+
+
+def _check_training(config: dict) -> None:
+    trained = config["training"]["dataset"]
+    if trained not in config["datasets"]:
+        hint = nearest(trained, config["datasets"])
+        raise UserError(f"config: training.dataset {trained!r} is no key of datasets; {hint}")
+    if (task := config["datasets"][trained]["task"]) != "zeroshot_retrieval":
+        raise UserError(f"config: training.dataset {trained!r} has no captions (task {task!r}); name one that has")
+    if all(entry["splits"]["test"] == "none" for entry in config["datasets"].values()):
+        raise UserError("config: datasets: none has test images; add one that has")
+
+
+def _check_policies(config: dict) -> None:
+    for word in config["policies"]:
+        if ":" not in word and word not in ALL_POLICIES:
+            raise UserError(f"config: policies: {word!r} is no policy; {nearest(word, ALL_POLICIES)}")
+    if "full" not in config["policies"]:
+        raise UserError(
+            f"config: policies {config['policies']} lack 'full', which all others are compared with; add it"
+        )
+    trained_gates(config["policies"])
+    latency = config["latency"]
+    if latency["batch_sizes"] and latency["exits"] == "trained" and "tgem" not in config["policies"]:
+        raise UserError("config: latency.exits is 'trained', which needs policy 'tgem'; add it, or set 'drawn'")
+
+
+def _own_guidance(word: str) -> str:
+    """Return what the policy class of a word `FILE.py:CLASS` declares as its `guidance`, without running the file."""
+    path, _, name = word.rpartition(":")
+    place = f"config: policies: {word!r}"
+    try:
+        module = ast.parse(Path(path).read_bytes(), filename=path)
+    except OSError as error:
+        raise UserError(f"{place}: {path!r} cannot be read from {Path.cwd()} ({error.strerror})") from None
+    except (SyntaxError, ValueError) as error:
+        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise UserError(f"{place}: {path}{where} is not valid Python ({error}); mend it") from None
+    classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
+    if name not in classes:
+        raise UserError(f"{place}: {path} defines no class {name!r}; {nearest(name, classes)}")
+    for node in classes[name].body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == "guidance" for target in targets):
+            value = node.value.value if isinstance(node.value, ast.Constant) else None
+            if value not in ("none", "image", "bank"):
+                raise UserError(f"{place}: guidance of class {name!r} is not 'none', 'image' or 'bank'; write one")
+            return value
+    return "none"
+
+
+def _check_backbone(name: str, config: dict) -> None:
+    """Check what the architecture alone says: whether it is supported, and which rate targets its exits can reach.
+
+    Where there is no closed form, the count of MACs checks the targets.
+    """
+    backbone = config["backbones"][name]
+    model_cfg = model_config(backbone)
+    check_supported(model_cfg, backbone.get("model") or backbone["pretrained"])
+    positions = positions_at_exits(model_cfg)
+    for variant in config["variants"]:
+        if positions is not None:
+            require_grid(config["variants"][variant]["summary"]["grid"], positions, f"backbone {name!r}")
+        costs = costs_of(config, name, variant)
+        if costs is not None:
+            owner = f"backbone {name!r}, variant {variant!r}"
+            check_targets(costs, config["variants"][variant]["rate_targets"], owner)
