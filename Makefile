@@ -24,9 +24,10 @@ reproduce: .venv/.ready ## Run the embedded demo: tables, figures and results/re
 test: .venv/.ready ## Run the tests
 	pytest -n auto --dist loadfile $(ARGS)
 
-lint: .venv/.ready ## Check the style
+lint: .venv/.ready ## Check style and types
 	ruff check .
 	ruff format --check .
+	pyright
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
