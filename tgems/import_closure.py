@@ -22,11 +22,13 @@ def import_closure(script: Path) -> list[Path]:
         script: A Python file.
     """
     found: set[Path] = set()
+    followed: set[Path] = set()
     waiting = [Path(script)]
     while waiting:
-        new = _needed_by(waiting.pop()) - found
-        found |= new
-        waiting += [path for path in new if path.suffix == ".py"]
+        modules, data = _needed_by(waiting.pop())
+        waiting += modules - followed
+        followed |= modules
+        found |= modules | data
     return sorted(found)
 
 
@@ -51,9 +53,10 @@ def _is_text(node: ast.AST) -> bool:
 
 
 @cache
-def _needed_by(file: Path) -> frozenset[Path]:
-    """Return the files of tgems that one Python file names."""
+def _needed_by(file: Path) -> tuple[frozenset[Path], frozenset[Path]]:
+    """Return the modules of tgems that one Python file imports, and the files beside it that it names."""
     found: set[Path] = set()
+    data: set[Path] = set()
     for node in _running(ast.parse(file.read_bytes(), filename=str(file)), file.name != "__init__.py"):
         if isinstance(node, ast.Import):
             for name in node.names:
@@ -64,8 +67,8 @@ def _needed_by(file: Path) -> frozenset[Path]:
                 found.update(_modules(f"{node.module}.{name.name}"))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_file_name(node.value):
             beside = file.parent / node.value
-            found.update([beside] if beside.is_file() and file.is_relative_to(PACKAGE) else [])
-    return frozenset(found)
+            data.update([beside] if beside.is_file() and file.is_relative_to(PACKAGE) else [])
+    return frozenset(found), frozenset(data)
 
 
 def _running(node: ast.AST, functions: bool) -> Iterator[ast.AST]:
@@ -90,4 +93,4 @@ def _modules(name: str) -> list[Path]:
 
 def _is_file_name(text: str) -> bool:
     """Return whether a string can be the name of a data file."""
-    return 2 < len(text) < 100 and "." in text and "/" not in text and "\0" not in text and not text.endswith(".py")
+    return 2 < len(text) < 100 and "." in text and "/" not in text and "\0" not in text

@@ -3,18 +3,17 @@
 Imports neither torch nor open_clip, since it serves dry runs.
 """
 
-import ast
-from pathlib import Path
 from typing import Any
 
 from tgems.architectures.catalog import check_supported, positions_at_exits
 from tgems.backbones.references import model_config
 from tgems.config.reading import parse_config
-from tgems.config.run import ALL_POLICIES, Variant
-from tgems.costs.exit_costs import ExitCosts, check_targets, module_costs
+from tgems.config.run import Variant
+from tgems.costs.exit_costs import GATES, ExitCosts, check_targets, module_costs
 from tgems.costs.exit_layout import require_grid
 from tgems.data.dataset_entries import complete_entries
 from tgems.errors import UserError, nearest
+from tgems.policies.declarations import declared
 
 
 def complete_config(config: dict) -> dict[str, Any]:
@@ -74,20 +73,18 @@ def recorded_config(config: dict) -> dict[str, Any]:
 
 
 def trained_gates(policies: list[str]) -> list[str]:
-    """Return the gates that policies need, of `image`, `bank` and `confidence`.
+    """Return the kinds of gates that policies need, in the order of `tgems.costs.exit_costs.GATES`.
 
-    `random` draws from the exit histogram of `tgem`, or of `tgem_bank` where that alone is compared. A policy of one's
-    own says what it needs by the class attribute `guidance`.
+    `random` draws from the exit histogram of `tgem`, or of `tgem_bank` if only that is compared. A policy of your own
+    declares what it needs by the class attribute `gates`.
 
     Raises:
-        UserError: A file of one's own policy is missing or damaged, or defines no such class.
+        UserError: A policy is unknown, or its file is missing, damaged, or defines no such class.
     """
-    needs = {"tgem": "image", "tgem_bank": "bank", "learned_confidence": "confidence"}
-    wanted = {needs[word] for word in policies if word in needs}
-    wanted |= {_own_guidance(word) for word in policies if ":" in word}
+    wanted = {declared(word).get("gates") for word in policies if word != "shuffled"}
     if "random" in policies and not wanted & {"image", "bank"}:
         wanted.add("image")
-    return [gates for gates in ("image", "bank", "confidence") if gates in wanted]
+    return [kind for kind in GATES if kind in wanted]
 
 
 def costs_of(config: dict, backbone: str, variant: str) -> ExitCosts | None:
@@ -116,9 +113,6 @@ def _check_training(config: dict) -> None:
 
 
 def _check_policies(config: dict) -> None:
-    for word in config["policies"]:
-        if ":" not in word and word not in ALL_POLICIES:
-            raise UserError(f"config: policies: {word!r} is no policy; {nearest(word, ALL_POLICIES)}")
     if "full" not in config["policies"]:
         raise UserError(
             f"config: policies {config['policies']} lack 'full', which all others are compared with; add it"
@@ -127,30 +121,6 @@ def _check_policies(config: dict) -> None:
     latency = config["latency"]
     if latency["batch_sizes"] and latency["exits"] == "trained" and "tgem" not in config["policies"]:
         raise UserError("config: latency.exits is 'trained', which needs policy 'tgem'; add it, or set 'drawn'")
-
-
-def _own_guidance(word: str) -> str:
-    """Return what the policy class of a word `FILE.py:CLASS` declares as its `guidance`, without running the file."""
-    path, _, name = word.rpartition(":")
-    place = f"config: policies: {word!r}"
-    try:
-        module = ast.parse(Path(path).read_bytes(), filename=path)
-    except OSError as error:
-        raise UserError(f"{place}: {path!r} cannot be read from {Path.cwd()} ({error.strerror})") from None
-    except (SyntaxError, ValueError) as error:
-        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise UserError(f"{place}: {path}{where} is not valid Python ({error}); mend it") from None
-    classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
-    if name not in classes:
-        raise UserError(f"{place}: {path} defines no class {name!r}; {nearest(name, classes)}")
-    for node in classes[name].body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if any(isinstance(target, ast.Name) and target.id == "guidance" for target in targets):
-            value = node.value.value if isinstance(node.value, ast.Constant) else None
-            if value not in ("none", "image", "bank"):
-                raise UserError(f"{place}: guidance of class {name!r} is not 'none', 'image' or 'bank'; write one")
-            return value
-    return "none"
 
 
 def _check_backbone(name: str, config: dict) -> None:

@@ -18,7 +18,7 @@ from tgems.evaluation.uncertainty import SharedSources
 from tgems.exits.bank_modules import BankGates
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 from tgems.features.cache import load_features
-from tgems.policies.exit_outputs import ExitModules
+from tgems.policies.cached_outputs import ExitModules
 from tgems.policies.registry import POLICIES
 
 TARGETS = [0.45, 0.8]

@@ -25,7 +25,7 @@ from tgems.exits.training_pairs import Pairs
 from tgems.features.cache import FeatureSet
 from tgems.features.encode import encode_images
 from tgems.features.row_access import Rows
-from tgems.policies.exit_outputs import ExitModules
+from tgems.policies.cached_outputs import ExitModules
 from tgems.policies.registry import POLICIES
 from tgems.profiling.count_backbone import trace_modules
 from tgems.profiling.fvcore_trace import count_encoder
@@ -145,8 +145,8 @@ def test_one_exit_alone_is_the_same_in_its_true_width():
         torch.nn.init.normal_(parameter)
     price = break_even_price(bank_gates, s, bank)
     for k in range(3):
-        assert torch.allclose(heads.alone(k)(s[:, k]), heads(s)[:, k], atol=1e-6)
-        assert torch.allclose(gates.alone(k)(s[:, k]), gates(s)[:, k], atol=1e-6)
+        assert torch.allclose(heads.at_exit(k, s[:, k]), heads(s)[:, k], atol=1e-6)
+        assert torch.allclose(gates.scores_at(k, s[:, k], None).float(), gates(s)[:, k], atol=1e-6)
         assert torch.allclose(bank_gates.break_even_at(k, s[:, k], bank[:, k]), price[:, k], atol=1e-4)
 
 

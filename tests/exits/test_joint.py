@@ -8,12 +8,14 @@ from toy import toy_pairs
 from tgems.config.training import JointTraining
 from tgems.costs.exit_costs import ExitCosts
 from tgems.exits import losses
-from tgems.exits.bank_modules import JointBankGates, bank_features
+from tgems.exits.bank_modules import JointBankGates
+from tgems.exits.bank_statistics import bank_features
 from tgems.exits.joint_training import draw_bank, relative_costs, train_joint
 from tgems.exits.modules import ImageGates
 from tgems.exits.saved_modules import build_module
 
-COSTS = ExitCosts((1, 2, 3, 4), (250, 500, 750, 1000), (10,) * 3, (2,) * 3, (2,) * 3, (2,) * 3, 5, 8, (4,) * 3, 10)
+GATE_COSTS = {kind: (2,) * 3 for kind in ("image", "bank", "confidence", "variance", "router")}
+COSTS = ExitCosts((1, 2, 3, 4), (250, 500, 750, 1000), (10,) * 3, GATE_COSTS, 5, 8, (4,) * 3, 10)
 
 
 def chosen(**changes) -> JointTraining:
@@ -95,7 +97,7 @@ def test_one_exit_alone_says_what_all_exits_say(builder, widths):
         summaries *= gates.norm.true
     for k in range(2):
         if builder is ImageGates:
-            ours, every = gates.alone(k)(summaries[:, k]), gates(summaries)
+            ours, every = gates.scores_at(k, summaries[:, k], None), gates(summaries)
         else:
             ours, every = gates.scores_at(k, summaries[:, k], bank[:, k], None).float(), gates(summaries, bank)
         assert torch.allclose(ours, every[:, k], atol=1e-6)

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tgems.costs.closed_form import BANK_FEATURES, bank_gate_inputs
-from tgems.exits.bank_modules import BankGates, bank_features
+from tgems.exits.bank_modules import BankGates
+from tgems.exits.bank_statistics import bank_features
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 
 
@@ -39,7 +40,7 @@ def test_gate_logits_follow_the_steepest_slope_ahead():
     gates = LookaheadGates(3, 6, 5, rates, temperature=0.1)
     gates.price.fill_(0.3)
     summaries = torch.randn(4, 3, 6)
-    p = gates.foresee(summaries).sigmoid()
+    p = gates.predict_correctness(summaries).sigmoid()
     for i in range(4):
         for e in range(3):
             slope = max((p[i, e, k] - p[i, e, e]).item() / (rates[k] - rates[e]) for k in range(e + 1, 4))

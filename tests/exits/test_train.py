@@ -59,7 +59,7 @@ def test_hit_probabilities_are_those_of_random_banks(trained):
 
 def test_foresight_tells_who_will_be_right_where(trained, foresight):
     pairs, (_, gates) = trained[0], foresight
-    p = gates.foresee(pairs.summaries).sigmoid()
+    p = gates.predict_correctness(pairs.summaries).sigmoid()
     early = torch.arange(len(pairs)) % 2 == 0
     assert p[early, 0, 0].mean() > 0.8 and p[~early, 0, 0].mean() < 0.4
     assert p[~early, 0, 2].mean() > 0.8, "what comes is foreseen from the first exit"
@@ -83,7 +83,7 @@ def test_gates_without_a_pass_are_their_foresight_at_the_price_of_the_target(tra
     pairs, (right, start) = trained[0], foresight
     chosen = options("image_gates", **GATES | {"passes": 0})
     gates, history = train_image_gates(pairs, right, RATES, start, 0.6, chosen, 0)
-    assert torch.equal(gates.foresee(pairs.summaries), start.foresee(pairs.summaries))
+    assert torch.equal(gates.predict_correctness(pairs.summaries), start.predict_correctness(pairs.summaries))
     assert 0.5 <= history["rate_at_zero"].iloc[-1] <= 0.6 + 1e-6
 
 
@@ -105,7 +105,8 @@ def test_linear_heads_and_heads_without_text_still_point_at_the_last_exit(traine
     assert cosine[:, 2].mean() > 0.9
 
 
-COSTS = ExitCosts((1, 2, 3, 4), (250, 500, 750, 1000), (10,) * 3, (2,) * 3, (2,) * 3, (2,) * 3, 5, 8, (4,) * 3, 10)
+GATE_COSTS = {kind: (2,) * 3 for kind in ("image", "bank", "confidence", "variance", "router")}
+COSTS = ExitCosts((1, 2, 3, 4), (250, 500, 750, 1000), (10,) * 3, GATE_COSTS, 5, 8, (4,) * 3, 10)
 
 
 def test_bank_gates_know_who_is_right(trained):

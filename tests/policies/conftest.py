@@ -6,34 +6,37 @@ from torch import nn
 from torch.nn import functional as F
 
 from tgems.costs.exit_costs import ExitCosts
-from tgems.exits.bank_modules import BankGates
+from tgems.exits.bank_modules import BankGates, ConfidenceAndVarianceGates
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
-from tgems.policies.exit_outputs import ExitModules, ExitOutputs
+from tgems.policies.cached_outputs import CachedOutputs, ExitModules
 
-COSTS = ExitCosts((1, 2, 3, 4), (100, 200, 300, 410), (7,) * 3, (3,) * 3, (1,) * 3, (5,) * 3, 2, 6, (4,) * 3, 8)
+GATES = {"image": (3,) * 3, "bank": (5,) * 3, "confidence": (1,) * 3, "variance": (6,) * 3, "router": (4,) * 3}
+COSTS = ExitCosts((1, 2, 3, 4), (100, 200, 300, 410), (7,) * 3, GATES, 2, 6, (4,) * 3, 20)
 TARGETS = [0.5, 0.8]
 
 
-def random_outputs(seed: int, n: int = 12, bank: int = 5) -> ExitOutputs:
+def random_outputs(seed: int, n: int = 12, bank: int = 5) -> CachedOutputs:
     """Random modules and embeddings of four exits, d = 4, D = 6."""
     torch.manual_seed(seed)
-    image = {t: LookaheadGates(3, 8, 4, [0.25, 0.5, 0.75, 1.0]) for t in TARGETS}
-    text, confidence = BankGates(3, 8, 4), ImageGates(3, 8, 4)
+    gates = {("image", t): LookaheadGates(3, 20, 4, [0.25, 0.5, 0.75, 1.0]) for t in TARGETS}
+    text = BankGates(3, 20, 4)
+    gates |= {("bank", None): text, ("confidence", None): ImageGates(3, 20, 4), ("router", None): ImageGates(3, 20, 4)}
+    gates |= {("variance", None): ConfidenceAndVarianceGates(3, 20, 4, 4)}
     for layer in (text.shift, text.leave.weight, text.stay.weight):
         nn.init.normal_(layer)
-    modules = ExitModules(ExitHeads(3, 8, 4, 6), image, text, confidence)
+    modules = ExitModules(ExitHeads(3, 20, 4, 6), gates)
     z = F.normalize(torch.randn(n, 4, 6), dim=-1)
     texts = F.normalize(torch.randn(bank, 6), dim=-1)
     right = (z @ texts.T).argmax(-1) == torch.randint(bank, (n, 1))
     keys = [f"image-{i}" for i in range(n)]
-    return ExitOutputs(keys, torch.randn(n, 3, 8), 4, z, texts, right, 10.0, COSTS, modules, seed)
+    return CachedOutputs(keys, torch.randn(n, 3, 20), z, texts, right, 10.0, COSTS, modules, seed)
 
 
-def subset(whole: ExitOutputs, rows: list[int]) -> ExitOutputs:
+def subset(whole: CachedOutputs, rows: list[int]) -> CachedOutputs:
     """Some images of a batch."""
-    parts = (whole.summaries[rows], whole.cls_dim, whole.embeddings[rows], whole.bank, whole.right[rows])
+    parts = (whole.summaries[rows], whole.embeddings[rows], whole.bank, whole.right[rows])
     keys = [whole.keys[i] for i in rows]
-    return ExitOutputs(keys, *parts, whole.scale, whole.costs, whole.modules, whole.seed)
+    return CachedOutputs(keys, *parts, whole.scale, whole.costs, whole.modules, whole.seed)
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from policies.conftest import COSTS
 
 from tgems.policies.per_exit_thresholds import PathCosts, best_thresholds, descending, exits_taken, fit_thresholds
+from tgems.policies.registry import POLICIES
 
 
 def costs_of_confidence():
-    return PathCosts.of(lambda visited: COSTS.confidence(5, visited))
+    return PathCosts.of(lambda visited: POLICIES["margin"].costs(COSTS, 5, visited))
 
 
 def random_problem(seed, n=200, exits=3):
@@ -26,7 +27,11 @@ def random_problem(seed, n=200, exits=3):
 
 @pytest.mark.parametrize("visited", [(), (1,), (0, 2), (0, 1, 2)])
 def test_costs_are_taken_apart_and_put_together(visited):
-    for prices in (lambda v: COSTS.confidence(5, v), lambda v: COSTS.bank_guided(7, v), COSTS.at_exits):
+    for prices in (
+        lambda v: POLICIES["margin"].costs(COSTS, 5, v),
+        lambda v: POLICIES["tgem_bank"].costs(COSTS, 7, v),
+        COSTS.at_exits,
+    ):
         own = (lambda v: COSTS.at_exits(3, 2, visited=v)) if prices == COSTS.at_exits else prices
         thresholds = np.where(np.isin(range(3), visited), 0.5, np.inf)
         assert PathCosts.of(own).at_exits(thresholds) == pytest.approx(own(visited))

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from tgems.config.run import ALL_POLICIES
 from tgems.errors import UserError
-from tgems.exits.bank_modules import CONFIDENCE, PRICES, bank_features, break_even_price
-from tgems.policies.confidence import agreements
+from tgems.exits.bank_modules import CONFIDENCE, PRICES, break_even_price
+from tgems.exits.bank_statistics import bank_features
 from tgems.policies.interface import OperatingPoint, require_index_safe
 from tgems.policies.reference import uniform
 from tgems.policies.registry import POLICIES, find_policies
@@ -34,7 +34,7 @@ def gains_of_going_on(whole, image, exit_, prices):
     logits = whole.scale * whole.embeddings[image : image + 1, :-1] @ whole.bank.T
     once = whole.summaries[image : image + 1], bank_features(logits, whole.scale)
     same = (part.expand(len(prices), *part.shape[1:]) for part in once)
-    return -whole.modules.bank_gates(*same, torch.tensor(prices, dtype=torch.float32))[:, exit_]
+    return -whole.modules.gates["bank", None](*same, torch.tensor(prices, dtype=torch.float32))[:, exit_]
 
 
 def score(name, whole, image, exit_, target):
@@ -46,9 +46,19 @@ def score(name, whole, image, exit_, target):
         "entropy": lambda: sum(x * math.log(x) for x in p if x > 0) / math.log(len(p)),
         "margin": lambda: p[0] - p[1],
         "saturation": lambda: F.cosine_similarity(cls[exit_], cls[exit_ - 1], dim=0).item() if exit_ else -math.inf,
-        "tgem": lambda: whole.modules.image_gates[target](summary)[0, exit_].item(),
-        "learned_confidence": lambda: whole.modules.confidence_gates(summary)[0, exit_].item(),
+        "tgem": lambda: whole.modules.gates["image", target](summary)[0, exit_].item(),
+        "lra_gate": lambda: variance_gate(whole, image, exit_, p),
+        "router": lambda: whole.modules.gates["router", None](summary)[0, 0].item(),
+        "learned_confidence": lambda: whole.modules.gates["confidence", None](summary)[0, exit_].item(),
     }[name.removesuffix("_raw")]()
+
+
+def variance_gate(whole, image, exit_, p):
+    """The gate on probability, margin and spatial variance, by numpy's own moments."""
+    gates, cells = whole.modules.gates["variance", None], whole.summaries[image, exit_].reshape(5, 4)[1:].numpy()
+    variance = cells.var(axis=0).mean() / (cells**2).mean()
+    inputs = torch.tensor([[[p[0], p[0] - p[1], variance]]], dtype=torch.float32)
+    return gates(inputs.expand(1, 3, 3))[0, exit_].item()
 
 
 def naive_exit(name, whole, image, point):
@@ -73,7 +83,7 @@ def naive_exit(name, whole, image, point):
         run = 0
         for e in range(1, last):
             run = run + 1 if winner(whole, image, e) == winner(whole, image, e - 1) else 0
-            if run >= parameters["patience"]:
+            if run >= point.thresholds[0]:
                 return e
         return last
     looked = range(last) if point.visited is None else point.visited
@@ -100,7 +110,9 @@ def test_decisions_equal_a_walk_of_each_image(name, seed):
 
 def test_bank_gates_leave_above_their_break_even_price(outputs):
     """Its score falls with the price at which going on gains nothing; both are found here by bisection."""
-    price = break_even_price(outputs.modules.bank_gates, outputs.summaries, outputs.statistics.features, grid=400)
+    price = break_even_price(
+        outputs.modules.gates["bank", None], outputs.summaries, outputs.statistics.features[:, :-1], grid=400
+    )
     scores = POLICIES["tgem_bank"].scores(outputs, 0.5)
     used, tried = price40(outputs), np.geomspace(*PRICES, 400)
     crossings = 0
@@ -119,14 +131,14 @@ def test_bank_gates_leave_above_their_break_even_price(outputs):
 
 
 def price40(outputs):
-    return break_even_price(outputs.modules.bank_gates, outputs.summaries, outputs.statistics.features)
+    return break_even_price(outputs.modules.gates["bank", None], outputs.summaries, outputs.statistics.features[:, :-1])
 
 
 def test_exits_that_are_passed_over_are_never_taken_nor_paid_for(outputs):
     policy = POLICIES["margin"]
     point = OperatingPoint(0.5, visited=(1,), thresholds=(-1.0,))
     assert policy.decide(outputs, point).tolist() == [1] * 12
-    every, some = COSTS.confidence(5), COSTS.confidence(5, (1,))
+    every, some = policy.costs(COSTS, 5), policy.costs(COSTS, 5, (1,))
     head, product = COSTS.head[0] / COSTS.full, 5 * COSTS.embed_dim / COSTS.full
     saved = [head, head + product, 2 * head + product, 2 * (head + product)]
     assert (every - some).tolist() == pytest.approx(saved)
@@ -147,14 +159,15 @@ def naive_cost(name, taken, bank):
     visited, passed = min(taken + 1, 3), taken
     head, product, early = COSTS.head[0], bank * COSTS.embed_dim, taken < 3
     spent = {
-        "tgem": visited * COSTS.image_gate[0] + head * early,
-        "learned_confidence": visited * COSTS.confidence_gate[0] + head * early,
-        "tgem_bank": visited * (head + COSTS.bank_gate[0]) + passed * product,
+        "tgem": visited * COSTS.gates["image"][0] + head * early,
+        "learned_confidence": visited * COSTS.gates["confidence"][0] + head * early,
+        "tgem_bank": visited * (head + COSTS.gates["bank"][0]) + passed * product,
         "saturation": visited * 2 * COSTS.width + head * early,
         "saturation_raw": visited * 2 * COSTS.width + COSTS.projection * early,
-        "full": 0,
+        "lra_gate": visited * (head + COSTS.gates["variance"][0]) + passed * product,
+        "router": COSTS.gates["router"][0] + head * early,
     }
-    spent |= dict.fromkeys(("fixed_raw", "hull_raw"), COSTS.projection * early)
+    spent |= dict.fromkeys(("full", "fixed_raw", "hull_raw"), COSTS.projection * early)
     spent |= dict.fromkeys(("max_softmax", "entropy", "margin", "patience"), visited * head + passed * product)
     spent |= dict.fromkeys(("max_softmax_raw", "margin_raw"), visited * COSTS.projection + passed * product)
     return (COSTS.encoder[taken] + spent.get(name, head * early)) / COSTS.full
@@ -166,18 +179,17 @@ def test_costs_equal_a_walk_through_the_exits(name):
     assert POLICIES[name].costs(COSTS, 5).tolist() == pytest.approx(expected)
 
 
-def first_above(scores, threshold):
-    return next((i for i, score in enumerate(scores) if score > threshold), len(scores))
-
-
 def test_patience_appears_at_what_it_reached(outputs):
-    policy = POLICIES["patience"]
+    policy, winners = POLICIES["patience"], outputs.statistics.winner.tolist()
     price = policy.costs(COSTS, 5)
-    run = agreements(outputs.statistics.winner)[:, :-1]
-    rates = {t: price[[first_above(row, t - 0.5) for row in run.tolist()]].mean() for t in (1, 2, 3)}
+
+    def leaves(winner, t):
+        return next((e for e in range(t, 3) if len(set(winner[e - t : e + 1])) == 1), 3)
+
+    rates = {t: price[[leaves(winner, t) for winner in winners]].mean() for t in (1, 2, 3)}
     for point in policy.fit(outputs, [0.01, 0.7, 5.0]):
         within = [r for r in rates.values() if r <= point.rate_target]
-        assert rates[point.parameters["patience"]] == pytest.approx(max(within) if within else min(rates.values()))
+        assert rates[point.thresholds[0]] == pytest.approx(max(within) if within else min(rates.values()))
 
 
 def test_random_follows_the_histogram_of_the_tgem():
@@ -195,14 +207,14 @@ def test_bank_of_one_text_is_won_at_once():
     assert torch.equal(whole.statistics.entropy, torch.zeros(12, 4).double())
 
 
-@pytest.mark.parametrize("name", ["tgem_bank", "margin", "max_softmax", "entropy", "patience"])
+@pytest.mark.parametrize("name", ["tgem_bank", "lra_gate", "margin", "max_softmax", "entropy", "patience"])
 def test_policies_that_need_the_texts_are_refused_for_an_index(name):
     with pytest.raises(UserError, match=f"{name}.*index is built before a query is known"):
         require_index_safe(POLICIES[name])
 
 
 def test_index_safe_policies_are_not_refused():
-    for name in ("tgem", "saturation", "learned_confidence", "fixed", "random", "full"):
+    for name in ("tgem", "saturation", "learned_confidence", "router", "fixed", "random", "full"):
         require_index_safe(POLICIES[name])
 
 

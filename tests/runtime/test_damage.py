@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from runtime.test_cli import tgems
 from safetensors.torch import load_file, save_file
 
+from tgems.costs.exit_costs import GATES
 from tgems.errors import UserError
+from tgems.policies.registry import POLICIES
 from tgems.provenance import digest_file, read_json
 from tgems.runtime.folder import load
-from tgems.runtime.rules import POLICIES
-from tgems.runtime.saved_config import GATES
 
 
 def put(*path, to):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tgems.runtime.rules import ExitRule
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,9 +14,8 @@ from tgems.exits.modules import ExitHeads
 from tgems.features.extract import extract_features
 from tgems.features.shards import Encoding
 from tgems.policies.registry import POLICIES
+from tgems.policies.registry import POLICIES as RUNNABLE
 from tgems.runtime.engine import Sizes, encode_early
-from tgems.runtime.rules import POLICIES as RUNNABLE
-from tgems.runtime.rules import ExitRule
 
 TOO_CLOSE = 1e-4
 

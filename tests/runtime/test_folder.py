@@ -13,10 +13,10 @@ from huggingface_hub import ModelCard
 import tgems
 from tgems.backbones.load import load_backbone
 from tgems.errors import UserError
+from tgems.policies.registry import POLICIES
 from tgems.provenance import read_json
 from tgems.runtime.folder import load, tensors_of
 from tgems.runtime.model import EarlyExitCLIP
-from tgems.runtime.rules import POLICIES
 from tgems.runtime.saved_config import FILES
 
 

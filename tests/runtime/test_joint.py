@@ -9,12 +9,14 @@ from torch.nn import functional as F
 from tgems.backbones.references import model_config
 from tgems.costs.exit_costs import module_costs
 from tgems.errors import UserError
-from tgems.exits.bank_modules import JointBankGates, bank_features
+from tgems.exits.bank_modules import JointBankGates
+from tgems.exits.bank_statistics import bank_features
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.features.encode import encode_images
 from tgems.provenance import read_json, write_json
+from tgems.runtime.early_exit import Calibration, EarlyExit
 from tgems.runtime.folder import load
-from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
+from tgems.runtime.model import EarlyExitCLIP
 
 COSTS = module_costs(model_config(DEMO), variant(8, 4, training={"scheme": "joint"}))
 BUILDERS = {"tgem": ImageGates, "tgem_bank": JointBankGates}

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tgems.runtime.rules import BANK_RULES, ImageRule
 from torch._subclasses import FakeTensorMode
 
 from tgems.errors import UserError
@@ -11,8 +12,8 @@ from tgems.exits import bank_modules
 from tgems.exits.bank_modules import BankGates
 from tgems.exits.modules import ExitHeads, LookaheadGates
 from tgems.policies.registry import POLICIES
-from tgems.runtime.model import Calibration, EarlyExitCLIP
-from tgems.runtime.rules import BANK_RULES, ImageRule
+from tgems.runtime.early_exit import Calibration
+from tgems.runtime.model import EarlyExitCLIP
 
 
 def bank_of(model, words):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tgems.exits.bank_modules import bank_features
+from tgems.exits.bank_statistics import bank_features
 from tgems.exits.saved_modules import load_module
 
 pytestmark = pytest.mark.workflow

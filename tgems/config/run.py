@@ -21,7 +21,7 @@ Device = Literal["cpu", "cuda"]
 ALL_POLICIES = (
     *("full", "fixed", "fixed_raw", "hull", "hull_raw", "random", "shuffled", "max_softmax", "entropy", "margin"),
     *("patience", "saturation", "max_softmax_raw", "margin_raw", "saturation_raw"),
-    *("learned_confidence", "tgem", "tgem_bank", "oracle", "oracle_agree"),
+    *("learned_confidence", "lra_gate", "router", "tgem", "tgem_bank", "oracle", "oracle_agree"),
 )
 
 

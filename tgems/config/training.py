@@ -57,7 +57,8 @@ class HeadOptions(Schedule):
 
 
 class ConfidenceGateOptions(Schedule):
-    """Training of the gate of policy learned_confidence, once per seed; its width is that of image_gates."""
+    """Training of the gates of the policies learned_confidence and router, once per seed; their width is that of
+    image_gates."""
 
     passes: Count = 6
     """Number of passes over the training pairs."""
@@ -74,6 +75,13 @@ class ConfidenceTraining(ConfidenceGateOptions):
 
     hidden: Count
     """Hidden width."""
+
+
+class RouterTraining(ConfidenceTraining):
+    """The section `confidence_gates` together with the width and the bank of the image-guided gates."""
+
+    bank_size: Pairs
+    """Number of texts among which an image is imagined to be ranked rightly or wrongly."""
 
 
 class LookaheadOptions(Section):
@@ -125,7 +133,7 @@ class ImageGateOptions(LookaheadOptions, Schedule):
 
 
 class BankGateOptions(Schedule):
-    """Training of gates that also see a text bank, once per seed for all rate targets."""
+    """Training of gates that also see a text bank, those of tgem_bank and lra_gate, once per seed."""
 
     hidden: Count = 32
     """Hidden width."""

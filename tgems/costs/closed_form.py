@@ -8,6 +8,7 @@ from tgems.architectures.catalog import as_pair, family, vision_config
 NORMALISATION_PER_ELEMENT = 5
 BANK_FEATURES = 11
 PRICE_INPUTS = 2
+VARIANCE_GATE_INPUTS = 3
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,11 @@ def gate_macs(inputs: int, hidden: int, outputs: int = 1) -> int:
 def bank_gate_inputs(summary_dim: int) -> int:
     """Number of inputs of a bank-guided gate: the summary and the bank features."""
     return summary_dim + BANK_FEATURES
+
+
+def variance_gate_macs(summary_dim: int, hidden: int) -> int:
+    """MACs of one gate on probability, margin and spatial variance; the latter squares the summary twice."""
+    return gate_macs(VARIANCE_GATE_INPUTS, hidden) + 2 * summary_dim
 
 
 def bank_product_macs(bank_size: int, embed_dim: int) -> int:

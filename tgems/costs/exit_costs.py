@@ -7,18 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from tgems.architectures.catalog import family
-from tgems.costs.closed_form import (
-    PRICE_INPUTS,
-    EncoderCost,
-    bank_gate_inputs,
-    bank_product_macs,
-    encoder_cost,
-    gate_macs,
-    head_macs,
-)
+from tgems.costs.closed_form import PRICE_INPUTS, EncoderCost, bank_gate_inputs, bank_product_macs, encoder_cost, gate_macs, head_macs, variance_gate_macs
 from tgems.costs.exit_layout import exit_blocks, grid_of, summary_dim
 from tgems.errors import UserError
 from tgems.provenance import read_json, write_json
+
+GATES = ("image", "bank", "confidence", "variance", "router")
+"""Kinds of trained gates, which are also the names of the folders that they are saved in."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +26,18 @@ class ExitCosts:
         blocks: Exits, 1-based, ascending; the last is L.
         encoder: Stem and blocks up to each exit; the last with pooling and projection.
         head: One head, per exit.
-        image_gate: One gate that sees the image alone, per exit; staged ones foresee every exit.
-        confidence_gate: One gate that sees the image alone and says one number, per exit.
-        bank_gate: One gate that also sees bank features, without the bank product, per exit.
-        projection: The frozen pooling and projection; None where these accept the last block's tokens alone.
+        gates: One gate of each kind (`GATES`), per exit, without the head and the bank product that it may need.
+        projection: The frozen pooling and projection; None where these accept only the last block's tokens.
         embed_dim: `D`.
-        widths: `d`, of a token or position, per exit.
-        summary_dim: `S`, of a summary; narrower exits are filled up to it.
+        widths: `d`, the number of channels of a token or position, per exit.
+        summary_dim: `S`, the length of a summary; those of narrower exits are padded to it.
         query_bank: What every image pays for query-bank normalisation, wherever it leaves.
     """
 
     blocks: tuple[int, ...]
     encoder: tuple[int, ...]
     head: tuple[int, ...]
-    image_gate: tuple[int, ...]
-    confidence_gate: tuple[int, ...]
-    bank_gate: tuple[int, ...]
+    gates: dict[str, tuple[int, ...]]
     projection: int | None
     embed_dim: int
     widths: tuple[int, ...]
@@ -92,37 +83,19 @@ class ExitCosts:
         return (np.array(self.encoder) + np.cumsum(looks + passed) + taken + self.query_bank) / self.full
 
     def fixed(self) -> np.ndarray:
-        """Encoder and one head."""
+        """Relative cost of the encoder and one head, per exit."""
         return self.at_exits(at_exit=self.head)
 
-    def fixed_raw(self) -> np.ndarray:
-        """Encoder and the frozen projection."""
-        return self.at_exits(at_exit=self.projection)
-
     def image_guided(self) -> np.ndarray:
-        """Encoder, every gate visited and one head."""
-        return self.at_exits(per_visit=self.image_gate, at_exit=self.head)
+        """Relative cost of the encoder, the image-guided gate of every exit on the way, and one head, per exit."""
+        return self.at_exits(per_visit=self.gates["image"], at_exit=self.head)
 
-    def learned_confidence(self) -> np.ndarray:
-        """Encoder, every confidence gate visited and one head."""
-        return self.at_exits(per_visit=self.confidence_gate, at_exit=self.head)
+    def bank_guided(self, bank_size: int) -> np.ndarray:
+        """Relative cost of the encoder, heads and bank-guided gates on the way, and bank products, per exit.
 
-    def confidence(self, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
-        """Encoder, a head at every visited exit, and the bank products that the answer does not need.
-
-        Whoever ranks a bank needs the product at the exit that is taken, whatever the policy: that product is the cost
-        of the answer (`answer`) and no part of a rate.
+        The product at the exit that is taken is the cost of the answer and not part of it.
         """
-        return self.at_exits(self.head, per_pass=self.answer(bank_size), visited=visited)
-
-    def confidence_raw(self, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
-        """Compute `confidence` with the frozen pooling and projection in place of heads."""
-        return self.at_exits(self.projection, per_pass=self.answer(bank_size), visited=visited)
-
-    def bank_guided(self, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
-        """Encoder, a head and a gate at every visited exit, and the bank products that the answer does not need."""
-        per_visit = np.add(self.head, self.bank_gate)
-        return self.at_exits(per_visit, per_pass=self.answer(bank_size), visited=visited)
+        return self.at_exits(np.add(self.head, self.gates["bank"]), per_pass=self.answer(bank_size))
 
     def answer(self, bank_size: int) -> int:
         """MACs of comparing one embedding with the texts of a bank."""
@@ -149,9 +122,13 @@ def exit_costs(encoder: EncoderCost, modules: dict, accepts_raw: bool) -> ExitCo
         blocks=tuple(blocks),
         encoder=(*(encoder.blocks[k - 1] for k in blocks[:-1]), encoder.full),
         head=tuple(head_macs(s, hidden["heads"], encoder.embed_dim) for s in sizes),
-        image_gate=tuple(gate_macs(s, hidden["image_gates"], image_outputs) for s in sizes),
-        confidence_gate=tuple(gate_macs(s, hidden["image_gates"]) for s in sizes),
-        bank_gate=tuple(gate_macs(bank_gate_inputs(s), hidden["bank_gates"], bank_outputs) for s in sizes),
+        gates={
+            "image": tuple(gate_macs(s, hidden["image_gates"], image_outputs) for s in sizes),
+            "bank": tuple(gate_macs(bank_gate_inputs(s), hidden["bank_gates"], bank_outputs) for s in sizes),
+            "confidence": tuple(gate_macs(s, hidden["image_gates"]) for s in sizes),
+            "variance": tuple(variance_gate_macs(s, hidden["bank_gates"]) for s in sizes),
+            "router": tuple(gate_macs(s, hidden["image_gates"]) for s in sizes),
+        },
         projection=encoder.finish if accepts_raw else None,
         embed_dim=encoder.embed_dim,
         widths=widths,
@@ -208,5 +185,6 @@ def read_costs(path: Path) -> ExitCosts:
 
 
 def costs_from(profile: dict) -> ExitCosts:
-    """Costs within what `write_costs` wrote."""
-    return ExitCosts(**{k: tuple(v) if isinstance(v, list) else v for k, v in profile["costs"].items()})
+    """Return the costs in a mapping that `write_costs` wrote."""
+    own = {key: tuple(value) if isinstance(value, list) else value for key, value in profile["costs"].items()}
+    return ExitCosts(**own | {"gates": {kind: tuple(macs) for kind, macs in own["gates"].items()}})

@@ -154,8 +154,6 @@ def _about(fit: Fitted, policy: Policy, calibration: str, split: Split) -> dict:
         about["rate_validation"] = fit.rate_validation
     if fit.point.thresholds and len(set(fit.point.thresholds)) == 1:
         about["threshold"] = fit.point.thresholds[0]
-    elif "patience" in (fit.point.parameters or {}):
-        about["threshold"] = fit.point.parameters["patience"]
     return about
 
 

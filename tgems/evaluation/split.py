@@ -5,16 +5,17 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tgems.costs.exit_costs import ExitCosts
 from tgems.evaluation.metrics import image_to_text_ranks, rank_of_label, text_to_image_ranks
 from tgems.evaluation.query_bank import QueryBank, with_penalties
 from tgems.exits.head_training import embed
-from tgems.exits.module_folders import image_gates_folder, joint_folder, module_folders
-from tgems.exits.saved_modules import load_module
+from tgems.exits.module_folders import image_gates_folder, joint_folder, module_folders, shared_gates
+from tgems.exits.modules import ExitHeads, Gates
+from tgems.exits.saved_modules import load_gates, load_heads
 from tgems.features.cache import FeatureSet
-from tgems.policies.exit_outputs import ExitModules, ExitOutputs
+from tgems.policies.cached_outputs import CachedOutputs, ExitModules
 from tgems.policies.interface import Policy
 
 ROWS = 4096
@@ -28,7 +29,7 @@ class Trained:
         exits: `results/exits/{backbone}/{variant}`.
         seeds: Seeds.
         rate_targets: Rate targets.
-        gates: Trained gates, of `image`, `bank` and `confidence`.
+        gates: Kinds of trained gates (`tgems.costs.exit_costs.GATES`).
         scheme: `staged` or `joint`.
     """
 
@@ -45,25 +46,26 @@ class Trained:
 
     def shared(self, seed: int, weights: str) -> ExitModules:
         """Read what all policies of a seed share: heads, and gates that were trained on them."""
-        staged = self.scheme == "staged"
-        names = {"bank": f"bank/seed-{seed}", "confidence": f"confidence/seed-{seed}"}
-        found = {g: self._load(f, weights) for g, f in names.items() if g in self.gates and (staged or g != "bank")}
-        rates = self.rate_targets if staged and "image" in self.gates else []
-        return ExitModules(
-            heads=self._load(f"heads/seed-{seed}", weights),
-            image_gates={rate: self._load(image_gates_folder(seed, rate), weights) for rate in rates},
-            bank_gates=found.get("bank"),
-            confidence_gates=found.get("confidence"),
-        )
+        gates: dict[tuple[str, float | None], Gates] = {
+            (kind, None): self._load_gates(f"{kind}/seed-{seed}", weights)
+            for kind in shared_gates(self.gates, self.scheme)
+        }
+        if self.scheme == "staged" and "image" in self.gates:
+            for rate in self.rate_targets:
+                gates["image", rate] = self._load_gates(image_gates_folder(seed, rate), weights)
+        return ExitModules(self._load_heads(f"heads/seed-{seed}", weights), gates)
 
     def joint(self, guidance: str, seed: int, rate: float, weights: str) -> ExitModules:
         """Read heads and gates that were trained together for one rate target."""
         folder = joint_folder(guidance, seed, rate)
-        heads, gates = (self._load(f"{folder}/{part}", weights) for part in ("heads", "gates"))
-        return ExitModules(heads, {rate: gates}) if guidance == "image" else ExitModules(heads, {}, gates)
+        gates = self._load_gates(f"{folder}/gates", weights)
+        return ExitModules(self._load_heads(f"{folder}/heads", weights), {(guidance, rate): gates})
 
-    def _load(self, folder: str, weights: str) -> nn.Module:
-        return load_module(Path(self.exits) / folder, weights)
+    def _load_heads(self, folder: str, weights: str) -> ExitHeads:
+        return load_heads(Path(self.exits) / folder, weights)
+
+    def _load_gates(self, folder: str, weights: str) -> Gates:
+        return load_gates(Path(self.exits) / folder, weights)
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,11 @@ class Split:
         return self.truth.image_ranks(self.embeddings)
 
     @cached_property
-    def outputs(self) -> ExitOutputs:
+    def outputs(self) -> CachedOutputs:
         """What policies look at."""
-        return ExitOutputs(
+        return CachedOutputs(
             keys=self.features.samples["key"].tolist(),
             summaries=self.features.summaries,
-            cls_dim=self.costs.width,
             embeddings=self.embeddings,
             bank=self.features.texts,
             right=self.ranks < 1,

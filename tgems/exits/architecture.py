@@ -40,10 +40,24 @@ class HeadsArchitecture(PerExit):
 
 
 class GatesArchitecture(PerExit):
-    """Sizes of `tgems.exits.modules.ImageGates` (`confidence`, `joint_image`), `BankGates` and `JointBankGates`."""
+    """Sizes of `ImageGates` (kinds `confidence`, `router` and `joint_image`), `BankGates` and `JointBankGates`."""
 
-    kind: Literal["confidence", "joint_image", "bank", "joint_bank"]
+    kind: Literal["confidence", "router", "joint_image", "bank", "joint_bank"]
     hidden: Size
+
+
+class VarianceGatesArchitecture(PerExit):
+    """Sizes of `tgems.exits.bank_modules.ConfidenceAndVarianceGates`."""
+
+    kind: Literal["variance"]
+    hidden: Size
+    part_width: Size
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.summary_dim % self.part_width or self.summary_dim == self.part_width:
+            raise ValueError(f"modules: part_width {self.part_width} does not fit summary_dim {self.summary_dim}")
+        return self
 
 
 class LookaheadArchitecture(PerExit):
@@ -55,4 +69,7 @@ class LookaheadArchitecture(PerExit):
     temperature: Annotated[float, Field(gt=0)]
 
 
-Architecture = Annotated[HeadsArchitecture | GatesArchitecture | LookaheadArchitecture, Field(discriminator="kind")]
+Architecture = Annotated[
+    HeadsArchitecture | GatesArchitecture | VarianceGatesArchitecture | LookaheadArchitecture,
+    Field(discriminator="kind"),
+]

@@ -11,10 +11,11 @@ from tqdm import tqdm
 from tgems.config.training import BankGateOptions
 from tgems.costs.closed_form import bank_product_macs
 from tgems.costs.exit_costs import ExitCosts
-from tgems.exits.bank_modules import PRICES, BankGates, bank_features
+from tgems.exits.bank_modules import PRICES, BankGates, ConfidenceAndVarianceGates, spatial_variance
+from tgems.exits.bank_statistics import bank_features
 from tgems.exits.training_loop import fit, shuffled_batches
 from tgems.exits.training_pairs import Pairs
-from tgems.features.row_access import MappedRows
+from tgems.features.row_access import MappedRows, map_rows
 
 SMALLEST_BANK = 4
 
@@ -111,7 +112,7 @@ def train_bank_gates(
     gates = BankGates(exits, dim, options.hidden, pairs.widths)
     pairs.prepare(gates)
     encoder = torch.tensor(costs.encoder, dtype=torch.float32) / costs.full
-    module = torch.tensor(costs.head) + torch.tensor(costs.bank_gate)
+    module = torch.tensor(costs.head) + torch.tensor(costs.gates["bank"])
     low, high = PRICES
 
     def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
@@ -134,6 +135,34 @@ def train_bank_gates(
         return told + 4 * nn.functional.mse_loss(stay, worth.clamp_min(-1))
 
     return gates, fit(gates, loss, len(examples.images), options, seed, "bank gates")
+
+
+def train_variance_gates(
+    pairs: Pairs, z: Tensor | MappedRows, options: BankGateOptions, seed: int
+) -> tuple[ConfidenceAndVarianceGates, pd.DataFrame]:
+    """Train gates on probability, margin and spatial variance to predict whether an exit's best text is right.
+
+    They learn by cross-entropy from the same random banks and soft labels as `train_bank_gates`.
+
+    Args:
+        pairs: Training pairs.
+        z: Embeddings at every exit `[n, E, D]` by the frozen heads.
+        options: Width, steps and banks.
+        seed: Seed.
+    """
+    torch.manual_seed(seed)
+    examples = draw_bank_examples(pairs, z, options, torch.Generator().manual_seed(seed))
+    _, exits, dim = pairs.summaries.shape
+    gates = ConfidenceAndVarianceGates(exits, dim, options.hidden, pairs.part_width, pairs.widths)
+    variance = map_rows(lambda rows: spatial_variance(rows, pairs.part_width), pairs.summaries)
+    first, margin = examples.features[..., 0], examples.features[..., 1]
+    inputs = torch.stack((first, margin, variance[examples.images]), -1)
+    gates.standardise(inputs)
+
+    def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(gates(inputs[batch]), examples.right[batch, :-1])
+
+    return gates, fit(gates, loss, len(examples.images), options, seed, "variance gates")
 
 
 def worth_of_going_on(

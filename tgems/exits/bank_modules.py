@@ -7,14 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tgems.costs.closed_form import BANK_FEATURES, PRICE_INPUTS, bank_gate_inputs
+from tgems.costs.closed_form import BANK_FEATURES, PRICE_INPUTS, VARIANCE_GATE_INPUTS, bank_gate_inputs
+from tgems.exits.bank_statistics import BankStatistics
+from tgems.exits.modules import Gates
 from tgems.exits.per_exit_layers import ExitLinear, ExitNorm
 
 PRICES = (0.01, 6.0)
 CONFIDENCE = 0.4  # weight of the log odds, chosen on validation images of the demo
 
 
-class _GatesOnBank(nn.Module):
+class BankGuidedGates(Gates):
     """Gates whose hidden layer sees the summary and `bank_features` of one exit.
 
     Args:
@@ -23,6 +25,8 @@ class _GatesOnBank(nn.Module):
         hidden: Hidden width.
         widths: See `ExitNorm`.
     """
+
+    reads_bank = True
 
     def __init__(self, n_exits: int, summary_dim: int, hidden: int, widths: Sequence[int] | None = None):
         super().__init__()
@@ -38,32 +42,16 @@ class _GatesOnBank(nn.Module):
         """Compute `embed` from the output of `norm` instead of summaries."""
         return self.up(torch.cat((u, bank), dim=-1))
 
-    def embed_at(self, exit_: int, summaries: Tensor, bank: Tensor) -> Tensor:
-        """Compute `embed` at one exit alone: `[n, S]`, `[n, 11]` -> `[n, h]`."""
-        true = self.norm.true_at(exit_)
-        if isinstance(true, Tensor):
-            true = F.pad(true, (0, BANK_FEATURES), value=True)
-        return self.up.alone(exit_, true)(torch.cat((self.norm.alone(exit_)(summaries), bank), dim=-1))
-
-    def scores(self, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
-        """Score of leaving at each exit; an image leaves where it exceeds the policy's threshold.
-
-        Args:
-            summaries: `[n, E-1, S]`.
-            bank: `bank_features` `[n, E-1, 11]`.
-            first: Largest probability over the bank `[n, E-1]` float64.
-
-        Returns:
-            `[n, E-1]` float64.
-        """
-        raise NotImplementedError
-
-    def scores_at(self, exit_: int, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
-        """Compute `scores` at one exit alone: `[n, S]`, `[n, 11]`, `[n]` -> `[n]` float64."""
-        raise NotImplementedError
+    def embed_at(self, exit_index: int, summaries: Tensor, bank: Tensor) -> Tensor:
+        """Compute `embed` at a single exit: `[n, S]`, `[n, 11]` -> `[n, h]`."""
+        unpadded = self.norm.unpadded_at(exit_index)
+        if isinstance(unpadded, Tensor):
+            unpadded = F.pad(unpadded, (0, BANK_FEATURES), value=True)
+        inputs = torch.cat((self.norm.at_exit(exit_index, summaries), bank.to(summaries.dtype)), dim=-1)
+        return self.up.at_exit(exit_index, inputs, unpadded)
 
 
-class BankGates(_GatesOnBank):
+class BankGates(BankGuidedGates):
     """The bank-guided gates: is the exit's best text right, and what is going on worth at a price of computation?
 
     A price shifts the hidden layer by a vector that is the same for all images (docs/method.md#bank-guidance). The
@@ -77,13 +65,16 @@ class BankGates(_GatesOnBank):
         self.leave = ExitLinear(n_exits, hidden, 1)
         self.stay = ExitLinear(n_exits, hidden, 1)
 
-    def scores(self, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
-        """See `_GatesOnBank.scores`."""
-        return CONFIDENCE * first.logit(eps=1e-12) - break_even_price(self, summaries, bank)
+    def scores(self, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
+        """See `Gates.scores`."""
+        bank = required(bank)
+        return CONFIDENCE * bank.first.logit(eps=1e-12) - break_even_price(self, summaries, bank.features)
 
-    def scores_at(self, exit_: int, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
-        """See `_GatesOnBank.scores_at`."""
-        return CONFIDENCE * first.logit(eps=1e-12) - self.break_even_at(exit_, summaries, bank)
+    def scores_at(self, exit_index: int, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
+        """See `Gates.scores_at`."""
+        bank = required(bank)
+        odds = CONFIDENCE * bank.first.logit(eps=1e-12)
+        return odds - self.break_even_at(exit_index, summaries, bank.features)
 
     def right(self, hidden: Tensor) -> Tensor:
         """Hidden layer -> logit of the exit's best text being right `[n, E-1]`."""
@@ -99,20 +90,20 @@ class BankGates(_GatesOnBank):
         hidden = self.embed(summaries, bank)
         return self.right(hidden).sigmoid() - self.worth(hidden, price)
 
-    def gains_at(self, exit_: int, summaries: Tensor, bank: Tensor, prices: Tensor) -> Tensor:
-        """What going on gains over leaving at one exit, for every image and price: `[n, S]`, `[g]` -> `[n, g]`."""
-        hidden = self.embed_at(exit_, summaries, bank)
-        right = self.leave.alone(exit_)(F.gelu(hidden)).sigmoid()
-        shifted = hidden[:, None] + _price_inputs(prices) @ self.shift[exit_]
-        return self.stay.alone(exit_)(F.gelu(shifted)).squeeze(-1) - right
+    def gains_at(self, exit_index: int, summaries: Tensor, bank: Tensor, prices: Tensor) -> Tensor:
+        """Compute what going on gains over leaving at a single exit, at every price: `[n, S]`, `[g]` -> `[n, g]`."""
+        hidden = self.embed_at(exit_index, summaries, bank)
+        right = self.leave.at_exit(exit_index, F.gelu(hidden)).sigmoid()
+        shifted = hidden[:, None] + _price_inputs(prices) @ self.shift[exit_index]
+        return self.stay.at_exit(exit_index, F.gelu(shifted)).squeeze(-1) - right
 
-    def break_even_at(self, exit_: int, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
-        """Compute `break_even_price` at one exit alone: `[n, S]`, `[n, 11]` -> `[n]` float64."""
+    def break_even_at(self, exit_index: int, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
+        """Compute `break_even_price` at a single exit: `[n, S]`, `[n, 11]` -> `[n]` float64."""
         prices = torch.tensor(_price_grid(grid), device=summaries.device, dtype=summaries.dtype)
-        return _break_even(self.gains_at(exit_, summaries, bank, prices).double())
+        return _break_even(self.gains_at(exit_index, summaries, bank, prices).double())
 
 
-class JointBankGates(_GatesOnBank):
+class JointBankGates(BankGuidedGates):
     """Bank-guided gates that are trained together with the heads for one rate target: one number per exit."""
 
     def __init__(self, n_exits: int, summary_dim: int, hidden: int, widths: Sequence[int] | None = None):
@@ -127,13 +118,90 @@ class JointBankGates(_GatesOnBank):
         """Compute the gate logits from the output of `norm` instead of summaries."""
         return self.down(F.gelu(self.embed_normalised(u, bank))).squeeze(-1)
 
-    def scores(self, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
-        """See `_GatesOnBank.scores`: the gate logits; `first` is not used."""
-        return self(summaries, bank).double()
+    def scores(self, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
+        """See `Gates.scores`: the gate logits."""
+        return self(summaries, required(bank).features).double()
 
-    def scores_at(self, exit_: int, summaries: Tensor, bank: Tensor, first: Tensor) -> Tensor:
-        """See `_GatesOnBank.scores_at`."""
-        return self.down.alone(exit_)(F.gelu(self.embed_at(exit_, summaries, bank))).squeeze(-1).double()
+    def scores_at(self, exit_index: int, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
+        """See `Gates.scores_at`."""
+        hidden = self.embed_at(exit_index, summaries, required(bank).features)
+        return self.down.at_exit(exit_index, F.gelu(hidden)).squeeze(-1).double()
+
+
+class ConfidenceAndVarianceGates(Gates):
+    """Gates on three numbers per exit: largest probability, its margin, and the spatial variance of the image.
+
+    A reconstruction of the gates of LRA-EE (arXiv 2605.26415); docs/method.md#policies says what it assumes.
+
+    Args:
+        n_exits: Number of exits before the last.
+        summary_dim: `S`.
+        hidden: Hidden width.
+        part_width: Numbers of each part of a summary, padding included.
+        widths: See `ExitNorm`.
+    """
+
+    reads_bank = True
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, n_exits: int, summary_dim: int, hidden: int, part_width: int, widths: Sequence[int] | None = None
+    ):
+        super().__init__()
+        self.architecture = {"n_exits": n_exits, "summary_dim": summary_dim, "hidden": hidden, "widths": widths}
+        self.architecture |= {"part_width": part_width}
+        self.up = ExitLinear(n_exits, VARIANCE_GATE_INPUTS, hidden)
+        self.down = ExitLinear(n_exits, hidden, 1)
+        self.register_buffer("mean", torch.zeros(n_exits, VARIANCE_GATE_INPUTS))
+        self.register_buffer("deviation", torch.ones(n_exits, VARIANCE_GATE_INPUTS))
+        self.part_width = part_width
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute logits of the best text being right: `inputs` `[n, E-1, 3]` -> `[n, E-1]`."""
+        return self.down(F.gelu(self.up((inputs - self.mean) / self.deviation))).squeeze(-1)
+
+    def inputs(self, summaries: Tensor, first: Tensor, margin: Tensor) -> Tensor:
+        """Stack the three inputs: summaries `[..., S]`, probability and margin `[...]` -> `[..., 3]` float32."""
+        variance = spatial_variance(summaries, self.part_width)
+        return torch.stack((first.float(), margin.float(), variance.float()), -1)
+
+    @torch.no_grad()
+    def standardise(self, inputs: Tensor) -> None:
+        """Fix the mean and the deviation that inputs are standardised by to those of `inputs` `[n, E-1, 3]`."""
+        self.mean.copy_(inputs.mean(0))
+        self.deviation.copy_(inputs.std(0).clamp_min(1e-6))
+
+    def scores(self, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
+        """See `Gates.scores`."""
+        bank = required(bank)
+        return self(self.inputs(summaries, bank.first, bank.margin)).double()
+
+    def scores_at(self, exit_index: int, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
+        """See `Gates.scores_at`."""
+        bank = required(bank)
+        inputs = self.inputs(summaries, bank.first, bank.margin).to(self.mean.dtype)
+        inputs = (inputs - self.mean[exit_index]) / self.deviation[exit_index]
+        hidden = F.gelu(self.up.at_exit(exit_index, inputs))
+        return self.down.at_exit(exit_index, hidden).squeeze(-1).double()
+
+
+def spatial_variance(summaries: Tensor, part_width: int) -> Tensor:
+    """Compute how much the cells of a summary's grid differ: summaries `[..., S]` -> `[...]`.
+
+    It is the variance over cells, averaged over the channels, relative to the mean square of the cells, so that it does
+    not grow with the scale of the tokens from block to block. Padding adds nothing to either.
+    """
+    cells = summaries.unflatten(-1, (-1, part_width))[..., 1:, :]
+    centred = cells - cells.mean(-2, keepdim=True)
+    return centred.square().mean((-2, -1)) / cells.square().mean((-2, -1)).clamp_min(1e-12)
+
+
+def required(bank: BankStatistics | None) -> BankStatistics:
+    """Return the statistics that gates on a text bank need."""
+    if bank is None:
+        raise TypeError("gates that read the text bank were called without its statistics")
+    return bank
 
 
 def break_even_price(gates: BankGates, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
@@ -176,28 +244,3 @@ def _break_even(gain: Tensor) -> Tensor:
     position = torch.where(last == 0, gain[..., 0].clamp(-1, 0), inside)
     position = torch.where(last == grid, 1 + gain[..., -1].clamp(0, 5), position)
     return math.log(low) + span * position
-
-
-def bank_features(logits: Tensor, scale: float) -> Tensor:
-    """What an exit's similarities say about a bank, by that exit alone, so that exits may be passed over unseen.
-
-    Args:
-        logits: Scaled similarities `[n, E, M]`; -inf is not in the bank.
-        scale: Logit scale. A logit bias must not be among the logits: features hold the best cosine.
-
-    Returns:
-        `[n, E, 11]`: largest probability and its lead; log odds against it and its log; leads over the second, third
-        and fourth text in logits; entropy over log M and by itself; largest similarity; size of the bank.
-    """
-    size = torch.isfinite(logits).sum(-1).clamp_min(2).float()
-    top = logits.topk(min(4, logits.shape[-1]), dim=-1).values
-    top = F.pad(top, (0, 4 - top.shape[-1]), value=-torch.inf)
-    log_p = logits - logits.logsumexp(-1, keepdim=True)
-    first, second = (top[..., :2] - logits.logsumexp(-1, keepdim=True)).exp().unbind(-1)
-    entropy = -(log_p.exp() * log_p.clamp_min(-1e4)).sum(-1)
-    leads = (top[..., :1] - top[..., 1:]).clamp(max=50) / 10
-    columns = (
-        *(first, first - second, ((1 - first).clamp_min(1e-6).log() + 3) / 4, first.clamp_min(1e-6).log() / 3),
-        *(*leads.unbind(-1), entropy / size.log(), entropy / 3, top[..., 0] / scale * 2 - 1.5, size.log() / 5 - 0.6),
-    )
-    return torch.stack(columns, dim=-1)

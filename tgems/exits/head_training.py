@@ -37,7 +37,7 @@ def train_heads(
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
         images = images if among is None else among[images]
         ids = pairs.draw_captions(images, generator)
-        z, last = heads.of_normalised(inputs[images]), pairs.last[images]
+        z, last = heads.embed_normalised(inputs[images]), pairs.last[images]
         return losses.head_loss(z, last, pairs.texts[ids], ids, pairs.scale, shares, options)
 
     history = fit(heads, loss, len(pairs if among is None else among), options, seed, "heads", options.products)
@@ -115,7 +115,7 @@ def train_confidence_gates(
         ids = pairs.draw_captions(images, generator)
         winner = torch.einsum("bed,md->bem", z[images][:, :-1], pairs.texts[ids]).argmax(-1)
         right = (ids[winner] == ids[:, None]).float()
-        logits = gates.of_normalised(pairs.normalised[images]).squeeze(-1)
+        logits = gates.outputs_of_normalised(pairs.normalised[images]).squeeze(-1)
         return nn.functional.binary_cross_entropy_with_logits(logits, right)
 
     return gates, fit(gates, loss, len(pairs), options, seed, "confidence gates")

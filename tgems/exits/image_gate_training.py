@@ -7,9 +7,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from tgems.config.training import ImageGateOptions, LookaheadOptions
+from tgems.config.training import ImageGateOptions, LookaheadOptions, RouterTraining
 from tgems.exits import losses
-from tgems.exits.modules import LookaheadGates
+from tgems.exits.modules import ImageGates, LookaheadGates
 from tgems.exits.thresholds import fit_threshold
 from tgems.exits.training_loop import fit
 from tgems.exits.training_pairs import Pairs
@@ -64,7 +64,7 @@ def train_lookahead(
     later = torch.ones(exits, exits + 1, dtype=torch.bool).triu()
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
-        logits = gates.of_normalised(pairs.normalised[images])
+        logits = gates.outputs_of_normalised(pairs.normalised[images])
         target = right[images][:, None].expand_as(logits)
         return nn.functional.binary_cross_entropy_with_logits(logits[:, later], target[:, later])
 
@@ -113,7 +113,7 @@ def train_image_gates(
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
         if options.regularizer == "lagrangian":
             gates.price.fill_(regularizer.mu)
-        log_pi = losses.exit_log_probabilities(gates.decide(gates.of_normalised(pairs.normalised[images])))
+        log_pi = losses.exit_log_probabilities(gates.decide(gates.outputs_of_normalised(pairs.normalised[images])))
         pi = log_pi.exp()
         rate = (pi @ rates).mean()
         seen.append({"rate": rate.item(), "price": gates.price.item()})
@@ -127,6 +127,30 @@ def train_image_gates(
     history["rate_at_zero"] = np.nan
     end = {"step": len(seen), "price": gates.price.item(), "rate_at_zero": hard_rate(gates, pairs.summaries, rates)}
     return gates, pd.concat([history, pd.DataFrame([end])], ignore_index=True)
+
+
+def train_router(pairs: Pairs, right: Tensor, options: RouterTraining, seed: int) -> tuple[ImageGates, pd.DataFrame]:
+    """Train gates to predict, from one exit's summary, how simple the image is, by cross-entropy.
+
+    The simplicity of an image is the share of exits before the last at which its longest caption ranks first.
+
+    Args:
+        pairs: Training pairs.
+        right: `hit_probabilities` `[n, E]`.
+        options: Width and steps.
+        seed: Seed.
+    """
+    torch.manual_seed(seed)
+    _, exits, dim = pairs.summaries.shape
+    gates = ImageGates(exits, dim, options.hidden, widths=pairs.widths)
+    pairs.prepare(gates)
+    simplicity = right[:, :-1].mean(1, keepdim=True)
+
+    def loss(images: Tensor, generator: torch.Generator) -> Tensor:
+        logits = gates.outputs_of_normalised(pairs.normalised[images]).squeeze(-1)
+        return nn.functional.binary_cross_entropy_with_logits(logits, simplicity[images].expand_as(logits))
+
+    return gates, fit(gates, loss, len(pairs), options, seed, "router")
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from tgems.config.training import JointTraining
 from tgems.costs.exit_costs import ExitCosts
 from tgems.exits import losses
 from tgems.exits.bank_gate_training import bank_logits, random_bank_size
-from tgems.exits.bank_modules import JointBankGates, bank_features
+from tgems.exits.bank_modules import JointBankGates
+from tgems.exits.bank_statistics import bank_features
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.exits.training_loop import fit
 from tgems.exits.training_pairs import Pairs
@@ -55,9 +56,9 @@ def train_joint(
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
         ids, u, last = pairs.draw_captions(images, generator), pairs.normalised[images], pairs.last[images]
-        z = heads.of_normalised(inputs[images])
+        z = heads.embed_normalised(inputs[images])
         if guidance == "image":
-            logits, size = gates.of_normalised(u).squeeze(-1), 0
+            logits, size = gates.outputs_of_normalised(u).squeeze(-1), 0
         else:
             bank, size = draw_bank(pairs, z.detach(), images, ids, options.largest_bank, generator)
             logits = gates.decide_normalised(u, bank)

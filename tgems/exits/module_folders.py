@@ -4,20 +4,26 @@ from pathlib import PurePath
 
 
 def module_folders(seed: int, rate_targets: list[float], gates: list[str], scheme: str) -> list[str]:
-    """Folders below `results/exits/{backbone}/{variant}` that a seed's modules are in: heads, then gates.
+    """Return the folders below `results/exits/{backbone}/{variant}` of a seed's modules: heads, then gates.
 
     Args:
         seed: Seed.
         rate_targets: Rate targets of the variant.
-        gates: Trained gates, of `image`, `bank` and `confidence`.
-        scheme: `staged`: gates on frozen heads; or `joint`: gates of a T-GEM have heads of their own.
+        gates: Kinds of trained gates (`tgems.costs.exit_costs.GATES`).
+        scheme: `staged`, which trains gates on frozen heads; or `joint`, where the gates of a T-GEM have heads of their
+            own.
     """
-    shared = ("heads", "confidence") if scheme == "joint" else ("heads", "bank", "confidence")
-    folders = [f"{name}/seed-{seed}" for name in shared if name in ("heads", *gates)]
+    folders = [f"{name}/seed-{seed}" for name in ("heads", *shared_gates(gates, scheme))]
     if scheme == "joint":
         joint = [joint_folder(guidance, seed, rate) for guidance in joint_guidance(gates) for rate in rate_targets]
         return folders + [f"{folder}/{part}" for folder in joint for part in ("heads", "gates")]
     return folders + [image_gates_folder(seed, rate) for rate in rate_targets if "image" in gates]
+
+
+def shared_gates(gates: list[str], scheme: str) -> list[str]:
+    """Return the kinds of gates that are trained on the shared heads, once per seed for all rate targets."""
+    apart = ("image", "bank") if scheme == "joint" else ("image",)
+    return [kind for kind in gates if kind not in apart]
 
 
 def job_folders(seed: int, rate_targets: list[float], gates: list[str], scheme: str) -> list[str]:

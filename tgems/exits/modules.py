@@ -1,11 +1,13 @@
-"""Heads, and gates that see the image alone, for all exits at once (docs/method.md#the-module)."""
+"""Exit heads, and gates that see only the image, with parameters for all exits (docs/method.md#the-module)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tgems.exits.bank_statistics import BankStatistics
 from tgems.exits.per_exit_layers import ExitLinear, ExitNorm
 
 
@@ -13,9 +15,9 @@ class ExitHeads(nn.Module):
     """Heads of all exits: `z = normalize(A u + MLP(u))`, `u = LayerNorm(s)`.
 
     Args:
-        n_exits: Exits before the last block.
+        n_exits: Number of exits before the last block.
         summary_dim: `S`.
-        hidden: Width of the MLP's hidden layer; 0 leaves the linear map alone.
+        hidden: Width of the MLP's hidden layer; 0 makes a head a linear map.
         embed_dim: `D`.
         widths: See `ExitNorm`.
     """
@@ -33,11 +35,11 @@ class ExitHeads(nn.Module):
             self.down = ExitLinear(n_exits, hidden, embed_dim, zero=True)
 
     def forward(self, summaries: Tensor) -> Tensor:
-        """Summaries `[n, E, S]` -> unit embeddings `[n, E, D]`."""
-        return self.of_normalised(self.norm(summaries))
+        """Embed summaries `[n, E, S]` as unit vectors `[n, E, D]`."""
+        return self.embed_normalised(self.norm(summaries))
 
-    def of_normalised(self, u: Tensor) -> Tensor:
-        """Compute the embeddings from the output of `norm` instead of summaries: `[n, E, S]` -> `[n, E, D]`."""
+    def embed_normalised(self, u: Tensor) -> Tensor:
+        """Embed the output of `norm` instead of summaries: `[n, E, S]` -> `[n, E, D]`."""
         z = self.linear(u)
         if self.architecture["hidden"]:
             z = z + self.down(F.gelu(self.up(u)))
@@ -49,23 +51,45 @@ class ExitHeads(nn.Module):
         for layer in (self.linear, *([self.up] if self.architecture["hidden"] else [])):
             layer.weight.copy_(whitening @ layer.weight)
 
-    def alone(self, exit_: int) -> Callable[[Tensor], Tensor]:
-        """One exit alone: summaries `[n, S]` -> unit embeddings `[n, D]` float32."""
-        norm, true = self.norm.alone(exit_), self.norm.true_at(exit_)
-        linear = self.linear.alone(exit_, true)
-        if not self.architecture["hidden"]:
-            return lambda summaries: F.normalize(linear(norm(summaries)).float(), dim=-1)
-        up, down = self.up.alone(exit_, true), self.down.alone(exit_)
-
-        def embed(summaries: Tensor) -> Tensor:
-            u = norm(summaries)
-            return F.normalize((linear(u) + down(F.gelu(up(u)))).float(), dim=-1)
-
-        return embed
+    def at_exit(self, exit_index: int, summaries: Tensor) -> Tensor:
+        """Embed the summaries of a single exit: `[n, S]` -> unit vectors `[n, D]` float32."""
+        u, unpadded = self.norm.at_exit(exit_index, summaries), self.norm.unpadded_at(exit_index)
+        z = self.linear.at_exit(exit_index, u, unpadded)
+        if self.architecture["hidden"]:
+            z = z + self.down.at_exit(exit_index, F.gelu(self.up.at_exit(exit_index, u, unpadded)))
+        return F.normalize(z.float(), dim=-1)
 
 
-class ImageGates(nn.Module):
-    """One number per exit from the image alone: `w . gelu(V u + v) + b`; what policy learned_confidence trains."""
+class Gates(nn.Module):
+    """Gates of all exits before the last, each of which scores an image: the higher, the sooner it leaves.
+
+    Attributes:
+        reads_bank: Whether a gate also sees what the exit's embedding says about a text bank.
+        architecture: Arguments of the constructor, which rebuild the module from a file.
+    """
+
+    reads_bank: ClassVar[bool] = False
+    architecture: dict[str, Any]
+
+    def scores(self, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
+        """Score images at all exits.
+
+        Args:
+            summaries: `[n, E-1, S]`.
+            bank: Statistics `[n, E-1]`; None for gates that do not read the bank.
+
+        Returns:
+            `[n, E-1]` float64.
+        """
+        raise NotImplementedError
+
+    def scores_at(self, exit_index: int, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
+        """Score images at a single exit: summaries `[n, S]`, statistics `[n]` -> `[n]` float64."""
+        raise NotImplementedError
+
+
+class ImageGates(Gates):
+    """One logit per exit from the image alone: `w . gelu(V u + v) + b`."""
 
     def __init__(
         self, n_exits: int, summary_dim: int, hidden: int, outputs: int = 1, widths: Sequence[int] | None = None
@@ -77,45 +101,51 @@ class ImageGates(nn.Module):
         self.down = ExitLinear(n_exits, hidden, outputs)
 
     def forward(self, summaries: Tensor) -> Tensor:
-        """Summaries `[n, E, S]` -> logits `[n, E]`."""
-        return self.of_normalised(self.norm(summaries)).squeeze(-1)
+        """Compute logits: summaries `[n, E, S]` -> `[n, E]`."""
+        return self.outputs_of_normalised(self.norm(summaries)).squeeze(-1)
 
-    def of_normalised(self, u: Tensor) -> Tensor:
+    def outputs_of_normalised(self, u: Tensor) -> Tensor:
         """Compute the outputs from the output of `norm` instead of summaries: `[n, E, S]` -> `[n, E, outputs]`."""
         return self.down(F.gelu(self.up(u)))
 
-    def alone(self, exit_: int) -> Callable[[Tensor], Tensor]:
-        """One exit alone: summaries `[n, S]` -> logits `[n]` float32."""
-        outputs = self._outputs_alone(exit_)
-        return lambda summaries: outputs(summaries).squeeze(-1)
+    def scores(self, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
+        """See `Gates.scores`."""
+        return self(summaries).double()
 
-    def _outputs_alone(self, exit_: int, outputs: slice = slice(None)) -> Callable[[Tensor], Tensor]:
-        norm, up = self.norm.alone(exit_), self.up.alone(exit_, self.norm.true_at(exit_))
-        down = self.down.alone(exit_, outputs=outputs)
-        return lambda summaries: down(F.gelu(up(norm(summaries)))).float()
+    def scores_at(self, exit_index: int, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
+        """See `Gates.scores_at`."""
+        return self._outputs_at(exit_index, summaries).squeeze(-1).double()
+
+    def _outputs_at(self, exit_index: int, summaries: Tensor, outputs: slice = slice(None)) -> Tensor:
+        u, unpadded = self.norm.at_exit(exit_index, summaries), self.norm.unpadded_at(exit_index)
+        hidden = F.gelu(self.up.at_exit(exit_index, u, unpadded))
+        return self.down.at_exit(exit_index, hidden, outputs=outputs).float()
 
 
 class LookaheadGates(ImageGates):
-    """The image-guided gates: each foresees how probably every exit from its own on is right (docs/method.md#gates).
+    """Image-guided gates, each of which predicts whether its own and every later exit is right (docs/method.md#gates).
 
     `a_l = (price - max_{k > l} (p_k - p_l) / (r_k - r_l)) / temperature`: an image leaves where no later exit offers
     more accuracy for its cost than the price. The price is the Lagrange multiplier of the rate.
 
     Args:
-        n_exits: Exits before the last.
+        n_exits: Number of exits before the last.
         summary_dim: `S`.
         hidden: Hidden width.
         rates: Relative cost of every exit `[n_exits + 1]`, the last included.
-        temperature: Of the logits.
+        temperature: Temperature of the logits.
         widths: See `ExitNorm`.
     """
+
+    rates: Tensor
+    price: Tensor
 
     def __init__(
         self,
         n_exits: int,
         summary_dim: int,
         hidden: int,
-        rates: list[float],
+        rates: Sequence[float],
         temperature: float = 0.05,
         widths: Sequence[int] | None = None,
     ):
@@ -126,31 +156,30 @@ class LookaheadGates(ImageGates):
         self.temperature = temperature
 
     @property
-    def ahead(self) -> Tensor:
-        """Additional relative cost of every exit over each exit before the last `[E-1, E]`."""
+    def added_rates(self) -> Tensor:
+        """Relative cost that every exit adds to that of each exit before the last `[E-1, E]`."""
         return self.rates[None, :] - self.rates[:-1, None]
 
-    def foresee(self, summaries: Tensor) -> Tensor:
-        """Summaries `[n, E-1, S]` -> logits of being right at every exit `[n, E-1, E]`; earlier exits mean nothing."""
-        return self.of_normalised(self.norm(summaries))
+    def predict_correctness(self, summaries: Tensor) -> Tensor:
+        """Compute the logits of being right at every exit: summaries `[n, E-1, S]` -> `[n, E-1, E]`.
+
+        Each gate's predictions are meant for its own and later exits; those for earlier exits are not trained.
+        """
+        return self.outputs_of_normalised(self.norm(summaries))
 
     def forward(self, summaries: Tensor) -> Tensor:
-        """Summaries `[n, E-1, S]` -> gate logits `[n, E-1]`."""
-        return self.decide(self.foresee(summaries))
+        """Compute gate logits: summaries `[n, E-1, S]` -> `[n, E-1]`."""
+        return self.decide(self.predict_correctness(summaries))
 
-    def decide(self, foreseen: Tensor) -> Tensor:
-        """Logits of being right at every exit `[n, E-1, E]` -> gate logits `[n, E-1]`."""
-        p = foreseen.sigmoid()
+    def decide(self, correctness: Tensor) -> Tensor:
+        """Turn the logits of `predict_correctness` `[n, E-1, E]` into gate logits `[n, E-1]`."""
+        p, added = correctness.sigmoid(), self.added_rates
         gain = p - p.diagonal(dim1=1, dim2=2)[..., None]
-        slope = (gain / self.ahead.clamp_min(1e-6)).masked_fill(self.ahead <= 0, -1e4).amax(-1)
+        slope = (gain / added.clamp_min(1e-6)).masked_fill(added <= 0, -1e4).amax(-1)
         return (self.price - slope) / self.temperature
 
-    def alone(self, exit_: int) -> Callable[[Tensor], Tensor]:
-        """One exit alone: summaries `[n, S]` -> gate logits `[n]` float32."""
-        foresee, ahead = self._outputs_alone(exit_, slice(exit_, None)), self.ahead[exit_, exit_ + 1 :].clamp_min(1e-6)
-
-        def logits(summaries: Tensor) -> Tensor:
-            p = foresee(summaries).sigmoid()
-            return (self.price - ((p[:, 1:] - p[:, :1]) / ahead).amax(-1)) / self.temperature
-
-        return logits
+    def scores_at(self, exit_index: int, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
+        """See `Gates.scores_at`."""
+        p = self._outputs_at(exit_index, summaries, slice(exit_index, None)).sigmoid()
+        added = self.added_rates[exit_index, exit_index + 1 :].clamp_min(1e-6)
+        return ((self.price - ((p[:, 1:] - p[:, :1]) / added).amax(-1)) / self.temperature).double()

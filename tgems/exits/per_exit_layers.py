@@ -1,7 +1,7 @@
-"""Layers with parameters of their own per exit, all exits at once or one alone. Pure torch."""
+"""Layers with parameters of their own per exit, applied at all exits at once or at a single one. Pure torch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,33 +14,35 @@ class ExitNorm(nn.Module):
     """LayerNorm with its own scale and shift per exit: `[n, E, S] -> [n, E, S]`.
 
     Args:
-        n_exits: Exits before the last.
+        n_exits: Number of exits before the last.
         dim: `S`.
         widths: Unpadded width of each part of a summary, per exit; padding is ignored and zeroed in the output. None
             if all exits are equally wide.
     """
 
+    mask: Tensor | None
+
     def __init__(self, n_exits: int, dim: int, widths: Sequence[int] | None = None):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(n_exits, dim))
         self.bias = nn.Parameter(torch.zeros(n_exits, dim))
-        true = None if widths is None else torch.arange(dim) % max(widths) < torch.tensor(widths)[:, None]
-        self.register_buffer("true", true, persistent=False)
+        mask = None if widths is None else torch.arange(dim) % max(widths) < torch.tensor(widths)[:, None]
+        self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        if self.true is None:
+        if self.mask is None:
             return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
-        size = self.true.sum(-1, keepdim=True)
-        centred = (x - (x * self.true).sum(-1, keepdim=True) / size) * self.true
+        size = self.mask.sum(-1, keepdim=True)
+        centred = (x - (x * self.mask).sum(-1, keepdim=True) / size) * self.mask
         normalised = centred * (centred.square().sum(-1, keepdim=True) / size + EPSILON).rsqrt()
-        return (normalised * self.weight + self.bias) * self.true
+        return (normalised * self.weight + self.bias) * self.mask
 
     @property
-    def true_size(self) -> Tensor:
+    def unpadded_size(self) -> Tensor:
         """Unpadded length of a summary, per exit `[E]`."""
         exits, dim = self.weight.shape
-        return torch.full((exits,), dim) if self.true is None else self.true.sum(-1)
+        return torch.full((exits,), dim) if self.mask is None else self.mask.sum(-1)
 
     def centre(self, mean: Tensor) -> None:
         """Fix scale and shift so that inputs whose normalised mean is `mean` `[E, S]` have the mean zero.
@@ -52,21 +54,21 @@ class ExitNorm(nn.Module):
         self.weight.fill_(1)
         self.bias.copy_(-mean.detach())
 
-    def alone(self, exit_: int) -> Callable[[Tensor], Tensor]:
-        """The same for one exit alone, without what fills up: `[n, S] -> [n, true S]`."""
-        true = self.true_at(exit_)
-        weight, bias = self.weight[exit_, true], self.bias[exit_, true]
-        if self.true is None:
-            return lambda x: F.layer_norm(x, weight.shape, weight, bias)
-        return lambda x: F.layer_norm(x[:, true], weight.shape, weight, bias)
+    def at_exit(self, exit_index: int, x: Tensor) -> Tensor:
+        """Normalise the summaries of a single exit and drop their padding: `[n, S] -> [n, unpadded S]`."""
+        unpadded = self.unpadded_at(exit_index)
+        weight, bias = self.weight[exit_index, unpadded], self.bias[exit_index, unpadded]
+        return F.layer_norm(x if self.mask is None else x[:, unpadded], weight.shape, weight, bias)
 
-    def true_at(self, exit_: int) -> Tensor | slice:
-        """Which numbers of an exit's summary do not just fill up."""
-        return slice(None) if self.true is None else self.true[exit_]
+    def unpadded_at(self, exit_index: int) -> Tensor | slice:
+        """Index of the numbers of an exit's summary that are not padding."""
+        return slice(None) if self.mask is None else self.mask[exit_index]
 
 
 class ExitLinear(nn.Module):
-    """A linear map of its own per exit: `[n, E, i] -> [n, E, o]`, one batched matrix product."""
+    """A linear map of its own per exit, as one batched matrix product: `[n, E, i] -> [n, E, o]`."""
+
+    bias: nn.Parameter | None
 
     def __init__(self, n_exits: int, dim_in: int, dim_out: int, bias: bool = True, zero: bool = False):
         super().__init__()
@@ -79,10 +81,16 @@ class ExitLinear(nn.Module):
         y = torch.bmm(x.transpose(0, 1), self.weight).transpose(0, 1)
         return y if self.bias is None else y + self.bias
 
-    def alone(
-        self, exit_: int, true: Tensor | slice = slice(None), outputs: slice = slice(None)
-    ) -> Callable[[Tensor], Tensor]:
-        """The same for one exit alone, for some of its inputs and outputs: `[n, true i] -> [n, o]`."""
-        weight = self.weight[exit_, true, outputs].T
-        bias = None if self.bias is None else self.bias[exit_, outputs]
-        return lambda x: F.linear(x, weight, bias)
+    def at_exit(
+        self, exit_index: int, x: Tensor, inputs: Tensor | slice = slice(None), outputs: slice = slice(None)
+    ) -> Tensor:
+        """Apply the map of a single exit, or a part of it: `[n, i] -> [n, o]`.
+
+        Args:
+            exit_index: Exit (0-based).
+            x: The chosen inputs.
+            inputs: Which of the map's inputs `x` holds.
+            outputs: Which of the map's outputs to compute.
+        """
+        bias = None if self.bias is None else self.bias[exit_index, outputs]
+        return F.linear(x, self.weight[exit_index, inputs, outputs].T, bias)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tgems.errors import UserError
 from tgems.exits.architecture import Architecture
-from tgems.exits.bank_modules import BankGates, JointBankGates
-from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
+from tgems.exits.bank_modules import BankGates, ConfidenceAndVarianceGates, JointBankGates
+from tgems.exits.modules import ExitHeads, Gates, ImageGates, LookaheadGates
 from tgems.provenance import digest_file
 from tgems.untrusted import Closed, Digest, file_inside, read_json_as, read_safetensors
 
@@ -19,6 +19,8 @@ BUILDERS = {
     "image": LookaheadGates,
     "bank": BankGates,
     "confidence": ImageGates,
+    "variance": ConfidenceAndVarianceGates,
+    "router": ImageGates,
     "joint_image": ImageGates,
     "joint_bank": JointBankGates,
 }
@@ -68,6 +70,22 @@ def load_module(folder: Path, weights: str) -> nn.Module:
         )
     path = checked_file(folder, TENSORS, config.model_digest, RUN_AGAIN)
     return build_module(config.architecture, read_safetensors(path, RUN_AGAIN), path, RUN_AGAIN)
+
+
+def load_heads(folder: Path, weights: str) -> ExitHeads:
+    """Rebuild exit heads; see `load_module`."""
+    module = load_module(folder, weights)
+    if not isinstance(module, ExitHeads):
+        raise UserError(f"{folder}: holds no exit heads; {RUN_AGAIN}")
+    return module
+
+
+def load_gates(folder: Path, weights: str) -> Gates:
+    """Rebuild gates; see `load_module`."""
+    module = load_module(folder, weights)
+    if not isinstance(module, Gates):
+        raise UserError(f"{folder}: holds no gates; {RUN_AGAIN}")
+    return module
 
 
 def load_extra(folder: Path) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """The exits stage: read training features, train, write module folders that appear whole or not at all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,18 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tgems.config.training import (
-    BankGateOptions,
-    ConfidenceTraining,
-    HeadOptions,
-    ImageGateOptions,
-    JointTraining,
-    LookaheadOptions,
-)
+from tgems.config.training import BankGateOptions, ConfidenceTraining, HeadOptions, ImageGateOptions, JointTraining, LookaheadOptions, RouterTraining
 from tgems.costs.exit_costs import ExitCosts, read_costs
-from tgems.exits.bank_gate_training import train_bank_gates
+from tgems.exits.bank_gate_training import train_bank_gates, train_variance_gates
 from tgems.exits.head_training import cross_fit, embed_out_of_fold, train_confidence_gates, train_heads
-from tgems.exits.image_gate_training import hit_probabilities, train_image_gates, train_lookahead
+from tgems.exits.image_gate_training import hit_probabilities, train_image_gates, train_lookahead, train_router
 from tgems.exits.joint_training import train_joint
 from tgems.exits.saved_modules import EXTRA, TENSORS, load_extra, load_folds, load_module
 from tgems.exits.training_pairs import Pairs
@@ -140,14 +133,21 @@ def run_gates(
     out: Sequence[str],
     in_memory_gb: float = IN_MEMORY_GB,
 ) -> None:
-    """Train and write gates that know no rate target: `kind` is `bank` or `confidence`."""
+    """Train and write gates that serve all rate targets: `kind` is `bank`, `variance`, `confidence` or `router`."""
     data = Training.read(features, macs, in_memory_gb)
-    train: Callable = {
-        "bank": lambda z, seed: train_bank_gates(data.pairs, z, data.costs, options, seed),
-        "confidence": lambda z, seed: train_confidence_gates(data.pairs, z, options, seed),
-    }[kind]
     for seed, head, folder in zip(seeds, heads, out, strict=True):
-        gates, history = train(data.embed(head), seed)
+        z = data.embed(head)
+        if isinstance(options, BankGateOptions):
+            gates, history = (
+                train_bank_gates(data.pairs, z, data.costs, options, seed)
+                if kind == "bank"
+                else train_variance_gates(data.pairs, z, options, seed)
+            )
+        elif isinstance(options, RouterTraining):
+            right = hit_probabilities(data.pairs, z, options.bank_size, torch.Generator().manual_seed(seed))
+            gates, history = train_router(data.pairs, right, options, seed)
+        else:
+            gates, history = train_confidence_gates(data.pairs, z, options, seed)
         _write(folder, kind, gates, data, options.plain() | {"seed": seed}, history)
 
 

@@ -27,6 +27,7 @@ class Pairs:
         longest: The longest caption of each image, most likely to be true of it alone `[n]` index into texts.
         scale: Logit scale.
         widths: Unpadded width of each part of a summary, per exit; None if all exits are equally wide.
+        part_width: Numbers of each part of a summary, padding included.
         streamed: Whether summaries stay in their files, since they need not fit in memory.
     """
 
@@ -39,6 +40,7 @@ class Pairs:
     scale: float
     widths: tuple[int, ...] | None = None
     streamed: bool = False
+    part_width: int = 0
 
     @classmethod
     def of(cls, features: FeatureSet) -> "Pairs":
@@ -58,6 +60,7 @@ class Pairs:
             scale=features.manifest["logit_scale"],
             widths=features.widths,
             streamed=features.streamed,
+            part_width=max(features.manifest["widths"]),
         )
 
     @cached_property
@@ -88,7 +91,7 @@ class Pairs:
         for rows in torch.arange(len(self)).split(4096):
             u = self.normalised[rows].transpose(0, 1)
             covariance += u.transpose(1, 2) @ u / len(self)
-        mean = (covariance.diagonal(dim1=1, dim2=2).sum(1) / self.norm.true_size).clamp_min(1e-6)
+        mean = (covariance.diagonal(dim1=1, dim2=2).sum(1) / self.norm.unpadded_size).clamp_min(1e-6)
         factor = torch.linalg.cholesky(covariance + RIDGE * torch.diag_embed(mean[:, None].expand(-1, dim)))
         return torch.linalg.solve_triangular(factor, torch.eye(dim).expand_as(factor), upper=False).transpose(1, 2)
 

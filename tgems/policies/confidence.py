@@ -1,153 +1,129 @@
-"""Confidence policies of the early-exit literature, on the same trained heads. Pure: outputs in, scores out.
+"""Confidence policies of the early-exit literature, on the same trained heads or on the frozen projection.
 
-docs/method.md#policies gives rules and costs. All but saturation need the texts before the image is encoded.
+docs/method.md#policies lists their rules and costs. All but saturation need the texts before the image is encoded.
 """
 
-import numpy as np
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tgems.costs.exit_costs import ExitCosts
-from tgems.features.row_access import map_rows
-from tgems.policies.exit_outputs import ExitOutputs
+from tgems.policies.cached_outputs import CachedOutputs
+from tgems.policies.exit_view import ExitView
 from tgems.policies.interface import OperatingPoint, ThresholdPolicy
-from tgems.policies.reference import NO_PROJECTION
 
 
-class BankConfidence(ThresholdPolicy):
-    """What the confidence policies share: heads of the exits visited, and bank products of those passed, are paid for.
+class MaxSoftmax(ThresholdPolicy):
+    """Leaves where the best text is probable enough (MSDNet, Huang et al., ICLR 2018)."""
 
-    Thresholds, one for each exit, and the exits that are worth a look are fitted on validation images, as for the T-GEM
-    that sees the bank.
-    """
-
+    name = "max_softmax"
+    label = "max softmax"
     needs_bank = True
     per_exit = True
 
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """A head at every exit visited, and a bank product at every one that is passed."""
-        return costs.confidence_raw(bank_size, visited) if self.frozen_head else costs.confidence(bank_size, visited)
-
-    def unusable(self, costs: ExitCosts) -> str:
-        """On the frozen projection, that must accept every exit."""
-        return NO_PROJECTION if self.frozen_head and costs.projection is None else ""
+    def score(self, view: ExitView) -> Tensor:
+        """Return the largest probability."""
+        return view.bank.first
 
 
-class MaxSoftmax(BankConfidence):
-    """Leaves where the best text is probable enough (BranchyNet's rule with the maximum, MSDNet's)."""
-
-    name = "max_softmax"
-
-    def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """max p."""
-        return outputs.statistics.first[:, :-1]
-
-
-class Entropy(BankConfidence):
-    """Leaves where the entropy is low enough against log M (BranchyNet; DeeBERT)."""
+class Entropy(ThresholdPolicy):
+    """Leaves where the entropy is low enough (BranchyNet, Teerapittayanon et al., ICPR 2016; DeeBERT, ACL 2020)."""
 
     name = "entropy"
+    needs_bank = True
+    per_exit = True
 
-    def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Minus the entropy over log M."""
-        return -outputs.statistics.entropy[:, :-1]
+    def score(self, view: ExitView) -> Tensor:
+        """Return minus the entropy, relative to log M."""
+        return -view.bank.entropy
 
 
-class Margin(BankConfidence):
-    """Leaves where the best text leads the second by enough probability."""
+class Margin(ThresholdPolicy):
+    """Leaves where the best text leads the second by enough probability (Park et al., CODES+ISSS 2015)."""
 
     name = "margin"
+    needs_bank = True
+    per_exit = True
 
-    def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """p(1) - p(2)."""
-        return outputs.statistics.margin[:, :-1]
+    def score(self, view: ExitView) -> Tensor:
+        """Return the lead of the largest probability."""
+        return view.bank.margin
 
 
 class MaxSoftmaxRaw(MaxSoftmax):
-    """`max_softmax` on the frozen pooling and projection: nothing is trained."""
+    """`max_softmax` on the frozen pooling and projection, so that nothing is trained."""
 
     name = "max_softmax_raw"
+    label = "max softmax, frozen projection"
     frozen_head = True
 
 
 class MarginRaw(Margin):
-    """`margin` on the frozen pooling and projection: nothing is trained."""
+    """`margin` on the frozen pooling and projection, so that nothing is trained."""
 
     name = "margin_raw"
+    label = "margin, frozen projection"
     frozen_head = True
 
 
-class Patience(BankConfidence):
-    """Leaves after t agreements in a row following the first prediction (PABEE). t is whole: few rates can be met."""
+class Patience(ThresholdPolicy):
+    """Leaves after t exits that confirm the prediction of the exit before (PABEE, Zhou et al., NeurIPS 2020).
+
+    t is a whole number, so that only few rates can be met.
+    """
 
     name = "patience"
+    needs_bank = True
 
-    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
-        """The t whose rate comes closest to each target from below; the cheapest where none is below."""
+    def score(self, view: ExitView) -> Tensor:
+        """Return how many exits in a row agree on the best text, this one included; it leaves above t."""
+        winner = view.bank.winner
+        streak = torch.ones_like(winner, dtype=torch.float64)
+        if "winner" in view.memory:
+            same = winner == view.memory["winner"]
+            streak = torch.where(same, view.memory["streak"] + 1, 1.0)
+        view.remember(winner=winner, streak=streak)
+        return streak
+
+    def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
+        """Fit the t whose rate comes closest to each target from below; the cheapest if none is below."""
         price = torch.from_numpy(self.costs(validation.costs, len(validation.bank)))
-        run = agreements(validation.statistics.winner)[:, :-1]
-        choices = range(1, validation.embeddings.shape[1])
-        rates = {t: price[_first(run >= t)].mean().item() for t in choices}
-        points = []
+        exits = validation.embeddings.shape[1]
+        points = [OperatingPoint(thresholds=(float(t),) * (exits - 1)) for t in range(1, exits)]
+        rates = {point: price[self.decide(validation, point)].mean().item() for point in points}
+        found = []
         for target in rate_targets:
-            within = [t for t in choices if rates[t] <= target]
-            best = max(within, key=rates.get) if within else min(choices, key=rates.get)
-            points.append(OperatingPoint(target, None, {"patience": best}))
-        return points
-
-    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
-        """First exit at the end of enough agreements."""
-        return _first(agreements(outputs.statistics.winner)[:, :-1] >= point.parameters["patience"])
+            within = [point for point in points if rates[point] <= target]
+            best = max(within, key=rates.__getitem__) if within else min(points, key=rates.__getitem__)
+            found.append(OperatingPoint(target, thresholds=best.thresholds))
+        return found
 
 
 class Saturation(ThresholdPolicy):
-    """Leaves where the CLS token, or the mean token, has stopped turning since the previous exit: index-safe."""
+    """Leaves where the class token, or the maximum over tokens, has stopped turning (MuE, Tang et al., CVPR 2023)."""
 
     name = "saturation"
 
     def unusable(self, costs: ExitCosts) -> str:
-        """Exits must be as wide as each other."""
-        return "" if len(set(costs.widths)) == 1 else f"it compares exits, which are {costs.widths} channels wide"
+        """Exits must be equally wide, and the frozen projection must accept them if it is used."""
+        different = len(set(costs.widths)) > 1
+        return super().unusable(costs) or (
+            f"it compares exits, which are {costs.widths} channels wide" if different else ""
+        )
 
-    def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Cosine of the global parts of this and the previous exit; the first exit is never taken."""
-        turn = map_rows(lambda rows: _turn(rows[..., : outputs.cls_dim].double()), outputs.summaries)
-        return F.pad(turn, (1, 0), value=-torch.inf)
-
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """2d at every exit visited, and one head."""
-        return costs.at_exits(per_visit=2 * np.array(costs.widths), at_exit=costs.head)
+    def score(self, view: ExitView) -> Tensor:
+        """Return the cosine to the token of the exit before; the first exit is never taken."""
+        token, before = view.whole_image.double(), view.memory.get("token")
+        view.charge(2 * token.shape[1])
+        view.remember(token=token)
+        return torch.full_like(token[:, 0], -torch.inf) if before is None else F.cosine_similarity(token, before)
 
 
 class SaturationRaw(Saturation):
-    """`saturation` on the frozen pooling and projection: nothing is trained."""
+    """`saturation` on the frozen pooling and projection, so that nothing is trained."""
 
     name = "saturation_raw"
+    label = "saturation, frozen projection"
     frozen_head = True
-
-    def unusable(self, costs: ExitCosts) -> str:
-        """There must be a projection for every exit, and exits must be as wide as each other."""
-        return NO_PROJECTION if costs.projection is None else super().unusable(costs)
-
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """2d at every exit visited, and the frozen projection."""
-        return costs.at_exits(per_visit=2 * np.array(costs.widths), at_exit=costs.projection)
-
-
-def _turn(cls: Tensor) -> Tensor:
-    """Cosine of consecutive exits' global parts `[n, E, d]` -> `[n, E-1]`."""
-    return F.cosine_similarity(cls[:, 1:], cls[:, :-1], dim=-1)
-
-
-def agreements(winner: Tensor) -> Tensor:
-    """How many times in a row the winner has been confirmed: `[n, E]` -> `[n, E]` int64, 0 at the first exit."""
-    run = torch.zeros_like(winner)
-    for exit_ in range(1, winner.shape[1]):
-        run[:, exit_] = torch.where(winner[:, exit_] == winner[:, exit_ - 1], run[:, exit_ - 1] + 1, 0)
-    return run
-
-
-def _first(leaves: Tensor) -> Tensor:
-    """First True of `[n, E-1]`, else the last exit."""
-    return F.pad(leaves, (0, 1), value=True).int().argmax(1)

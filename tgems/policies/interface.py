@@ -1,11 +1,13 @@
-"""The interface of exit policies, and how thresholds are fitted and applied. docs/adding-a-policy.md adds one.
+"""The interface of exit policies (docs/adding-a-policy.md).
 
-A policy is fitted on validation images for every rate target, then decides for each image alone, never by the others
-of its batch, and says what an exit costs.
+A policy is fitted on validation images for every rate target. It then decides for each image by itself, never by the
+others of its batch. Its cost follows from what it reads (tgems/policies/exit_view.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -15,21 +17,23 @@ from torch import Tensor
 from tgems.costs.exit_costs import ExitCosts
 from tgems.errors import UserError
 from tgems.exits.thresholds import choose_exits, fit_threshold
-from tgems.policies import per_exit_thresholds
-from tgems.policies.exit_outputs import ExitOutputs
-from tgems.policies.per_exit_thresholds import PathCosts
+from tgems.policies.cached_outputs import CachedOutputs
+from tgems.policies.exit_view import ExitView, Reads, TrialView
+from tgems.policies.per_exit_thresholds import PathCosts, fit_thresholds
+
+BANK_GATES = ("bank", "variance")
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What a fit leaves behind, frozen before test images are seen.
+    """The result of fitting a policy, frozen before test images are seen.
 
     Attributes:
-        rate_target: Mean rate that was not to be exceeded; None where nothing is calibrated.
+        rate_target: Mean rate that was not to be exceeded; None if nothing is calibrated.
         exit: Index of the exit that every image takes, for fixed exits.
-        parameters: Plain numbers by name, of policies without thresholds.
-        visited: Exits before the last (0-based) that are looked at, where a policy passes some over; None for all.
-        thresholds: Threshold at each exit that is looked at.
+        parameters: Numbers by name, of policies without thresholds.
+        visited: Exits before the last (0-based) at which images may leave; None for all.
+        thresholds: Threshold at each exit of `visited`.
     """
 
     rate_target: float | None = None
@@ -39,94 +43,152 @@ class OperatingPoint:
     thresholds: tuple[float, ...] | None = None
 
     def at_exits(self, before_last: int) -> Tensor:
-        """Threshold at every exit before the last `[E-1]` float64, +inf where none is looked at."""
+        """Return the threshold at every exit before the last `[E-1]` float64, +inf at exits that are not visited."""
         every = torch.full((before_last,), torch.inf, dtype=torch.float64)
-        every[list(range(before_last) if self.visited is None else self.visited)] = torch.tensor(
-            self.thresholds, dtype=torch.float64
-        )
+        visited = range(before_last) if self.visited is None else self.visited
+        every[list(visited)] = torch.tensor(self.thresholds, dtype=torch.float64)
         return every
 
 
 class Policy:
-    """An exit policy; subclasses say how to fit and to decide.
+    """An exit policy. Subclasses define how to fit it and how it decides.
+
+    Class attributes are literals, since dry runs and figures read them from the source without importing it.
 
     Attributes:
-        name: How configurations and tables call it.
-        guidance: `none`, `image` or `bank`: what a trained gate of it sees.
-        needs_bank: Whether the texts must be known before the image is encoded; if so it is not index-safe.
-        adaptive: Whether it looks at the image; adaptive policies stand beside their own exits shuffled.
-        frozen_head: Whether exits use the backbone's own pooling and projection, the same for all seeds.
-        oracle: Whether it looks at the right answer: a bound, no competitor.
+        name: Name in configurations and tables.
+        label: Name in figures; the default is `name`.
+        guidance: `none`, `image` or `bank`: what a trained gate sees, for the tables.
+        gates: Kind of trained gates that it needs (`tgems.costs.exit_costs.GATES`); None for none.
+        needs_bank: Whether the texts must be known before the image is encoded. If so, it cannot build an image index.
+        adaptive: Whether it looks at the image; adaptive policies are compared with their own exits shuffled.
+        frozen_head: Whether it embeds by the backbone's own pooling and projection, which need no training.
+        oracle: Whether it looks at the right answer, which makes it a bound instead of a competitor.
         mixes: Whether chance decides, with the same `shares` for all images; results are expectations.
+        contender: Whether it is a T-GEM, which is compared with all other policies.
+        runs: Whether it decides image by image, so that it can be exported and run.
+        own_file: File that the class comes from, if it is not one of tgems' own.
+        own_digest: SHA-256 of that file.
     """
 
     name: ClassVar[str]
+    label: ClassVar[str | None] = None
     guidance: ClassVar[str] = "none"
+    gates: ClassVar[str | None] = None
     needs_bank: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     frozen_head: ClassVar[bool] = False
     oracle: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
+    contender: ClassVar[bool] = False
+    runs: ClassVar[bool] = False
+    own_file: Path | None = None
+    own_digest: str | None = None
 
     def unusable(self, costs: ExitCosts) -> str:
-        """Why it cannot be used at exits of such costs; empty where it can."""
+        """Return why the policy cannot be used at exits of such costs; empty if it can."""
+        if self.frozen_head and costs.projection is None:
+            return "the frozen projection accepts only the tokens of the last block"
         return ""
 
     @property
     def index_safe(self) -> bool:
-        """Whether an image index can be built by it: it looks neither at the texts nor at the answer."""
+        """Whether it can build an image index, which needs decisions without the texts and without the answer."""
         return not (self.needs_bank or self.oracle)
 
-    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
-        """Fit on validation images.
+    def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
+        """Fit the policy on validation images.
 
         Args:
             validation: Outputs on validation images.
             rate_targets: Mean relative costs not to be exceeded.
 
         Returns:
-            Operating points, one per target unless the policy says otherwise.
+            Operating points, one per target unless the policy's docstring says otherwise.
         """
         raise NotImplementedError
 
-    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
-        """Exit of each image `[n]` int64, 0-based."""
+    def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
+        """Return the exit of each image `[n]` int64, 0-based."""
         raise NotImplementedError
 
     def shares(self, point: OperatingPoint, n_exits: int) -> np.ndarray:
-        """Where `mixes`, the share of images at every exit `[E]`, in place of `decide`."""
+        """Return the share of images at every exit `[E]`, in place of `decide`, if the policy `mixes`."""
         raise NotImplementedError
 
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """Relative cost of leaving at every exit `[E]` float64, if exits that are not `visited` are passed over."""
-        raise NotImplementedError
+    def reads(self, costs: ExitCosts) -> tuple[Reads, ...]:
+        """Return what it reads at each exit before the last: nothing, unless it looks at the image."""
+        return (Reads(),) * (len(costs.blocks) - 1)
+
+    def costs(self, costs: ExitCosts, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
+        """Derive the relative cost of leaving at every exit from what the policy reads on the way.
+
+        Args:
+            costs: Costs of encoder and modules.
+            bank_size: Number of texts.
+            visited: Exits (0-based) that it is asked at; None for all. A policy that remembers is asked at all.
+
+        Returns:
+            `[E]` float64.
+        """
+        reads = self.reads(costs)
+        n = len(reads)
+        head = np.full(n, costs.projection or 0) if self.frozen_head else np.array(costs.head)
+        gate = np.array(costs.gates[self.gates]) if self.gates else np.zeros(n)
+        needs_head, needs_gate, needs_bank, charged = (
+            np.array([getattr(r, what) for r in reads], dtype=np.int64) for what in ("head", "gate", "bank", "charged")
+        )
+        return costs.at_exits(
+            per_visit=needs_head * head + needs_gate * gate + charged,
+            at_exit=(1 - needs_head) * head,
+            per_pass=needs_bank * costs.answer(bank_size),
+            visited=None if remembers(reads) else visited,
+        )
 
 
 class ThresholdPolicy(Policy):
-    """Leaves at the first visited exit whose score exceeds a threshold.
+    """A policy that lets an image leave at the first exit where its score exceeds a threshold.
 
     Attributes:
-        per_exit: Whether each exit has a threshold of its own, and `fit` also chooses the exits that are looked at
-            (tgems/policies/per_exit_thresholds.py). This is for policies that look at the texts: it is their best text
-            at each exit whose worth is learned from. The score of an exit must then depend on that exit alone.
+        per_exit: Whether each exit has a threshold of its own, and `fit` also chooses the exits that are worth a visit
+            (tgems/policies/per_exit_thresholds.py). It learns from each exit's best text what leaving there is worth.
     """
 
     adaptive = True
+    runs = True
     per_exit: ClassVar[bool] = False
 
-    def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Score of every exit before the last `[n, E-1]` float64; -inf where the policy never leaves."""
+    @cached_property
+    def _known_reads(self) -> dict[tuple, tuple[Reads, ...]]:
+        return {}
+
+    def score(self, view: ExitView) -> Tensor:
+        """Score the images at one exit `[n]`; the higher, the sooner an image leaves; -inf where it must go on.
+
+        It may use each image's own row only, and must read the same parts of the view for all images.
+        """
         raise NotImplementedError
 
-    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
-        """One threshold per target, or one per target and exit; needs no labels."""
+    def reads(self, costs: ExitCosts) -> tuple[Reads, ...]:
+        """Try the policy on made-up images to see what it reads at each exit."""
+        key = (costs.widths, costs.summary_dim, costs.embed_dim)
+        if key not in self._known_reads:
+            memory: dict[str, Tensor] = {}
+            views = [TrialView(k, costs, memory, self.gates in BANK_GATES) for k in range(len(costs.widths))]
+            for view in views:
+                self.score(view)
+            self._known_reads[key] = tuple(view.reads for view in views)
+        return self._known_reads[key]
+
+    def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
+        """Fit one threshold per target, or one per target and exit; needs no labels."""
         prices = partial(self.costs, validation.costs, len(validation.bank))
         points = []
         for target in rate_targets:
-            scores = self._scores(validation, target)
+            scores = self.scores(validation, target)
             if self.per_exit:
                 rewards = validation.last_exits_view.numpy()
-                every = per_exit_thresholds.fit_thresholds(scores.numpy(), rewards, PathCosts.of(prices), target)
+                every = fit_thresholds(scores.numpy(), rewards, PathCosts.of(prices), target)
                 visited = tuple(np.flatnonzero(np.isfinite(every)).tolist())
                 points.append(OperatingPoint(target, None, None, visited, tuple(every[list(visited)].tolist())))
             else:
@@ -134,17 +196,27 @@ class ThresholdPolicy(Policy):
                 points.append(OperatingPoint(target, thresholds=(threshold,) * scores.shape[1]))
         return points
 
-    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+    def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Apply the frozen thresholds."""
-        scores = self._scores(outputs, point.rate_target)
+        scores = self.scores(outputs, point.rate_target)
         return choose_exits(scores, point.at_exits(scores.shape[1]))
 
-    def _scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Compute `scores` once: fits and decisions of several calibrations need the same."""
+    def scores(self, outputs: CachedOutputs, rate_target: float | None) -> Tensor:
+        """Score all images at every exit before the last `[n, E-1]` float64, once per rate target."""
         key = (self.name, rate_target)
         if key not in outputs.scores:
-            outputs.scores[key] = self.scores(outputs, rate_target)
+            reads = self.reads(outputs.costs)
+            blocks = [
+                torch.stack([self.score(view).double() for view in views], 1)
+                for views in outputs.views(self.gates, rate_target, reads)
+            ]
+            outputs.scores[key] = torch.cat(blocks)
         return outputs.scores[key]
+
+
+def remembers(reads: Sequence[Reads]) -> bool:
+    """Return whether a policy that reads this has to be asked at every exit on the way."""
+    return any(read.remembered for read in reads)
 
 
 def require_index_safe(policy: Policy) -> None:

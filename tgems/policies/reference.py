@@ -1,65 +1,63 @@
 """Reference policies: nobody leaves, the same exit for all, chance, and oracles (docs/method.md#policies)."""
 
 import hashlib
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tgems.costs.exit_costs import ExitCosts
-from tgems.policies.exit_outputs import ExitOutputs
+from tgems.policies.cached_outputs import CachedOutputs
 from tgems.policies.interface import OperatingPoint, Policy
 from tgems.policies.trained_gates import TGem, TGemBank
 
-NO_PROJECTION = "the frozen projection accepts the tokens of the last block alone"
+Value = TypeVar("Value")
 
 
 class Full(Policy):
-    """Nobody leaves early: the backbone itself."""
+    """No image leaves early: the backbone itself."""
 
     name = "full"
+    label = "full encoder"
     frozen_head = True
 
-    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
-        """The last exit."""
+    def unusable(self, costs: ExitCosts) -> str:
+        """The whole encoder can always be used."""
+        return ""
+
+    def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
+        """Return the last exit."""
         return [OperatingPoint(exit=len(validation.costs.blocks) - 1)]
 
-    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
-        """The same exit for every image."""
-        return torch.full((len(outputs),), point.exit)
-
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """The encoder, with its own projection."""
-        return costs.at_exits()
+    def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
+        """Send every image to the same exit."""
+        return torch.full((len(outputs),), required(point.exit))
 
 
-class FixedRaw(Full):
-    """One exit for all images, by the frozen pooling and projection."""
-
-    name = "fixed_raw"
-
-    def unusable(self, costs: ExitCosts) -> str:
-        """There must be a projection for every exit."""
-        return NO_PROJECTION if self.frozen_head and costs.projection is None else ""
-
-    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
-        """Every exit before the last."""
-        return [OperatingPoint(exit=k) for k in range(validation.embeddings.shape[1] - 1)]
-
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """Encoder and the frozen projection."""
-        return costs.fixed_raw()
-
-
-class Fixed(FixedRaw):
+class Fixed(Policy):
     """One exit for all images, by its trained head."""
 
     name = "fixed"
-    frozen_head = False
+    label = "fixed exit, trained head"
+    runs = True
 
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """Encoder and one head."""
-        return costs.fixed()
+    def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
+        """Return every exit before the last."""
+        return [OperatingPoint(exit=k) for k in range(validation.embeddings.shape[1] - 1)]
+
+    def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
+        """Send every image to the same exit."""
+        return torch.full((len(outputs),), required(point.exit))
+
+
+class FixedRaw(Fixed):
+    """One exit for all images, by the frozen pooling and projection."""
+
+    name = "fixed_raw"
+    label = "fixed exit, frozen projection"
+    frozen_head = True
 
 
 class Hull(Policy):
@@ -74,9 +72,10 @@ class Hull(Policy):
     """
 
     name = "hull"
+    label = "hull of fixed exits"
     mixes = True
 
-    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+    def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
         """The two exits and the share of the later one, for each target; needs labels."""
         rates = self.costs(validation.costs, len(validation.bank))
         vertices = concave_hull(rates, validation.right.double().mean(0).numpy())
@@ -98,39 +97,28 @@ class Hull(Policy):
             points.append(OperatingPoint(target, None, values))
         return points
 
-    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+    def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Draw the exit of every image, for an index."""
-        return _drawn(outputs, *(point.parameters[f"{name}_text"] for name in ("low", "high", "weight")))
+        return _drawn(outputs, *(required(point.parameters)[f"{name}_text"] for name in ("low", "high", "weight")))
 
     def shares(self, point: OperatingPoint, n_exits: int) -> np.ndarray:
         """Share of images at every exit `[E]`, where texts are ranked for an image."""
-        low, high, weight = (point.parameters[f"{name}_image"] for name in ("low", "high", "weight"))
+        low, high, weight = (required(point.parameters)[f"{name}_image"] for name in ("low", "high", "weight"))
         shares = np.zeros(n_exits)
         shares[low] += 1 - weight
         shares[high] += weight
         return shares
-
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """Encoder and one head."""
-        return costs.fixed()
 
 
 class HullRaw(Hull):
     """The hull of fixed exits by the frozen pooling and projection."""
 
     name = "hull_raw"
+    label = "hull, frozen projection"
     frozen_head = True
 
-    def unusable(self, costs: ExitCosts) -> str:
-        """There must be a projection for every exit."""
-        return NO_PROJECTION if costs.projection is None else ""
 
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """Encoder and the frozen projection."""
-        return costs.fixed_raw()
-
-
-def _drawn(outputs: ExitOutputs, low: int, high: int, weight: float) -> Tensor:
+def _drawn(outputs: CachedOutputs, low: int, high: int, weight: float) -> Tensor:
     """Draw the later of two exits with probability `weight`, by a hash of seed and key: `[n]` int64."""
     later = torch.tensor([uniform(outputs.seed, key) < weight for key in outputs.keys])
     return torch.where(later, int(high), int(low))
@@ -140,10 +128,12 @@ class Random(Policy):
     """Draws each image's exit from the T-GEM's exit histogram on validation, by a hash of seed and sample key."""
 
     name = "random"
+    label = "random exit"
 
-    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+    def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
         """The histogram of `tgem`, of `tgem_bank` where there is no other."""
-        tgem = TGem() if validation.modules.image_gates else TGemBank()
+        kinds = {kind for kind, _ in required(validation.modules).gates}
+        tgem = TGem() if "image" in kinds else TGemBank()
         exits = validation.embeddings.shape[1]
         points = []
         for fitted in tgem.fit(validation, rate_targets):
@@ -152,43 +142,38 @@ class Random(Policy):
             points.append(OperatingPoint(fitted.rate_target, None, shares))
         return points
 
-    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+    def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Invert the cumulative histogram at a number in [0, 1) that the key gives."""
         exits = outputs.embeddings.shape[1]
-        edges = torch.tensor([point.parameters[f"share_{k}"] for k in range(exits)], dtype=torch.float64).cumsum(0)
+        shares = [required(point.parameters)[f"share_{k}"] for k in range(exits)]
+        edges = torch.tensor(shares, dtype=torch.float64).cumsum(0)
         drawn = torch.tensor([uniform(outputs.seed, key) for key in outputs.keys], dtype=torch.float64)
         return torch.searchsorted(edges[:-1].contiguous(), drawn, right=True)
-
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """Encoder and one head."""
-        return costs.fixed()
 
 
 class Oracle(Policy):
     """The earliest exit whose best text is right, else the cheapest. A bound; not for text-to-image."""
 
     name = "oracle"
+    label = "oracle: first right exit"
     oracle = True
 
-    def fit(self, validation: ExitOutputs, rate_targets: list[float]) -> list[OperatingPoint]:
+    def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
         """Nothing to fit: one point, without a target."""
         return [OperatingPoint()]
 
-    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+    def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """First exit that is right; none right is index 0."""
         return outputs.right.int().argmax(1)
-
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """Encoder and one head."""
-        return costs.fixed()
 
 
 class OracleAgree(Oracle):
     """The earliest exit from which on every exit agrees with the last; needs no labels. A bound."""
 
     name = "oracle_agree"
+    label = "oracle: first to agree for good"
 
-    def decide(self, outputs: ExitOutputs, point: OperatingPoint) -> Tensor:
+    def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Start of the final run of agreement with L."""
         winner = outputs.statistics.winner
         differs = winner != winner[:, -1:]
@@ -196,7 +181,14 @@ class OracleAgree(Oracle):
         return (differs * after).amax(1)
 
 
-def uniform(seed: int, key: str) -> float:
+def required(value: Value | None) -> Value:
+    """Return a value that must be there, such as a parameter of an operating point."""
+    if value is None:
+        raise ValueError("an operating point or a split lacks what its policy needs")
+    return value
+
+
+def uniform(seed: int | None, key: str) -> float:
     """A number in [0, 1) from seed and key, the same on every machine."""
     digest = hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -2,12 +2,14 @@
 
 import importlib.util
 import os
+import sys
 import traceback
 from pathlib import Path
 
 from tgems.errors import UserError, first_line
 from tgems.policies import confidence, reference, trained_gates
 from tgems.policies.interface import Policy
+from tgems.provenance import digest_file
 
 POLICIES: dict[str, Policy] = {
     policy.name: policy()
@@ -15,7 +17,8 @@ POLICIES: dict[str, Policy] = {
         *(reference.Full, reference.Fixed, reference.FixedRaw, reference.Hull, reference.HullRaw, reference.Random),
         *(confidence.MaxSoftmax, confidence.Entropy, confidence.Margin, confidence.Patience, confidence.Saturation),
         *(confidence.MaxSoftmaxRaw, confidence.MarginRaw, confidence.SaturationRaw),
-        *(trained_gates.LearnedConfidence, trained_gates.TGem, trained_gates.TGemBank),
+        *(trained_gates.LearnedConfidence, trained_gates.LraGate, trained_gates.Router),
+        *(trained_gates.TGem, trained_gates.TGemBank),
         *(reference.Oracle, reference.OracleAgree),
     )
 }
@@ -47,7 +50,10 @@ def _load(word: str) -> Policy:
     if not path.endswith(".py"):
         raise UserError(f"config: policies: {word!r}: {path!r} is no Python file; expected FILE.py:CLASS")
     spec = importlib.util.spec_from_file_location(f"tgems_policy_{Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config: policies: {word!r}: {path} cannot be imported; name a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # so that its classes can be pickled
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's own code can raise anything
@@ -59,4 +65,6 @@ def _load(word: str) -> Policy:
     policy = getattr(module, name, None)
     if not (isinstance(policy, type) and issubclass(policy, Policy)):
         raise UserError(f"config: policies: {word!r}: {path} defines no policy class {name!r}")
-    return policy()
+    found = policy()
+    found.own_file, found.own_digest = Path(path), digest_file(Path(path))
+    return found

@@ -1,59 +1,100 @@
-"""Policies with a trained gate: T-GEM on the image, T-GEM on image and text bank, and learned confidence."""
+"""Policies with a trained gate: the T-GEMs, and learned gates of the literature."""
 
-import numpy as np
 from torch import Tensor
 
 from tgems.costs.exit_costs import ExitCosts
-from tgems.features.row_access import map_rows
-from tgems.policies.exit_outputs import ExitOutputs
+from tgems.policies.exit_view import ExitView
 from tgems.policies.interface import ThresholdPolicy
 
 
 class TGem(ThresholdPolicy):
-    """The T-GEM's gate on the image alone: index-safe."""
+    """The T-GEM's gate on the image alone, which is index-safe (docs/method.md#gates)."""
 
     name = "tgem"
+    label = "T-GEM, image-guided"
     guidance = "image"
+    gates = "image"
+    contender = True
 
-    def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Gate logits of the module trained for this target."""
-        return map_rows(outputs.modules.image_gates[rate_target], outputs.summaries).double()
-
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """Gates visited and one head."""
-        return costs.image_guided()
+    def score(self, view: ExitView) -> Tensor:
+        """Return the gate logits of the module that was trained for this target."""
+        return view.gate
 
 
 class TGemBank(ThresholdPolicy):
     """The T-GEM's gate on image and text bank (docs/method.md#bank-guidance).
 
-    Staged gates leave at the price of computation from which going on is not worth it, and one network serves every
-    target; gates that were trained together with heads are of one target.
+    Staged gates leave at the price of computation from which going on is not worth it, so that one network serves every
+    target; gates that are trained together with heads serve one target.
     """
 
     name = "tgem_bank"
+    label = "T-GEM, bank-guided"
     guidance = "bank"
+    gates = "bank"
+    needs_bank = True
+    per_exit = True
+    contender = True
+
+    def score(self, view: ExitView) -> Tensor:
+        """Return the scores of the bank-guided gates."""
+        return view.gate
+
+
+class LearnedConfidence(ThresholdPolicy):
+    """A gate like the T-GEM's, trained to predict whether the image's text ranks first in its batch; no rate term.
+
+    Learned confidence in the manner of ConfidNet (Corbière et al., NeurIPS 2019).
+    """
+
+    name = "learned_confidence"
+    label = "learned confidence"
+    guidance = "image"
+    gates = "confidence"
+
+    def score(self, view: ExitView) -> Tensor:
+        """Return the logit of being right; the same gate serves every target."""
+        return view.gate
+
+
+class LraGate(ThresholdPolicy):
+    """A learned gate on probability, top-2 margin and spatial variance, with a threshold per exit.
+
+    A reconstruction of LRA-EE (arXiv 2605.26415), trained on the same random text banks as `tgem_bank`.
+    """
+
+    name = "lra_gate"
+    label = "LRA-EE gate"
+    guidance = "bank"
+    gates = "variance"
     needs_bank = True
     per_exit = True
 
-    def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Scores of the bank gates."""
-        return outputs.bank_scores
+    def unusable(self, costs: ExitCosts) -> str:
+        """Spatial variance needs a grid."""
+        return "" if costs.grid else "its spatial variance needs a grid of means; set summary.grid to 2 or more"
 
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """Heads, bank products and gates of the exits visited."""
-        return costs.bank_guided(bank_size, visited)
+    def score(self, view: ExitView) -> Tensor:
+        """Return the logit of the best text being right."""
+        return view.gate
 
 
-class LearnedConfidence(TGem):
-    """A gate as the T-GEM's, trained to tell whether the image's text ranks first in its batch; no rate term."""
+class Router(ThresholdPolicy):
+    """Decides once, at the first exit, how simple the image is, which fixes the exit that it takes.
 
-    name = "learned_confidence"
+    A reconstruction of ICAR's routing by image complexity (arXiv 2512.15372): a gate on the first exit's summary,
+    trained on how many exits rank the image's caption first, takes the place of a separate network on the pixels, and
+    every exit can be routed to.
+    """
 
-    def scores(self, outputs: ExitOutputs, rate_target: float) -> Tensor:
-        """Logit of being right; the same gate serves every target."""
-        return map_rows(outputs.modules.confidence_gates, outputs.summaries).double()
+    name = "router"
+    label = "ICAR router"
+    guidance = "image"
+    gates = "router"
+    per_exit = True
 
-    def costs(self, costs: ExitCosts, bank_size: int, visited: tuple[int, ...] | None = None) -> np.ndarray:
-        """Gates visited and one head."""
-        return costs.learned_confidence()
+    def score(self, view: ExitView) -> Tensor:
+        """Return the predicted simplicity, which is the same at every exit."""
+        if "simplicity" not in view.memory:
+            view.remember(simplicity=view.gate)
+        return view.memory["simplicity"]

@@ -8,10 +8,10 @@ import torch
 
 from tgems.backbones.references import model_config
 from tgems.backbones.towers import Tower
-from tgems.costs.closed_form import BANK_FEATURES, encoder_cost
-from tgems.costs.exit_costs import ExitCosts, check_targets, exit_costs, write_costs
+from tgems.costs.closed_form import BANK_FEATURES, VARIANCE_GATE_INPUTS, encoder_cost
+from tgems.costs.exit_costs import GATES, ExitCosts, check_targets, exit_costs, write_costs
 from tgems.costs.exit_layout import summary_dim
-from tgems.exits.bank_modules import BankGates, JointBankGates
+from tgems.exits.bank_modules import BankGates, ConfidenceAndVarianceGates, JointBankGates
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 from tgems.profiling.fvcore_trace import count_encoder, count_macs
 from tgems.provenance import commit, versions
@@ -55,21 +55,28 @@ def trace_modules(costs: ExitCosts, modules: dict) -> ExitCosts:
     hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
     early = len(costs.widths)
     rates = costs.fixed().tolist()
-    by_width = {}
+    head, gates = {}, {}
     for width in set(costs.widths):
         size = summary_dim(modules["summary"], width)
         s, bank, price = torch.zeros(1, 1, size), torch.zeros(1, 1, BANK_FEATURES), torch.ones(1)
-        lookahead = LookaheadGates(early, size, hidden["image_gates"], rates)
-        confidence = count_macs(ImageGates(1, size, hidden["image_gates"]), (s,)).macs
+        head[width] = count_macs(ExitHeads(1, size, hidden["heads"], costs.embed_dim), (s,)).macs
+        image = count_macs(ImageGates(1, size, hidden["image_gates"]), (s,)).macs
+        variance = ConfidenceAndVarianceGates(1, size, hidden["bank_gates"], width)
+        inputs = torch.zeros(1, 1, VARIANCE_GATE_INPUTS)
+        gates[width] = {
+            "confidence": image,
+            "router": image,
+            "variance": count_macs(variance, (inputs,)).macs + 2 * size,  # squares, which fvcore does not count
+        }
         if modules["training"]["scheme"] == "joint":
-            gates = confidence, count_macs(JointBankGates(1, size, hidden["bank_gates"]), (s, bank)).macs
+            joint = JointBankGates(1, size, hidden["bank_gates"])
+            gates[width] |= {"image": image, "bank": count_macs(joint, (s, bank)).macs}
         else:
-            image = count_macs(lookahead, (s.expand(1, early, size),)).macs // early
-            gates = image, count_macs(BankGates(1, size, hidden["bank_gates"]), (s, bank, price)).macs
-        head = count_macs(ExitHeads(1, size, hidden["heads"], costs.embed_dim), (s,)).macs
-        by_width[width] = (head, gates[0], confidence, gates[1])
-    columns = zip(*(by_width[width] for width in costs.widths), strict=True)
-    return replace(costs, **dict(zip(("head", "image_gate", "confidence_gate", "bank_gate"), columns, strict=True)))
+            lookahead = LookaheadGates(early, size, hidden["image_gates"], rates)
+            gates[width]["image"] = count_macs(lookahead, (s.expand(1, early, size),)).macs // early
+            gates[width]["bank"] = count_macs(BankGates(1, size, hidden["bank_gates"]), (s, bank, price)).macs
+    by_kind = {kind: tuple(gates[width][kind] for width in costs.widths) for kind in GATES}
+    return replace(costs, head=tuple(head[width] for width in costs.widths), gates=by_kind)
 
 
 def parameters(tower: Tower, blocks: Sequence[int]) -> list[int]:

@@ -35,10 +35,11 @@ def load_tgems(model_name: str, pretrained: str = "default", cache_dir: str | No
     from tgems.runtime.model import EarlyExitCLIP
 
     calibration = None if pretrained == "default" else pretrained
-    model = EarlyExitCLIP.from_pretrained(model_name, device=device, cache_dir=cache_dir, calibration=calibration)
-    if model.rule.needs_bank:
+    hub = {"cache_dir": cache_dir}
+    model = EarlyExitCLIP.from_pretrained(model_name, device=device, calibration=calibration, hub_kwargs=hub)
+    if model.early_exit.policy.needs_bank:
         raise UserError(
-            f"{model_name}: policy {model.early_exit.policy!r} looks at the texts before an image is encoded, and "
+            f"{model_name}: policy {model.early_exit.policy.name!r} looks at the texts before an image is encoded, and "
             "clip_benchmark does not give them; export an image-guided policy, or use the workflow"
         )
     return model, model.preprocess, model.tokenizer

@@ -1,13 +1,12 @@
 """Run an image tower block by block and drop images as they leave. The only loop of early-exit execution.
 
-Images are kept in chunks whose activations an allocator reuses; as images leave, chunks are packed anew. What an image
-yields depends neither on its batch nor on its place in it, but for rounding. No activation is larger than the full
+Images are kept in chunks whose activations an allocator reuses; as images leave, chunks are packed anew. The result of
+an image depends neither on its batch nor on its place in it, except for rounding. No activation is larger than the full
 encoder's: blocks see at most the batch, and a chunk's old state is gone before the next chunk's turn.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -15,18 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tgems.backbones.towers import Tower
-from tgems.features.encode import summary_rows
-from tgems.runtime.rules import ExitRule
+from tgems.runtime.live_view import ExitDecider, LiveView
 
 # glibc maps allocations from 32 MiB on anew each time, and their page faults cost more than the products gain
 REUSED_BYTES = 24 * 2**20
 
 
 class Encoded(NamedTuple):
-    """What early exit yields.
+    """Images encoded with early exit.
 
     Attributes:
-        embeddings: Unit, `[n, D]`.
+        embeddings: Unit vectors `[n, D]`.
         exits: Which of the exits each image took `[n]` int64; the last is `len(blocks) - 1`.
     """
 
@@ -34,34 +32,29 @@ class Encoded(NamedTuple):
     exits: Tensor
 
 
-class Sizes(NamedTuple):
-    """Dimensions of the inputs and outputs of heads and gates.
+@dataclass(frozen=True)
+class Chunk:
+    """Images on their way.
 
     Attributes:
-        width: Numbers of one part of a summary, padding included.
-        grid: The g of the g x g grid of means in a summary; 0 without one.
-        embed: `D`.
+        state: The tower's state, images first.
+        places: Places of the images in the batch `[n]` int64.
+        memory: What the policy remembers of them, by name `[n, ...]`.
     """
-
-    width: int
-    grid: int
-    embed: int
-
-
-class Chunk(NamedTuple):
-    """Images under way: their state, and their places in the batch."""
 
     state: Tensor
     places: Tensor
+    memory: dict[str, Tensor] = field(default_factory=dict)
+
+    def select(self, rows: Tensor) -> "Chunk":
+        """Return some of the images."""
+        return Chunk(self.state[rows], self.places[rows], {k: v[rows] for k, v in self.memory.items()})
 
 
 def encode_early(
     tower: Tower,
-    rule: ExitRule,
+    decider: ExitDecider,
     images: Tensor,
-    blocks: Sequence[int],
-    looked: Sequence[int],
-    sizes: Sizes,
     last_resort: int | None = None,
     chunk: int | None = None,
     planned: Tensor | None = None,
@@ -69,93 +62,86 @@ def encode_early(
     """Encode a batch.
 
     Args:
-        tower: Frozen.
-        rule: When to leave.
+        tower: Image tower of a frozen model.
+        decider: Decides which images leave.
         images: `[n, 3, h, w]`.
-        blocks: Exits, 1-based, ascending; the last is L.
-        looked: Exits (0-based) at which the rule is asked, ascending.
-        sizes: Of summaries and embeddings.
-        last_resort: Exit of `looked` at which whoever is left must leave; None for the last, by the encoder's own end.
-        chunk: Images of a forward pass; None for `default_chunk`.
-        planned: Exits `[n]` to take in place of those that the rule says, which is asked all the same: for measuring.
+        last_resort: Exit (0-based) at which all remaining images must leave; None for the encoder's own end.
+        chunk: Number of images per forward pass; None for `default_chunk`.
+        planned: Exits `[n]` to take instead of the policy's, which is asked all the same: for measuring speed.
     """
-    batch = _Batch.of(len(images), len(blocks), tower, rule, sizes, planned, images.device)
+    costs = decider.costs
+    embeddings = torch.empty(len(images), costs.embed_dim, device=images.device)
+    batch = _Batch(tower, decider, planned, embeddings, torch.full_like(embeddings[:, 0], len(costs.blocks) - 1).long())
     if not len(images):
-        return Encoded(batch.out, batch.exits)
+        return Encoded(batch.embeddings, batch.exits)
     state = tower.stem(images)
     size = chunk or default_chunk(state)
-    chunks = cut(state, torch.arange(len(images), device=images.device), size)
-    del state  # chunks alone hold it from here on, so that it goes as they move on
-    asked = {blocks[i] - 1: i for i in looked}
-    for k in range(tower.depth):
-        exit_ = asked.get(k)
+    chunks = cut(Chunk(state, torch.arange(len(images), device=images.device)), size)
+    del state  # only the chunks hold it from here on, so that it is freed as they move on
+    asked = {costs.blocks[k] - 1: k for k in decider.asked}
+    for block in range(tower.depth):
+        exit_index = asked.get(block)
         for i in range(len(chunks)):
-            chunks[i] = Chunk(tower.block(k, chunks[i].state), chunks[i].places)
-            if exit_ is not None:
-                chunks[i] = batch.leave(chunks[i], exit_, exit_ == last_resort)
+            chunks[i] = Chunk(tower.block(block, chunks[i].state), chunks[i].places, chunks[i].memory)
+            if exit_index is not None:
+                chunks[i] = batch.let_leave(chunks[i], exit_index, exit_index == last_resort)
         chunks = repacked([c for c in chunks if len(c.places)], size)
         if not chunks:
-            return Encoded(batch.out, batch.exits)
+            return Encoded(batch.embeddings, batch.exits)
     for c in chunks:
-        batch.out[c.places] = F.normalize(tower.finish(c.state).float(), dim=-1)
-    return Encoded(batch.out, batch.exits)
+        batch.embeddings[c.places] = F.normalize(tower.finish(c.state).float(), dim=-1)
+    return Encoded(batch.embeddings, batch.exits)
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a batch has yielded so far, and how its images leave."""
+    """A batch under way: its results so far, and what decides."""
 
     tower: Tower
-    rule: ExitRule
-    sizes: Sizes
+    decider: ExitDecider
     planned: Tensor | None
-    out: Tensor
+    embeddings: Tensor
     exits: Tensor
 
-    @classmethod
-    def of(cls, n: int, n_exits: int, tower: Tower, rule: ExitRule, sizes: Sizes, planned, device) -> "_Batch":
-        """Nothing yet, and everybody at the last exit."""
-        out, exits = torch.empty(n, sizes.embed, device=device), torch.full((n,), n_exits - 1, device=device)
-        return cls(tower, rule, sizes, planned, out, exits)
-
-    def leave(self, chunk: Chunk, exit_: int, must: bool) -> Chunk:
-        """Write what leaves at an exit; the rest of the chunk. Heads and gates keep their precision under autocast."""
-        with torch.autocast(chunk.state.device.type, enabled=False):
-            summaries = summary_rows(self.tower, chunk.state, self.sizes.width, [self.sizes.grid])
-            mask, embed = self.rule.leaving(exit_, summaries.to(self.rule.dtype))
-            if self.planned is not None:
-                mask = self.planned[chunk.places] == exit_
-            if must:
-                mask = torch.ones_like(mask)
-            leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
-            if not len(leaving):
-                return chunk
-            gone = chunk.places[leaving]
-            self.out[gone] = embed(leaving).to(self.out.dtype)
-        self.exits[gone] = exit_
+    def let_leave(self, chunk: Chunk, exit_index: int, must: bool) -> Chunk:
+        """Write the results of images that leave at an exit, and return the others."""
+        view = LiveView(exit_index, self.decider, self.tower, chunk.state, chunk.memory)
+        mask = self.decider.leaving(view)
+        if self.planned is not None:
+            mask = self.planned[chunk.places] == exit_index
+        if must:
+            mask = torch.ones_like(mask)
+        leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
+        if not len(leaving):
+            return chunk
+        places = chunk.places[leaving]
+        self.embeddings[places] = view.embed(leaving).to(self.embeddings.dtype)
+        self.exits[places] = exit_index
         if len(leaving) == len(mask):
-            return Chunk(chunk.state[:0], chunk.places[:0])
-        stay = (~mask).nonzero().squeeze(1)
-        return Chunk(chunk.state[stay], chunk.places[stay])
+            return chunk.select(leaving[:0])
+        return chunk.select((~mask).nonzero().squeeze(1))
 
 
-def cut(state: Tensor, places: Tensor, size: int) -> list[Chunk]:
-    """As few chunks as `size` allows, of nearly equal length; views, not copies."""
-    parts = -(-len(places) // size)
-    return [Chunk(s, p) for s, p in zip(state.tensor_split(parts), places.tensor_split(parts), strict=True)]
+def cut(whole: Chunk, size: int) -> list[Chunk]:
+    """Cut into as few chunks as `size` allows, of nearly equal length; views, not copies."""
+    parts = -(-len(whole.places) // size)
+    memory = {name: tensor.tensor_split(parts) for name, tensor in whole.memory.items()}
+    pairs = zip(whole.state.tensor_split(parts), whole.places.tensor_split(parts), strict=True)
+    return [Chunk(s, p, {name: split[i] for name, split in memory.items()}) for i, (s, p) in enumerate(pairs)]
 
 
 def repacked(chunks: list[Chunk], size: int) -> list[Chunk]:
-    """Fewer chunks, where the images left fit into fewer."""
+    """Pack images into fewer chunks if they fit."""
     total = sum(len(c.places) for c in chunks)
     if len(chunks) <= -(-total // size):
         return chunks
-    state, places = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    return cut(state, places, size)
+    state, places = torch.cat([c.state for c in chunks]), torch.cat([c.places for c in chunks])
+    memory = {name: torch.cat([c.memory[name] for c in chunks]) for name in chunks[0].memory}
+    return cut(Chunk(state, places, memory), size)
 
 
 def default_chunk(state: Tensor) -> int:
-    """Images of a forward pass: on a CPU as many as keep the widest activation in reused memory; elsewhere all."""
+    """Number of images per forward pass: on a CPU as many as keep the widest activation in reused memory, else all."""
     if state.device.type != "cpu":
         return len(state)
     widest = 4 * math.prod(state.shape[1:]) * state.element_size()

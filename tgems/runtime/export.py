@@ -1,17 +1,21 @@
 """Make an `EarlyExitCLIP` of what the workflow trained. Reads a results folder."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tgems.backbones.load import load_backbone
 from tgems.costs.exit_costs import ExitCosts, read_costs
 from tgems.errors import UserError
 from tgems.evaluation.estimates import HEADLINE
 from tgems.exits.module_folders import image_gates_folder, joint_folder
-from tgems.exits.saved_modules import load_module
+from tgems.exits.saved_modules import load_gates, load_heads
+from tgems.policies.interface import Policy
+from tgems.policies.registry import POLICIES, find_policies
 from tgems.provenance import FINISHED, read_json, read_provenance
-from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
-from tgems.runtime.rules import POLICIES
+from tgems.runtime.early_exit import Calibration, EarlyExit
+from tgems.runtime.model import EarlyExitCLIP
 from tgems.untrusted import read_table
 
 NEEDED = ("backbones", "variants", "seeds", "policies", "datasets", "training")
@@ -30,19 +34,19 @@ def from_results(
     exit_block: int | None = None,
     variant: str | None = None,
     seed: int | None = None,
-    **options,
+    **options: Any,
 ) -> EarlyExitCLIP:
     """Build a model from a finished run.
 
     Args:
-        results: Folder `results` of a run.
+        results: Results folder of a run.
         backbone: Its name in the configuration.
-        policy: One of `tgems.runtime.rules.POLICIES`.
-        rate_target: One of the run's; ignored for `fixed`.
-        exit_block: For `fixed`: the block after which all leave.
-        variant: None where there is one alone.
-        seed: None for the first.
-        options: Of `EarlyExitCLIP`.
+        policy: A policy of the run that decides image by image; one of your own by `FILE.py:CLASS`, which is executed.
+        rate_target: One of the run's rate targets; ignored for fixed exits.
+        exit_block: For fixed exits: the block after which all images leave.
+        variant: Variant; None if there is only one.
+        seed: Seed; None for the first.
+        options: Options of `EarlyExitCLIP`.
 
     Raises:
         UserError: The run has no such backbone, variant, policy, rate target or seed; names those that it has.
@@ -51,25 +55,30 @@ def from_results(
     config = read_provenance(results / "tables/provenance.json")["config"]
     if missing := [key for key in NEEDED if key not in config]:
         raise UserError(f"{results}: its configuration has no {missing[0]!r}; run it again with this version of tgems")
-    if policy == "fixed":
+    chosen = _policy(policy, config)
+    if not chosen.adaptive:
         rate_target = None
-    variant, seed = _chosen(config, backbone, policy, rate_target, variant, seed)
+    variant, seed = _chosen(config, backbone, rate_target, variant, seed)
     loaded = load_backbone(config["backbones"][backbone])
     costs = read_costs(results / f"profiling/{backbone}/{variant}/macs.json")
+    if reason := chosen.unusable(costs):
+        raise UserError(f"policy {chosen.name!r} cannot be used with backbone {backbone!r}: {reason}")
     exits = results / "exits" / backbone / variant
-    heads, gates = _module_folders(policy, config["variants"][variant]["training"]["scheme"], seed, rate_target)
-    if policy == "fixed":
-        calibrations = {"all": _fixed(costs, exit_block)}
+    heads, gates = _module_folders(chosen, config["variants"][variant]["training"]["scheme"], seed, rate_target)
+    if rate_target is None:
+        calibrations = {"all": _fixed(chosen, costs, exit_block)}
     else:
-        calibrations = _calibrations(results / "evaluation" / backbone / variant, config, policy, rate_target, seed)
-    keys = {"backbone": backbone, "variant": variant, "policy": policy, "seed": str(seed)}
+        folder = results / "evaluation" / backbone / variant
+        calibrations = _calibrations(folder, config, chosen, rate_target, seed)
+    keys = {"backbone": backbone, "variant": variant, "policy": chosen.name}
+    keys |= {} if chosen.frozen_head else {"seed": str(seed)}
     training = config["training"]["dataset"]
     early = EarlyExit(
-        policy=policy,
+        policy=chosen,
         rate_target=rate_target,
         costs=costs,
-        heads=load_module(exits / heads, loaded.weights_digest),
-        gates=load_module(exits / gates, loaded.weights_digest) if gates else None,
+        heads=None if heads is None else load_heads(exits / heads, loaded.weights_digest),
+        gates=None if gates is None else load_gates(exits / gates, loaded.weights_digest),
         calibrations=calibrations,
         about={"name": backbone, "variant": variant, "seed": seed, "trained_on": training}
         | {"results": _results(results, keys, training, rate_target, exit_block)},
@@ -77,54 +86,72 @@ def from_results(
     return EarlyExitCLIP(loaded, early, **options)
 
 
+def _policy(word: str, config: dict) -> Policy:
+    """Find a policy of the run that can be run. Only a file that the user names is executed."""
+    known = [name for name in config["policies"] if ":" not in name and name in POLICIES and POLICIES[name].runs]
+    classes = [name.rpartition(":")[2] for name in config["policies"] if ":" in name]
+    if word.rpartition(":")[2] in classes and ":" in word:
+        policy = find_policies([word]).popitem()[1]
+        if not policy.runs:
+            raise UserError(f"policy {word!r} does not decide image by image, so that it cannot be exported")
+        return policy
+    _require_known("policy", word, [*known, *(f"FILE.py:{name}" for name in classes)])
+    return POLICIES[word]
+
+
 def _chosen(
-    config: dict, backbone: str, policy: str, rate_target: float | None, variant: str | None, seed: int | None
+    config: dict, backbone: str, rate_target: float | None, variant: str | None, seed: int | None
 ) -> tuple[str, int]:
-    """Variant and seed, where nothing else was said; all must be the run's."""
+    """Choose variant and seed if they are not given; all must be the run's."""
     if variant is None and len(config["variants"]) == 1:
         variant = next(iter(config["variants"]))
     seed = config["seeds"][0] if seed is None else seed
-    _known("backbone", backbone, config["backbones"])
-    _known("variant", variant, config["variants"])
-    _known("policy", policy, [p for p in config["policies"] if p in POLICIES])
-    _known("seed", seed, config["seeds"])
-    if policy != "fixed":
-        _known("rate target", rate_target, config["variants"][variant]["rate_targets"])
-    return variant, seed
+    _require_known("backbone", backbone, config["backbones"])
+    _require_known("variant", variant, config["variants"])
+    _require_known("seed", seed, config["seeds"])
+    if rate_target is not None:
+        _require_known("rate target", rate_target, config["variants"][variant]["rate_targets"])
+    return str(variant), int(seed or 0)
 
 
-def _module_folders(policy: str, scheme: str, seed: int, rate_target: float | None) -> tuple[str, str | None]:
-    """Folders of a policy's heads and gates; the latter None where it has none."""
-    guidance = {"tgem": "image", "tgem_bank": "bank"}.get(policy)
-    if scheme == "joint" and guidance:
-        folder = joint_folder(guidance, seed, rate_target)
+def _module_folders(policy: Policy, scheme: str, seed: int, rate_target: float | None) -> tuple[str | None, str | None]:
+    """Return the folders of a policy's heads and gates; None for what it does not have."""
+    if scheme == "joint" and policy.gates in ("image", "bank") and rate_target is not None:
+        folder = joint_folder(policy.gates, seed, rate_target)
         return f"{folder}/heads", f"{folder}/gates"
-    gates = {"tgem_bank": f"bank/seed-{seed}", "learned_confidence": f"confidence/seed-{seed}"}.get(policy)
-    return f"heads/seed-{seed}", image_gates_folder(seed, rate_target) if policy == "tgem" else gates
+    heads = None if policy.frozen_head else f"heads/seed-{seed}"
+    if policy.gates == "image" and rate_target is not None:
+        return heads, image_gates_folder(seed, rate_target)
+    return heads, None if policy.gates is None else f"{policy.gates}/seed-{seed}"
 
 
-def _fixed(costs: ExitCosts, exit_block: int | None) -> Calibration:
-    """Everybody leaves after one block."""
-    _known("exit block", exit_block, costs.blocks[:-1])
-    exit_ = costs.blocks.index(exit_block)
-    return Calibration(None, (exit_,), float(costs.fixed()[exit_]))
+def _fixed(policy: Policy, costs: ExitCosts, exit_block: int | None) -> Calibration:
+    """Let all images leave after one block."""
+    _require_known("exit block", exit_block, costs.blocks[:-1])
+    exit_index = costs.blocks.index(exit_block)
+    return Calibration(None, (exit_index,), float(policy.costs(costs, 0)[exit_index]))
 
 
-def _calibrations(folder: Path, config: dict, policy: str, rate_target: float, seed: int) -> dict[str, Calibration]:
-    """Thresholds by data set, the training domain's first: these hold where nothing else is known."""
+def _calibrations(folder: Path, config: dict, policy: Policy, rate_target: float, seed: int) -> dict[str, Calibration]:
+    """Read thresholds by data set; those of the training domain come first, since they serve unknown data."""
     training = config["training"]["dataset"]
     names = [training, *(d for d in config["datasets"] if d != training and (folder / d / "thresholds.json").is_file())]
     found = {}
     for name in names:
         for fit in read_json(folder / name / "thresholds.json")["thresholds"]:
-            point = fit["point"]
+            point, own_seed = fit["point"], None if policy.frozen_head else seed
             same = point["rate_target"] is not None and math.isclose(point["rate_target"], rate_target)
-            if fit["policy"] == policy and fit["seed"] == seed and same and fit["score_normalisation"] == "none":
+            if (
+                fit["policy"] == policy.name
+                and fit["seed"] == own_seed
+                and same
+                and fit["score_normalisation"] == "none"
+            ):
                 visited = None if point["visited"] is None else tuple(point["visited"])
                 found[name] = Calibration(tuple(point["thresholds"]), visited, fit["rate_validation"])
     if training not in found:
         raise UserError(
-            f"{folder / training / 'thresholds.json'}: holds none of {policy} at {rate_target}; run it again"
+            f"{folder / training / 'thresholds.json'}: holds none of {policy.name} at {rate_target}; run it again"
         )
     return found
 
@@ -147,7 +174,8 @@ def _results(
     points = points[points["score_normalisation"].eq("none")]
     points = points[points["backbone"].eq(keys["backbone"]) & points["variant"].eq(keys["variant"])]
     full = points[points["policy"].eq("full")].set_index(["dataset", "metric"])["value"].to_dict()
-    own = points[points["policy"].eq(keys["policy"]) & points["seed"].eq(keys["seed"])]
+    own = points[points["policy"].eq(keys["policy"])]
+    own = own[own["seed"].eq(keys["seed"])] if "seed" in keys else own[own["seed"].isna()]
     if rate_target is None:
         own = own[own["exit_block"].eq(exit_block)].assign(by="all")
     else:
@@ -163,6 +191,6 @@ def _results(
     ]
 
 
-def _known(what: str, value, known) -> None:
+def _require_known(what: str, value: object, known: Iterable) -> None:
     if value not in known:
         raise UserError(f"{what} {value!r} is not in this run; it has {', '.join(map(str, known))}")

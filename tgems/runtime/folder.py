@@ -12,33 +12,25 @@ from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import Tensor
 
 from tgems.architectures.open_clip_config import ModelConfig
 from tgems.backbones.load import Backbone, build_backbone, preprocessing
 from tgems.backbones.source import find_source
 from tgems.costs.exit_costs import ExitCosts
-from tgems.errors import UserError
+from tgems.errors import UserError, reading
+from tgems.exits.modules import ExitHeads, Gates
 from tgems.exits.saved_modules import BUILDERS, build_module, checked_file, part_of
-from tgems.provenance import commit, versions, whole_file, write_json, write_text, writing
-from tgems.runtime.model import Calibration, EarlyExit, EarlyExitCLIP
+from tgems.policies.interface import Policy
+from tgems.policies.registry import find_policies
+from tgems.provenance import commit, digest_file, versions, whole_file, write_json, write_text, writing
+from tgems.runtime.early_exit import Calibration, EarlyExit
 from tgems.runtime.model_card import model_card
-from tgems.runtime.saved_config import (
-    CONFIG,
-    FORMAT,
-    FORMAT_VERSION,
-    GATES,
-    TENSORS,
-    WAY_OUT,
-    SavedConfig,
-    check_config,
-    is_saved,
-    read_config,
-)
+from tgems.runtime.saved_config import CONFIG, FORMAT, FORMAT_VERSION, TENSORS, WAY_OUT, SavedConfig, check_config, is_saved, read_config
 from tgems.untrusted import read_safetensors
 
 
-def save(model: EarlyExitCLIP, folder: Path) -> None:
+def save(backbone: Backbone, early: EarlyExit, folder: Path) -> None:
     """Write a T-GEM's folder, in place of one that it may hold already; its files are whole, config.json comes last.
 
     Raises:
@@ -47,8 +39,8 @@ def save(model: EarlyExitCLIP, folder: Path) -> None:
     folder = Path(folder)
     with writing(folder, folder):
         check_free(folder)
-    early, backbone = model.early_exit, model.backbone
     tensors = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors_of(early)})
+    file = early.policy.own_file
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -56,11 +48,13 @@ def save(model: EarlyExitCLIP, folder: Path) -> None:
         "architecture": backbone.architecture.model_dump(exclude_unset=True),
         "weights": backbone.weights_digest,
         "preprocess": backbone.preprocess_digest,
-        "policy": early.policy,
+        "policy": early.policy.name,
+        "policy_class": None if file is None else f"{file.name}:{type(early.policy).__name__}",
+        "policy_digest": early.policy.own_digest,
         "rate_target": early.rate_target,
         "costs": asdict(early.costs),
         "rates": early.rates().tolist(),
-        "modules": {name: {"kind": _kind(m, early.policy)} | m.architecture for name, m in _modules(early).items()},
+        "modules": {name: {"kind": _kind(m, early)} | m.architecture for name, m in _modules(early).items()},
         "calibrations": {name: asdict(point) for name, point in early.calibrations.items()},
         "about": early.about,
         "model_digest": hashlib.sha256(tensors).hexdigest(),
@@ -93,9 +87,8 @@ def load(
     folder: Path,
     backbone: str | Backbone | None = None,
     tokenizer: str | None = None,
-    cls: type[EarlyExitCLIP] = EarlyExitCLIP,
-    **options,
-) -> EarlyExitCLIP:
+    trust_policy_file: str | Path | None = None,
+) -> tuple[Backbone, EarlyExit]:
     """Read a T-GEM's folder and its backbone.
 
     Args:
@@ -103,15 +96,15 @@ def load(
         backbone: A loaded backbone, or the word `pretrained` of a configuration (`local-dir:FOLDER`, `FILE`, ...) to
             read it from elsewhere than the folder says; its digest must be the same.
         tokenizer: `local-dir:FOLDER` or a repository id on the hub, to use instead of the backbone's own tokenizer.
-        cls: What to build.
-        options: Of `EarlyExitCLIP`: `calibration`, `max_rate`, `chunk`.
+        trust_policy_file: File with the T-GEM's policy class, if that is not one of tgems' own; it is executed.
 
     Raises:
-        UserError: The folder is not whole, altered, of an unknown or newer format, or for another backbone.
+        UserError: The folder is not whole, altered, of an unknown or newer format, or for another backbone; or its
+            policy is a class in a file that was not given.
     """
     folder = Path(folder)
     config = read_config(folder)
-    early = _early_exit(config, folder)
+    early = _early_exit(config, folder, _policy(config, folder, trust_policy_file))
     if isinstance(backbone, Backbone):
         if tokenizer is not None:
             raise UserError(
@@ -134,7 +127,7 @@ def load(
             f"{folder / CONFIG}: costs are of exits {list(costs.blocks)} of widths {list(costs.widths)}, which the "
             f"backbone of {tower.depth} blocks does not have; {WAY_OUT}"
         )
-    return cls(loaded, early, **options)
+    return loaded, early
 
 
 @contextmanager
@@ -205,7 +198,31 @@ def _other_backbone(folder: Path, entry: dict, ours: str, own: str) -> UserError
     )
 
 
-def _early_exit(config: SavedConfig, folder: Path) -> EarlyExit:
+def _policy(config: SavedConfig, folder: Path, trusted: str | Path | None) -> Policy:
+    """Find the policy. Code runs only from a file that the user names, and only if it is the file of the export."""
+    if config.policy_class is None:
+        if trusted is not None:
+            raise UserError(f"{folder}: policy {config.policy!r} is tgems' own; leave trust_policy_file out")
+        return find_policies([config.policy])[config.policy]
+    if trusted is None:
+        raise UserError(
+            f"{folder}: its policy is the class {config.policy_class!r}, which is not part of tgems; if you have its "
+            "file and trust it, pass trust_policy_file=FILE (--trust-policy-file FILE)"
+        )
+    with reading(trusted, "name the file of the policy's class"):
+        digest = digest_file(Path(trusted))
+    if digest != config.policy_digest:
+        raise UserError(
+            f"{trusted}: not the file that {folder} was exported with (SHA-256 {digest[:12]} instead of "
+            f"{(config.policy_digest or '')[:12]}); use that file, or export the T-GEM again"
+        )
+    (policy,) = find_policies([f"{trusted}:{config.policy_class.rpartition(':')[2]}"]).values()
+    if policy.name != config.policy or not policy.runs:
+        raise UserError(f"{folder}: {trusted} defines policy {policy.name!r} instead of {config.policy!r}; {WAY_OUT}")
+    return policy
+
+
+def _early_exit(config: SavedConfig, folder: Path, policy: Policy) -> EarlyExit:
     """Build heads, gates and thresholds. The digest of the tensors is compared before they are read."""
     tensors = read_safetensors(checked_file(folder, TENSORS, config.model_digest, WAY_OUT), WAY_OUT)
     modules, path = {}, folder / TENSORS
@@ -214,12 +231,17 @@ def _early_exit(config: SavedConfig, folder: Path) -> EarlyExit:
     rest = {key for key in tensors if key.partition(".")[0] not in modules}
     if rest:
         raise UserError(f"{folder / TENSORS}: tensor {min(rest)!r} belongs to no module; {WAY_OUT}")
+    heads, gates = modules.get("heads"), modules.get("gates")
+    if (heads is None) != policy.frozen_head or (gates is None) != (policy.gates is None):
+        raise UserError(
+            f"{folder / CONFIG}: modules {sorted(modules)} are not those of policy {policy.name!r}; {WAY_OUT}"
+        )
     return EarlyExit(
-        policy=config.policy,
+        policy=policy,
         rate_target=config.rate_target,
         costs=ExitCosts(**config.costs.model_dump()),
-        heads=modules["heads"],
-        gates=modules.get("gates"),
+        heads=heads if isinstance(heads, ExitHeads) else None,
+        gates=gates if isinstance(gates, Gates) else None,
         calibrations={name: Calibration(**point.model_dump()) for name, point in config.calibrations.items()},
         about=config.about.as_dict(),
     )
@@ -230,11 +252,12 @@ def tensors_of(early: EarlyExit) -> list[tuple[str, Tensor]]:
     return [(f"{name}.{k}", v) for name, m in _modules(early).items() for k, v in m.state_dict().items()]
 
 
-def _modules(early: EarlyExit) -> dict[str, nn.Module]:
-    return {"heads": early.heads} | ({} if early.gates is None else {"gates": early.gates})
+def _modules(early: EarlyExit) -> dict[str, ExitHeads | Gates]:
+    named = {"heads": early.heads, "gates": early.gates}
+    return {name: module for name, module in named.items() if module is not None}
 
 
-def _kind(module: nn.Module, policy: str) -> str:
-    """Return the kind of a module; those of gates also depend on the policy."""
-    kinds = [kind for kind, builder in BUILDERS.items() if type(module) is builder]
-    return next(kind for kind in kinds if kind in ("heads", *GATES[policy]))
+def _kind(module: ExitHeads | Gates, early: EarlyExit) -> str:
+    """Return the kind of a module; several kinds of gates have the same class."""
+    wanted = ("heads", early.policy.gates, f"joint_{early.policy.gates}")
+    return next(kind for kind, builder in BUILDERS.items() if type(module) is builder and kind in wanted)

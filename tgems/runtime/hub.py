@@ -1,24 +1,26 @@
-"""A T-GEM by folder or by its id on the Hugging Face hub: fetch, load, push."""
+"""Fetch a T-GEM from the Hugging Face hub, and upload one."""
 
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from tgems.backbones.load import Backbone
+from tgems.backbones.references import weights_form
 from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
-from tgems.runtime.model import EarlyExitCLIP
+from tgems.runtime.early_exit import EarlyExit
+from tgems.runtime.folder import backbone_entry, check_architecture, save
 from tgems.runtime.saved_config import FILES, read_config
 
-OWN_OPTIONS = ("backbone", "tokenizer", "calibration", "max_rate", "chunk")
 
-
-def fetch(folder_or_hub_id: str | Path, files: tuple[str, ...] = FILES, **download) -> Path:
-    """Folder of a saved T-GEM, downloaded where it is none of this machine's.
+def fetch(folder_or_hub_id: str | Path, files: tuple[str, ...] = FILES, **download: Any) -> Path:
+    """Return the folder of a saved T-GEM, downloaded if there is no such folder on this machine.
 
     Args:
         folder_or_hub_id: Folder, or `owner/name` on the hub.
-        files: What is needed of it.
-        download: Of huggingface_hub's `snapshot_download`: `revision`, `cache_dir`, `token`, `local_files_only`, ...
+        files: Files that are needed.
+        download: Options of huggingface_hub's `snapshot_download`: `revision`, `cache_dir`, `token`, ...
 
     Raises:
         UserError: It is neither, or cannot be downloaded.
@@ -32,55 +34,53 @@ def fetch(folder_or_hub_id: str | Path, files: tuple[str, ...] = FILES, **downlo
         return Path(snapshot_download(str(folder_or_hub_id), allow_patterns=list(files), **download))
     except network_errors() as error:
         raise UserError(
-            f"{folder_or_hub_id}: no such folder here, and not to be had from the Hugging Face hub "
-            f"({first_line(error)}); "
-            "check the name, or connect to the internet"
+            f"{folder_or_hub_id}: no such folder here, and it cannot be downloaded from the Hugging Face hub "
+            f"({first_line(error)}); check the name, or connect to the internet"
         ) from error
 
 
-def load_anywhere(folder_or_hub_id: str | Path, device: str = "cpu", **options) -> EarlyExitCLIP:
-    """Load a saved T-GEM and its backbone.
+def push(
+    backbone: Backbone,
+    early_exit: EarlyExit,
+    repo_id: str,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str | None = None,
+) -> str:
+    """Upload a T-GEM's three files to the hub; the repository is created if it does not exist.
 
     Args:
-        folder_or_hub_id: Folder, or `owner/name` on the hub.
-        device: Where to run.
-        options: `backbone` and `tokenizer` (see `tgems.runtime.folder.load`), `calibration`, `max_rate` and `chunk`
-            (see `EarlyExitCLIP`); all others are of `fetch`.
-
-    Raises:
-        UserError: It cannot be fetched or loaded, or there is no such device.
-    """
-    from tgems.runtime.folder import load
-
-    own = {k: options.pop(k) for k in OWN_OPTIONS if k in options}
-    check_device(device)
-    return load(fetch(folder_or_hub_id, **options), **own).to(device)
-
-
-def push(model: EarlyExitCLIP, repo_id: str, private: bool | None = None, token: str | None = None, **options) -> str:
-    """Upload a T-GEM's three files to the hub; the repository is created where there is none.
-
-    Args:
-        model: T-GEM.
+        backbone: Its backbone, which must have weights that others can load.
+        early_exit: The T-GEM.
         repo_id: `owner/name`.
-        private: Whether a new repository is.
-        token: Of the hub; None for the one that `hf auth login` keeps.
-        options: Of `HfApi.upload_folder`: `commit_message`, `revision`, `create_pr`.
+        private: Whether a new repository is private.
+        token: Token of the hub; None for the one that `hf auth login` keeps.
+        commit_message: Message of the commit.
 
     Returns:
         Address of the commit.
 
     Raises:
-        UserError: The hub cannot be reached, or refuses the upload.
+        UserError: The backbone's weights lie on this machine only, the hub cannot be reached, or it refuses the upload.
     """
     from huggingface_hub import HfApi
 
+    pretrained = backbone.entry["pretrained"]
+    if weights_form(pretrained) in ("local-dir", "file"):
+        raise UserError(
+            f"{repo_id}: its backbone is {pretrained!r}, which nobody else could load; use weights that have a tag of "
+            "open_clip or lie on the hub (hf-hub:ORG/REPO), or share the folder that save_pretrained writes"
+        )
     api = HfApi(token=token)
     with TemporaryDirectory() as folder:
-        model.save_pretrained(Path(folder))
+        save(backbone, early_exit, Path(folder))
         try:
             repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), **options))
+            return str(
+                api.upload_folder(
+                    repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), commit_message=commit_message
+                )
+            )
         except network_errors() as error:
             raise UserError(
                 f"{repo_id}: cannot be uploaded to the Hugging Face hub ({first_line(error)}); check the name and the "
@@ -88,12 +88,15 @@ def push(model: EarlyExitCLIP, repo_id: str, private: bool | None = None, token:
             ) from error
 
 
-def load_tokenizer(folder_or_hub_id: str | Path, tokenizer: str | None = None, **download):
-    """Tokenizer of a T-GEM's backbone; loads no weights.
+def load_tokenizer(
+    folder_or_hub_id: str | Path, tokenizer: str | None = None, backbone: str | None = None, **download: Any
+):
+    """Load the tokenizer of a T-GEM's backbone; reads no weights.
 
     Args:
         folder_or_hub_id: Folder, or `owner/name` on the hub.
         tokenizer: See `tgems.runtime.folder.load`.
+        backbone: See `tgems.runtime.folder.load`.
         download: See `fetch`.
 
     Raises:
@@ -101,17 +104,16 @@ def load_tokenizer(folder_or_hub_id: str | Path, tokenizer: str | None = None, *
     """
     from tgems.backbones.source import read_config as read_backbone_config
     from tgems.backbones.tokenizer import build_tokenizer
-    from tgems.runtime.folder import backbone_entry, check_architecture
 
     folder = fetch(folder_or_hub_id, **download)
     config = read_config(folder)
-    entry = backbone_entry(folder, config, None, tokenizer)
+    entry = backbone_entry(folder, config, backbone, tokenizer)
     found = read_backbone_config(entry).model_cfg
     check_architecture(folder, config, entry, found)
     return build_tokenizer(found.text_cfg, entry.get("tokenizer"))
 
 
-def check_device(device: str) -> None:
+def require_device(device: str) -> None:
     """Refuse a device that torch does not know or have.
 
     Raises:
@@ -123,5 +125,5 @@ def check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"device {device!r} cannot be used ({first_line(error)}); use cpu, or cuda where there is a GPU"
+            f"device {device!r} cannot be used ({first_line(error)}); use cpu, or cuda if there is a GPU"
         ) from error

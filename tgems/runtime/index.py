@@ -141,10 +141,10 @@ def encode_images(
     Raises:
         UserError: The policy looks at texts; an image cannot be read; none can; or parts of another run are in the way.
     """
-    if model.rule.needs_bank:
+    if model.early_exit.policy.needs_bank:
         raise UserError(
-            f"{name}: policy {model.early_exit.policy!r} looks at the texts before an image is encoded, so that no "
-            "index can be built by it; export an image-guided policy, such as 'tgem'"
+            f"{name}: policy {model.early_exit.policy.name!r} looks at the texts before an image is encoded, so that "
+            "no index can be built by it; export an image-guided policy, such as 'tgem'"
         )
     if os.path.isdir(out):
         raise UserError(f"{out}: a folder; name a Parquet file to write")
@@ -218,7 +218,7 @@ def origin_of(model: EarlyExitCLIP) -> dict[str, str]:
     return {
         "backbone": model.backbone.weights_digest,
         "tgem": digest_tensors(tensors_of(early)),
-        "policy": early.policy,
+        "policy": early.policy.name,
         "calibration": model.calibration,
         "max_rate": "none" if model.max_rate is None else f"{model.max_rate:g}",
     }

@@ -24,9 +24,10 @@ from tgems.devices import autocast, require_device
 from tgems.errors import UserError
 from tgems.exits.losses import exit_weights
 from tgems.exits.modules import ExitHeads, LookaheadGates
+from tgems.policies.trained_gates import TGem
 from tgems.provenance import whole_file
-from tgems.runtime.engine import Sizes, default_chunk, encode_early
-from tgems.runtime.rules import ImageRule
+from tgems.runtime.engine import default_chunk, encode_early
+from tgems.runtime.live_view import ExitDecider
 
 FULL, CHUNKED, EARLY = "full", "full, in chunks", "early exit"
 IMAGES = 32
@@ -60,14 +61,15 @@ def measure_latency(
     heads = ExitHeads(n, costs.summary_dim, hidden["heads"], costs.embed_dim, widths)
     rates = costs.image_guided()
     gates = LookaheadGates(n, costs.summary_dim, hidden["image_gates"], costs.fixed().tolist(), widths=widths)
-    rule = ImageRule(heads, gates).to(options.device).eval().requires_grad_(False)
-    rule.thresholds = dict.fromkeys(range(n), 0.0)
+    for module in (heads, gates):
+        module.to(options.device).eval().requires_grad_(False)
+    decider = ExitDecider(TGem(), costs, heads, gates, dict.fromkeys(range(n), 0.0), tuple(range(n)))
     frames = []
     for batch_size in tqdm(options.batch_sizes, desc="latency", unit="batch size"):
         calls = max(1, IMAGES // batch_size)
         drawn = {target: draw_exits(p, calls * batch_size) for target, p in shares.items()}
         images = torch.randn(batch_size, 3, *tower.image_size, device=options.device)
-        encoders = _encoders(tower, rule, costs, images, drawn, batch_size)
+        encoders = _encoders(tower, decider, images, drawn, batch_size)
         times = _in_turn(encoders, calls, options)
         realised = {(EARLY, target): float(rates[exits].mean()) for target, exits in drawn.items()}
         frames.append(_table(times, realised, batch_size, calls))
@@ -136,22 +138,20 @@ def draw_exits(shares: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
 
 
 def _encoders(
-    tower: Tower, rule: ImageRule, costs: ExitCosts, images: Tensor, drawn: dict[float, np.ndarray], batch_size: int
+    tower: Tower, decider: ExitDecider, images: Tensor, drawn: dict[float, np.ndarray], batch_size: int
 ) -> dict[tuple, Callable[[int], Tensor]]:
     """Functions of the number of the call, by encoder and rate target."""
-    sizes = Sizes(costs.width, costs.grid, costs.embed_dim)
     chunk = default_chunk(tower.stem(images))
     encoders = {(FULL, None): lambda call: F.normalize(tower.visual(images), dim=-1)}
     if chunk < batch_size:
         encoders[CHUNKED, None] = lambda call: torch.cat(
             [F.normalize(tower.visual(x), dim=-1) for x in images.split(chunk)]
         )
-    looked = range(len(costs.blocks) - 1)
     for target, exits in drawn.items():
         planned = torch.from_numpy(exits).to(images.device).split(batch_size)
-        encoders[EARLY, target] = lambda call, planned=planned: encode_early(
-            tower, rule, images, costs.blocks, looked, sizes, chunk=chunk, planned=planned[call],
-        ).embeddings  # fmt: skip
+        encoders[EARLY, target] = lambda call, planned=planned: (
+            encode_early(tower, decider, images, chunk=chunk, planned=planned[call]).embeddings
+        )
     return encoders
 
 

@@ -11,8 +11,7 @@ import yaml
 
 from tgems.backbones.load import Backbone
 from tgems.errors import printable
-from tgems.runtime.model import EarlyExit
-from tgems.runtime.rules import BANK_RULES
+from tgems.runtime.early_exit import EarlyExit
 from tgems.runtime.tgem_info import Rows, backbone_reference, result_rows, threshold_rows
 
 
@@ -66,11 +65,12 @@ def _introduction(early: EarlyExit, backbone: Backbone) -> list[str]:
         yaml.safe_dump(metadata, sort_keys=False).strip(),
         "---",
         "",
-        f"# {_text(name)}, {early.policy}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
+        f"# {_text(name)}, {early.policy.name}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
         "",
         f"Exit modules for the image encoder of {_code(backbone_reference(backbone.entry))}: an image leaves the",
-        f"encoder as soon as its gate is sure enough (policy `{early.policy}`{target}). The folder holds only the exit",
-        f"modules; the backbone is named by reference and checked by digest (`{backbone.weights_digest[:12]}`).",
+        f"encoder as soon as its gate is sure enough (policy `{early.policy.name}`{target}). The folder holds only the",
+        "exit modules; the backbone is named by reference and checked by digest",
+        f"(`{backbone.weights_digest[:12]}`).",
         "",
         "```python",
         "import tgems",
@@ -85,7 +85,7 @@ def _introduction(early: EarlyExit, backbone: Backbone) -> list[str]:
 
 
 def _guidance(early: EarlyExit) -> str:
-    if early.policy in BANK_RULES:
+    if early.policy.needs_bank:
         return (
             "The gate looks at the texts, so they must be set first (`set_text_bank`) and no image index can be built."
         )

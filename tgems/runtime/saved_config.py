@@ -1,7 +1,8 @@
 """The config.json of a saved T-GEM as a closed model. Imports neither torch nor open_clip.
 
-The folder of a T-GEM may come from a stranger, so nothing in it can name code: a policy is one of tgems' own, and a
-tokenizer is a repository id on the Hugging Face hub unless the user chooses a folder.
+The folder of a T-GEM may come from a stranger, so nothing in it is ever run: a policy is one of tgems' own or a class
+in a file that the user has and trusts, and a tokenizer is a repository id on the Hugging Face hub unless the user
+chooses a folder.
 """
 
 import json
@@ -12,21 +13,17 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 from tgems.architectures.open_clip_config import ModelConfig
+from tgems.costs.exit_costs import GATES
 from tgems.costs.exit_layout import grid_of
 from tgems.errors import UserError, reading
 from tgems.exits.architecture import Architecture
+from tgems.policies.declarations import declared
 from tgems.untrusted import Closed, Digest, Size, explain, file_inside, read_json_as
 
-FORMAT, FORMAT_VERSION = "tgems", 3
+FORMAT, FORMAT_VERSION = "tgems", 4
 CONFIG, TENSORS = "config.json", "model.safetensors"
 FILES = (CONFIG, TENSORS, "README.md")
 WAY_OUT = "export it with `tgems export`, or download it again"
-GATES = {
-    **{"tgem": ("image", "joint_image"), "tgem_bank": ("bank", "joint_bank"), "learned_confidence": ("confidence",)},
-    **dict.fromkeys(("max_softmax", "entropy", "margin", "fixed"), ()),
-}
-"""The policies that can be saved, with the kinds that their gates can have; none if they have no gates."""
-
 Text = Annotated[str, StringConstraints(max_length=4096)]
 Macs = Annotated[int, Field(ge=0, le=2**60)]
 PerBlock = tuple[Macs, ...]
@@ -57,9 +54,7 @@ class Costs(Closed):
     blocks: tuple[Size, ...]
     encoder: Annotated[PerBlock, Field(min_length=2)]
     head: PerBlock
-    image_gate: PerBlock
-    confidence_gate: PerBlock
-    bank_gate: PerBlock
+    gates: dict[Literal["image", "bank", "confidence", "variance", "router"], PerBlock]
     projection: Macs | None
     embed_dim: Size
     widths: tuple[Size, ...]
@@ -73,9 +68,13 @@ class Costs(Closed):
             raise ValueError(f"costs.blocks {list(self.blocks)} do not ascend")
         if len(self.encoder) != exits:
             raise ValueError(f"costs.encoder has {len(self.encoder)} numbers for {exits} exits")
-        for name in ("head", "image_gate", "confidence_gate", "bank_gate", "widths"):
-            if (found := len(getattr(self, name))) != exits - 1:
-                raise ValueError(f"costs.{name} has {found} numbers for {exits - 1} exits before the last")
+        per_exit = {"head": self.head, "widths": self.widths}
+        per_exit |= {f"gates.{kind}": macs for kind, macs in self.gates.items()}
+        for name, numbers in per_exit.items():
+            if len(numbers) != exits - 1:
+                raise ValueError(f"costs.{name} has {len(numbers)} numbers for {exits - 1} exits before the last")
+        if missing := sorted(set(GATES) - set(self.gates)):
+            raise ValueError(f"costs.gates lacks {missing[0]!r}")
         if self.summary_dim % max(self.widths):
             raise ValueError(f"costs.summary_dim {self.summary_dim} is no multiple of the largest of costs.widths")
         grid_of(self.summary_dim // max(self.widths))
@@ -120,12 +119,14 @@ class SavedConfig(Closed):
     """The whole of config.json (docs/using-a-t-gem.md#save-load-share)."""
 
     format: Literal["tgems"]
-    format_version: Literal[3]
+    format_version: Literal[4]
     backbone: BackboneEntry
     architecture: ModelConfig
     weights: Digest
     preprocess: Text
-    policy: Literal["tgem", "learned_confidence", "tgem_bank", "max_softmax", "entropy", "margin", "fixed"]
+    policy: Text
+    policy_class: Annotated[Text, StringConstraints(pattern=r"^[^/:\\]+\.py:[A-Za-z_][A-Za-z0-9_]*$")] | None
+    policy_digest: Digest | None
     rate_target: Annotated[float, Field(gt=0, le=1)] | None
     costs: Costs
     rates: tuple[Rate, ...]
@@ -136,25 +137,42 @@ class SavedConfig(Closed):
     recorded: dict[Text, JsonValue]
 
     @model_validator(mode="after")
-    def _parts_fit_together(self) -> Self:
-        before_last, gates = len(self.costs.blocks) - 1, GATES[self.policy]
+    def _policy_can_run(self) -> Self:
+        if (self.policy_class is None) != (self.policy_digest is None):
+            raise ValueError("policy_class and policy_digest belong together")
+        if self.policy_class is not None:
+            return self
+        try:
+            own = declared(self.policy) if ":" not in self.policy else {}
+        except UserError:
+            own = {}
+        if not own.get("runs"):
+            raise ValueError(f"policy {self.policy!r} is none of tgems' own that can be run")
         kinds = {name: module.kind for name, module in self.modules.items()}
-        fit = kinds.get("gates") in gates if gates else "gates" not in kinds
-        if kinds.get("heads") != "heads" or not fit:
+        heads = () if own["frozen_head"] else ("heads",)
+        gates = () if own["gates"] is None else (own["gates"], f"joint_{own['gates']}")
+        if kinds.get("heads") not in (heads or (None,)) or kinds.get("gates") not in (gates or (None,)):
             raise ValueError(f"modules {kinds} are not those of policy {self.policy!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        before_last = len(self.costs.blocks) - 1
         for name, module in self.modules.items():
+            if (name == "heads") != (module.kind == "heads"):
+                raise ValueError(f"modules.{name} has kind {module.kind!r}")
             found = {"n_exits": module.n_exits, "summary_dim": module.summary_dim}
             if found != {"n_exits": before_last, "summary_dim": self.costs.summary_dim}:
                 raise ValueError(f"modules.{name} {found} do not fit costs of {before_last} exits before the last, "
                                  f"summary_dim {self.costs.summary_dim}")  # fmt: skip
-        if self.modules["heads"].embed_dim != self.costs.embed_dim:
+        if "heads" in self.modules and self.modules["heads"].embed_dim != self.costs.embed_dim:
             raise ValueError("modules.heads.embed_dim and costs.embed_dim differ")
         if self.architecture.embed_dim != self.costs.embed_dim:
             raise ValueError("architecture.embed_dim and costs.embed_dim differ")
         if len(self.rates) != before_last + 1:
             raise ValueError(f"rates has {len(self.rates)} numbers for {before_last + 1} exits")
         for name, point in self.calibrations.items():
-            _check_calibration(name, point, before_last, self.policy == "fixed")
+            _check_calibration(name, point, before_last, self.policy in ("fixed", "fixed_raw"))
         return self
 
 

@@ -19,7 +19,7 @@ def describe(folder: Path) -> tuple[Rows, Rows, Rows, Rows]:
     about = [
         ("backbone", backbone_reference(config.backbone.model_dump())),
         ("weights", config.weights[:12]),
-        ("policy", config.policy),
+        ("policy", config.policy if config.policy_class is None else f"{config.policy} ({config.policy_class})"),
         ("rate target", "none" if target is None else f"{target:g}"),
         ("full encoder", f"{full / 1e9:.4g} GMACs an image"),
         ("size", f"{(Path(folder) / TENSORS).stat().st_size / 1e6:.2f} MB"),
