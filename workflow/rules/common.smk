@@ -15,7 +15,12 @@ from tgems.exits.module_folders import job_folders
 from tgems.import_closure import import_closure
 from tgems.reporting.published import has_published
 from tgems.reporting.run_record import require_results_of
-from tgems.workflow_config import complete_config, costs_of, recorded_config, trained_gates
+from tgems.workflow_config import (
+    complete_config,
+    costs_of,
+    recorded_config,
+    trained_gates,
+)
 
 try:
     refuse_duplicate_keys(workflow.configfiles)
@@ -111,6 +116,7 @@ wildcard_constraints:
     variant="|".join(VARIANTS),
     dataset="|".join(DATASETS + ["scenes"]),
     guidance="image|bank",
+    gates="confidence|variance|router",
     part="[0-9]+",
     of="[0-9]+",
     split="backbone|train|validation|test",

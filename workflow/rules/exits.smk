@@ -91,28 +91,28 @@ rule train_bank_gates:
         "../scripts/train_bank_gates.py"
 
 
-rule train_confidence_gates:
+rule train_gates:
     input:
         features=training_features(),
         macs="<results>/profiling/{backbone}/{variant}/macs.json",
         heads=each_seed("heads"),
-        code=code_of("train_confidence_gates"),
+        code=code_of("train_gates"),
     output:
-        each_seed("confidence", directory),
+        each_seed("{gates}", directory),
     log:
-        "<logs>/train_confidence_gates/{backbone}-{variant}.log",
+        "<logs>/train_gates/{backbone}-{variant}-{gates}.log",
     benchmark:
-        "<benchmarks>/train_confidence_gates/{backbone}-{variant}.tsv"
+        "<benchmarks>/train_gates/{backbone}-{variant}-{gates}.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
-        options=confidence_options,
+        options=gate_options,
         seeds=SEEDS,
     message:
-        "Train confidence gates of {wildcards.backbone}, {wildcards.variant}, all seeds"
+        "Train {wildcards.gates} gates of {wildcards.backbone}, {wildcards.variant}, all seeds"
     script:
-        "../scripts/train_confidence_gates.py"
+        "../scripts/train_gates.py"
 
 
 rule train_joint:

@@ -143,10 +143,16 @@ def query_bank_options(wildcards):
     return config["query_bank"] if training_captions(wildcards) else None
 
 
-def confidence_options(wildcards):
-    """Options of the confidence gates; they are as wide as the image-guided ones."""
+def gate_options(wildcards):
+    """Options of gates that serve all rate targets and are trained for all seeds in one job."""
     variant = config["variants"][wildcards.variant]
-    return variant["confidence_gates"] | {"hidden": variant["image_gates"]["hidden"]}
+    if wildcards.gates == "variance":
+        return variant["bank_gates"]
+    image = variant["image_gates"]
+    chosen = variant["confidence_gates"] | {"hidden": image["hidden"]}
+    if wildcards.gates == "router":
+        return chosen | {"bank_size": image["bank_size"]}
+    return chosen
 
 
 def joint_options(wildcards):
