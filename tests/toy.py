@@ -1,8 +1,9 @@
-"""Toy training pairs, on which exit modules learn within a second."""
+"""Toy training pairs, on which exit modules learn within a second, and costs of which only the sizes matter."""
 
 import torch
 from torch.nn import functional as F
 
+from tgems.costs.exit_costs import GATES, ExitCosts
 from tgems.exits.training_pairs import Pairs
 
 
@@ -18,3 +19,11 @@ def toy_pairs(n: int = 600, seed: int = 0) -> Pairs:
     flag = torch.where(early, 3.0, -3.0)[:, None, None].expand(n, 3, 2)
     last = F.normalize(texts[concept] + 0.02 * noise[:, 0], dim=-1)
     return Pairs(torch.cat((shown, flag), -1), last, texts, torch.arange(n + 1), concept, concept, 20.0)
+
+
+def costs_of_sizes(widths: list[int], summary_dim: int, embed_dim: int) -> ExitCosts:
+    """Costs of exits after every block, each block as dear as the first."""
+    n = len(widths)
+    gates = {kind: (1,) * n for kind in GATES}
+    blocks = tuple(range(1, n + 2))
+    return ExitCosts(blocks, tuple(100 * b for b in blocks), (1,) * n, gates, 1, embed_dim, tuple(widths), summary_dim)

@@ -63,6 +63,10 @@ TokenizerFrom = Annotated[
     str | None,
     typer.Option("--tokenizer", help="Tokenizer to use instead of the backbone's own: local-dir:FOLDER, or a hub id."),
 ]
+TrustedFile = Annotated[
+    Path | None,
+    typer.Option("--trust-policy-file", help="Your file of the T-GEM's policy class, if it has one. It is executed."),
+]
 Index = Annotated[list[Path], typer.Option("--index", "-i", help="Parquet file of `tgems encode`; may be repeated.")]
 
 
@@ -71,17 +75,18 @@ def encode(
     images: Annotated[list[str], typer.Argument(help="Image files, folders, globs in quotes, or tar shards.")],
     model: Model,
     to: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")] = Path("embeddings.parquet"),
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 64,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images per forward pass.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")] = 0,
     device: Annotated[str, typer.Option(help="Where to encode: cpu, cuda, cuda:1.")] = "cpu",
     calibration: Annotated[
-        str | None, typer.Option(help="Data set whose thresholds to use (`tgems info`); left out: the first.")
+        str | None, typer.Option(help="Data set whose thresholds to use (see `tgems info`); the default is the first.")
     ] = None,
     max_rate: Annotated[
         float | None, typer.Option(help="No image may cost more than this share of the encoder.")
     ] = None,
     backbone: BackboneFrom = None,
     tokenizer: TokenizerFrom = None,
+    trust_policy_file: TrustedFile = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say so.")
     ] = False,
@@ -95,9 +100,15 @@ def encode(
     from tgems.runtime.model import EarlyExitCLIP
 
     found = find_images(images)
-    options = {"device": device, "calibration": calibration, "max_rate": max_rate}
-    options |= {"backbone": backbone, "tokenizer": tokenizer}
-    loaded = EarlyExitCLIP.from_pretrained(model, **options)
+    loaded = EarlyExitCLIP.from_pretrained(
+        model,
+        device=device,
+        calibration=calibration,
+        max_rate=max_rate,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        trust_policy_file=trust_policy_file,
+    )
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task("encoding", total=len(found))
         done = encode_images(
@@ -112,14 +123,15 @@ def encode(
 
 @command()
 def search(
-    text: Annotated[str, typer.Argument(help="What to look for.")],
+    text: Annotated[str, typer.Argument(help="Text to search for.")],
     index: Index,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="T-GEM; left out: the one that the index names.")
+        str | None, typer.Option("--model", "-m", help="T-GEM; the default is the one that the index names.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many results.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
     backbone: BackboneFrom = None,
     tokenizer: TokenizerFrom = None,
+    trust_policy_file: TrustedFile = None,
 ) -> None:
     """Search indices for a text: the images most alike, by cosine.
 
@@ -127,7 +139,7 @@ def search(
     """
     from tgems.runtime.index import search_index
 
-    found, warnings = search_index(text, index, model, k, backbone, tokenizer)
+    found, warnings = search_index(text, index, model, k, backbone, tokenizer, trust_policy_file)
     for warning in warnings:
         _warn(f"warning: {warning}")
     _print_table(("score", "left after block", "image"), ((f"{s:.4f}", str(b), n) for s, n, b in found))
@@ -139,18 +151,21 @@ def search(
 def macs(
     models: Annotated[list[str], typer.Argument(help="open_clip architectures, or `local-dir:FOLDER`.")],
 ) -> None:
-    """Print what each exit of an image encoder costs, in multiply-accumulates; reads no weights."""
+    """Print what each exit of an image encoder costs, in multiply-accumulates. Loads no weights."""
     from tgems.profiling.cost_table import print_tables
 
     print_tables(models)
 
 
 @command()
-def info(folder: Annotated[Path, typer.Argument(help="Folder of a T-GEM.")]) -> None:
-    """Say what a T-GEM is: backbone, policy, costs of its exits, thresholds, results. Loads no weights."""
+def info(
+    folder: Annotated[str, typer.Argument(help="Folder of a T-GEM, or its id on the Hugging Face hub.")],
+) -> None:
+    """Describe a T-GEM: backbone, policy, costs of its exits, thresholds, results. Loads no weights."""
+    from tgems.runtime.fetching import fetch
     from tgems.runtime.tgem_info import describe
 
-    about, costs, thresholds, results = describe(folder)
+    about, costs, thresholds, results = describe(fetch(folder))
     _print_table(("", ""), about)
     _print_table(("after block", "spends, of the encoder", "GMACs"), costs)
     _print_table(("thresholds of", "threshold", "mean rate on validation"), thresholds)
@@ -163,12 +178,14 @@ def export(
     to: Annotated[Path, typer.Argument(help="Folder to write; one that holds a T-GEM is written anew.")],
     results: Annotated[Path, typer.Option(help="Results folder of a finished run.")] = Path("results"),
     policy: Annotated[
-        str, typer.Option(help="tgem, learned_confidence, tgem_bank, max_softmax, entropy, margin, or fixed.")
+        str, typer.Option(help="A policy of the run that decides image by image; FILE.py:CLASS for your own.")
     ] = "tgem",
-    rate: Annotated[float, typer.Option(help="One of the run's rate targets; not for `fixed`.")] = 0.6,
-    exit_block: Annotated[int | None, typer.Option(help="For `fixed`: the block after which all leave.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Of the exit modules, where there are several.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the training; left out: the first.")] = None,
+    rate: Annotated[float, typer.Option(help="One of the run's rate targets; not used for fixed exits.")] = 0.6,
+    exit_block: Annotated[
+        int | None, typer.Option(help="For fixed exits: the block after which all images leave.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Variant of the exit modules, if the run has several.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the training; the default is the first.")] = None,
 ) -> None:
     """Save a trained T-GEM of a finished run as a folder that can be used, shared and evaluated.
 
@@ -183,7 +200,7 @@ def export(
 @command()
 def compare(
     run_a: Annotated[Path, typer.Argument(help="Results folder of a finished run.")],
-    run_b: Annotated[Path, typer.Argument(help="Another.")],
+    run_b: Annotated[Path, typer.Argument(help="Results folder of another finished run.")],
 ) -> None:
     """Compare two runs: configuration, digests, and which numbers moved beyond their intervals.
 

@@ -9,16 +9,16 @@ from conftest import variant
 from torch.nn import functional as F
 
 from tgems.backbones.towers import as_tower
-from tgems.config.training import BankGateOptions, ConfidenceTraining, HeadOptions, ImageGateOptions
+from tgems.config.training import BankGateOptions, ConfidenceTraining, HeadOptions, ImageGateOptions, RouterTraining
 from tgems.costs.exit_costs import exit_costs
 from tgems.evaluation.operating_points import policy_rows
 from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.split import Split
 from tgems.evaluation.thresholds import fit_policies, usable
-from tgems.exits.bank_gate_training import train_bank_gates
+from tgems.exits.bank_gate_training import train_bank_gates, train_variance_gates
 from tgems.exits.bank_modules import BankGates, break_even_price
 from tgems.exits.head_training import embed, train_confidence_gates, train_heads
-from tgems.exits.image_gate_training import hit_probabilities, train_image_gates, train_lookahead
+from tgems.exits.image_gate_training import hit_probabilities, train_image_gates, train_lookahead, train_router
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.exits.per_exit_layers import ExitNorm
 from tgems.exits.training_pairs import Pairs
@@ -78,7 +78,10 @@ def trained(request):
     gates, _ = train_image_gates(pairs, right, rates, foresight, 0.7, IMAGE, 0)
     confidence, _ = train_confidence_gates(pairs, z, ConfidenceTraining(**SIZES), 0)
     bank, _ = train_bank_gates(pairs, z, costs, BANK, 0)
-    return tower, features, costs, ExitModules(heads, {0.7: gates}, bank, confidence)
+    variance, _ = train_variance_gates(pairs, z, BANK, 0)
+    router, _ = train_router(pairs, right, RouterTraining(**SIZES, bank_size=8), 0)
+    every = {("image", 0.7): gates, ("bank", None): bank, ("confidence", None): confidence}
+    return tower, features, costs, ExitModules(heads, every | {("variance", None): variance, ("router", None): router})
 
 
 def test_modules_cost_what_is_traced_in_their_true_width(trained):

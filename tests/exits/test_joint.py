@@ -9,7 +9,7 @@ from tgems.config.training import JointTraining
 from tgems.costs.exit_costs import ExitCosts
 from tgems.exits import losses
 from tgems.exits.bank_modules import JointBankGates
-from tgems.exits.bank_statistics import bank_features
+from tgems.exits.bank_statistics import BankStatistics, bank_features
 from tgems.exits.joint_training import draw_bank, relative_costs, train_joint
 from tgems.exits.modules import ImageGates
 from tgems.exits.saved_modules import build_module
@@ -94,13 +94,11 @@ def test_one_exit_alone_says_what_all_exits_say(builder, widths):
     gates = builder(2, 8, 5, widths=widths).eval().requires_grad_(False)
     summaries, bank = torch.randn(6, 2, 8), torch.randn(6, 2, 11)
     if widths:
-        summaries *= gates.norm.true
+        summaries *= gates.norm.mask
+    seen = BankStatistics(*[torch.zeros(6, 2).double()] * 3, torch.zeros(6, 2).long(), bank)
     for k in range(2):
-        if builder is ImageGates:
-            ours, every = gates.scores_at(k, summaries[:, k], None), gates(summaries)
-        else:
-            ours, every = gates.scores_at(k, summaries[:, k], bank[:, k], None).float(), gates(summaries, bank)
-        assert torch.allclose(ours, every[:, k], atol=1e-6)
+        ours = gates.scores_at(k, summaries[:, k], BankStatistics(*(column[:, k] for column in seen)))
+        assert torch.allclose(ours, gates.scores(summaries, seen)[:, k], atol=1e-6)
 
 
 def test_joint_gates_come_back_from_their_tensors(tmp_path):

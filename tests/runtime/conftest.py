@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -9,13 +10,13 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 import torch
-from conftest import DEMO, options, variant
+from conftest import DEMO, ROOT, options, variant
 from PIL import Image
 
 from tgems.backbones.references import model_config
 from tgems.config.run import ALL_POLICIES
-from tgems.config.training import ConfidenceTraining
-from tgems.costs.exit_costs import module_costs, read_costs, write_costs
+from tgems.config.training import ConfidenceTraining, RouterTraining
+from tgems.costs.exit_costs import GATES, module_costs, read_costs, write_costs
 from tgems.data.webdataset import read_shard, shard_paths
 from tgems.evaluation.jobs import run_evaluation, run_thresholds
 from tgems.evaluation.split import Split, Trained
@@ -23,13 +24,15 @@ from tgems.evaluation.thresholds import from_json
 from tgems.exits.training_jobs import run_gates, run_heads, run_image_gates, run_lookahead
 from tgems.features.cache import load_features
 from tgems.policies.interface import OperatingPoint
+from tgems.policies.registry import POLICIES, find_policies
 from tgems.provenance import read_json
 from tgems.reporting.run_record import write_provenance
 from tgems.runtime.export import from_results
 
 RATE = 0.6
-GATES = ["image", "bank", "confidence"]
-POLICIES = list(ALL_POLICIES)
+EXAMPLE = re.search(r"```python\n(# my_policies.py.*?)```", (ROOT / "docs/adding-a-policy.md").read_text(), re.S)[1]
+OWN = "confirmed_confidence"
+RUNNABLE = [name for name, policy in POLICIES.items() if policy.runs]
 PARTS = ("tradeoff", "wins", "areas", "exits", "semantic_content", "gallery", "contributions")
 
 
@@ -42,14 +45,17 @@ def _train(features: str, macs: str, out: str) -> None:
     run_image_gates(features, macs, [f"{out}/lookahead/seed-0"], RATE, image, [0], [f"{out}/image/rate-0.60/seed-0"])
     bank = options("bank_gates", banks_per_image=1, bank_batch_size=16, passes=2, batch_size=16)
     run_gates("bank", features, macs, heads, bank, [0], [f"{out}/bank/seed-0"])
+    run_gates("variance", features, macs, heads, bank, [0], [f"{out}/variance/seed-0"])
     confidence = ConfidenceTraining(hidden=8, **small)
     run_gates("confidence", features, macs, heads, confidence, [0], [f"{out}/confidence/seed-0"])
+    router = RouterTraining(hidden=8, bank_size=32, **small)
+    run_gates("router", features, macs, heads, router, [0], [f"{out}/router/seed-0"])
 
 
-def _evaluate(root, data, features) -> list[str]:
+def _evaluate(root, data, features, policies) -> list[Path]:
     """Thresholds and tables of both data sets; `scenes` stands for the training domain."""
     macs, exits = f"{root}/profiling/demo/default/macs.json", f"{root}/exits/demo/default"
-    common = {"trained": Trained(exits, [0], [RATE], GATES, "staged"), "policies": POLICIES}
+    common = {"trained": Trained(exits, [0], [RATE], list(GATES), "staged"), "policies": policies}
     common |= {"directions": ["image_to_text", "text_to_image"]}
     folders = {name: root / f"evaluation/demo/default/{name}" for name in ("scenes", "digits")}
     for name, folder in folders.items():
@@ -77,18 +83,27 @@ def _evaluate(root, data, features) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def results(demo_data, demo_features, tmp_path_factory):
+def own_policy(tmp_path_factory):
+    """The policy of docs/adding-a-policy.md, as a word of the configuration."""
+    path = tmp_path_factory.mktemp("own") / "my_policies.py"
+    path.write_text(EXAMPLE)
+    return f"{path}:ConfirmedConfidence"
+
+
+@pytest.fixture(scope="session")
+def results(demo_data, demo_features, own_policy, tmp_path_factory):
     """Results folder of a finished run."""
+    policies = [*ALL_POLICIES, own_policy]
     root = tmp_path_factory.mktemp("run") / "results"
     macs = root / "profiling/demo/default/macs.json"
     write_costs(macs, module_costs(model_config(DEMO), variant(8, 8)), {})
     _train(str(demo_features / "scenes"), str(macs), f"{root}/exits/demo/default")
-    folders = _evaluate(root, demo_data, demo_features)
+    folders = _evaluate(root, demo_data, demo_features, policies)
     config = {
         "backbones": {"demo": DEMO},
         "variants": {"default": {"rate_targets": [RATE], "training": {"scheme": "staged"}}},
         "seeds": [0],
-        "policies": POLICIES,
+        "policies": policies,
         "datasets": {"scenes": {}, "digits": {}},
         "training": {"dataset": "scenes"},
         "features": {"precision": "float32"},
@@ -100,13 +115,14 @@ def results(demo_data, demo_features, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def make(results, demo_backbone):
+def make(results, demo_backbone, own_policy):
     """Policy and options -> model of the run, a fixed exit at block 3, on a backbone of its own."""
 
     kept = {id(part): part for part in (demo_backbone.tokenizer, demo_backbone.preprocess)}
 
     def build(policy: str = "tgem", **options):
-        where = {"exit_block": 3} if policy == "fixed" else {}
+        where = {"exit_block": 3} if policy.startswith("fixed") else {}
+        policy = own_policy if policy == OWN else policy
         with patch("tgems.runtime.export.load_backbone", lambda entry: copy.deepcopy(demo_backbone, dict(kept))):
             return from_results(results, "demo", policy, RATE, **where, **options)
 
@@ -123,25 +139,31 @@ def saved(make, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def split_of(results):
-    """Folder of features -> what the harness makes of them."""
+    """Folder of features -> what the harness makes of them, with trained heads and with the frozen projection."""
 
-    def read(folder: Path) -> Split:
+    def read(folder: Path) -> tuple[Split, Split]:
         costs, features = read_costs(results / "profiling/demo/default/macs.json"), load_features(folder)
-        trained = Trained(results / "exits/demo/default", [0], [RATE], GATES, "staged")
+        trained = Trained(results / "exits/demo/default", [0], [RATE], list(GATES), "staged")
         modules = trained.shared(0, features.manifest["weights"])
-        return Split(features.at_exits(costs.blocks, costs.summary_dim), costs, modules, 0)
+        features = features.at_exits(costs.blocks, costs.summary_dim)
+        return Split(features, costs, modules, 0), Split(features, costs)
 
     return read
 
 
 @pytest.fixture(scope="session", params=["digits", "scenes"])
-def known(request, results, split_of, demo_data, demo_features, demo_backbone):
+def known(request, results, own_policy, split_of, demo_data, demo_features, demo_backbone):
     """A data set: its images `[n, 3, h, w]`, and what the harness says of every policy's exits and embeddings."""
     dataset = request.param
-    split = split_of(demo_features / dataset)
+    split, raw = split_of(demo_features / dataset)
     fits = from_json(read_json(results / f"evaluation/demo/default/{dataset}/thresholds.json"))
     points = {f.policy: f.point for f in fits if f.point.rate_target is not None}
-    points["fixed"] = OperatingPoint(exit=2)
+    points["fixed"] = points["fixed_raw"] = OperatingPoint(exit=2)
+    policies = POLICIES | find_policies([own_policy])
+    splits = {name: raw if policy.frozen_head else split for name, policy in policies.items()}
     samples = [s for path in shard_paths(demo_data / dataset / "test") for s in read_shard(path)]
     opened = [demo_backbone.preprocess(Image.open(io.BytesIO(s.image)).convert("RGB")) for s in samples]
-    return SimpleNamespace(dataset=dataset, split=split, points=points, images=torch.stack(opened), samples=samples)
+    return SimpleNamespace(
+        dataset=dataset, split=split, splits=splits, policies=policies, points=points, images=torch.stack(opened),
+        samples=samples,
+    )  # fmt: skip

@@ -98,7 +98,7 @@ CASES = {
     "an index of words": (["search", "x", "-i", "words.parquet"], "words.parquet: no index of `tgems encode`: "),
     "an index with empty cells": (["search", "x", "-i", "nulls.parquet"], "column 'embedding' has empty cells"),
     "no T-GEM": (["info", "no_images"], "no_images: not a saved T-GEM, config.json is missing"),
-    "no folder": (["info", "gone"], "gone: not a saved T-GEM, config.json is missing"),
+    "no folder": (["info", "gone"], "gone: no such folder here, and it cannot be downloaded"),
     "a file instead of a folder": (["info", "file.txt"], "file.txt: not a saved T-GEM"),
     "a truncated configuration": (["info", "cut_config"], "cut_config/config.json: not valid JSON"),
     "a configuration that is no object": (["info", "no_object"], "no_object/config.json: "),

@@ -176,7 +176,7 @@ def full_index(make, results, demo_data, tmp_path_factory):
     """All test scenes at full depth, where the demo backbone is good; and the T-GEM."""
     folder = tmp_path_factory.mktemp("index")
     model = make()
-    model.rule.thresholds = dict.fromkeys(range(7), float("inf"))
+    model.thresholds = dict.fromkeys(range(7), float("inf"))
     make().save_pretrained(folder / "g")
     images = index.find_images([str(demo_data / "scenes/test")])
     index.encode_images(model, str(folder / "g"), images, folder / "i.parquet")
@@ -223,7 +223,8 @@ def test_export_and_info(results, tmp_path):
     assert "saved in" in tgems(*words, "--policy", "fixed", "--exit-block", 3)
     assert "fixed" in tgems("info", tmp_path / "g")
     for wrong, message in (
-        (["--policy", "oracle"], "policy 'oracle' is not in this run; it has fixed, max_softmax, entropy"),
+        (["--policy", "oracle"], "policy 'oracle' does not decide image by image, so that it cannot be exported; use"),
+        (["--policy", "tgemm"], "policy 'tgemm' is not in this run; it has fixed, fixed_raw, max_softmax"),
         (["--rate", 0.3], "rate target 0.3 is not in this run; it has 0.6"),
         (["--seed", 7], "seed 7 is not in this run; it has 0"),
         (["--policy", "fixed", "--exit-block", 8], "exit block 8 is not in this run; it has 1, 2"),

@@ -2,29 +2,30 @@
 
 import pytest
 import torch
-from tgems.runtime.rules import ExitRule
+from runtime.conftest import OWN, RUNNABLE
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
+from toy import costs_of_sizes
 
 from tgems.data.webdataset import SplitFiles
 from tgems.exits.modules import ExitHeads
 from tgems.features.extract import extract_features
 from tgems.features.shards import Encoding
-from tgems.policies.registry import POLICIES
-from tgems.policies.registry import POLICIES as RUNNABLE
-from tgems.runtime.engine import Sizes, encode_early
+from tgems.policies.interface import ThresholdPolicy
+from tgems.runtime.engine import encode_early
+from tgems.runtime.live_view import ExitDecider
 
 TOO_CLOSE = 1e-4
 
 
 def with_bank(model, known):
     """The model as the harness used it on a data set."""
-    if model.early_exit.policy != "fixed":
-        model.calibrate(known.dataset)
-    if model.rule.needs_bank:
+    if known.dataset in model.early_exit.calibrations:
+        model.use_calibration(known.dataset)
+    if model.early_exit.policy.needs_bank:
         model.set_text_bank(known.split.features.texts)
     return model
 
@@ -38,17 +39,18 @@ def in_batches(model, images, size):
 def sure(known, policy):
     """Images no score of which is close to the threshold."""
     point = known.points[policy]
-    if policy == "fixed":
+    if policy.startswith("fixed"):
         return torch.ones(len(known.images), dtype=torch.bool)
-    scores = POLICIES[policy].scores(known.split.outputs, point.rate_target)
+    scores = known.policies[policy].scores(known.splits[policy].outputs, point.rate_target)
     return ((scores - point.at_exits(scores.shape[1])).abs() > TOO_CLOSE).all(1)
 
 
-@pytest.mark.parametrize("policy", RUNNABLE)
+@pytest.mark.parametrize("policy", [*RUNNABLE, OWN])
 def test_exits_and_embeddings_are_the_harness_s(make, known, policy):
-    model = with_bank(make(policy), known)
-    expected = POLICIES[policy].decide(known.split.outputs, known.points[policy])
-    assert policy == "fixed" or len(expected.unique()) > 1, "images leave at different exits"
+    model, split = with_bank(make(policy), known), known.splits[policy]
+    expected = known.policies[policy].decide(split.outputs, known.points[policy])
+    one_exit = policy.startswith("fixed") or policy in ("patience", "router", "saturation", "saturation_raw", OWN)
+    assert one_exit or len(expected.unique()) > 1, "images leave at different exits"
     rows, certain = torch.arange(len(expected)), sure(known, policy)
     mixed = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     few, whole = mixed[:20], len(rows)
@@ -57,14 +59,14 @@ def test_exits_and_embeddings_are_the_harness_s(make, known, policy):
         embeddings, exits = in_batches(model, known.images[order], size)
         agree = exits == expected[order]
         assert agree[certain[order]].all() and (~agree).float().mean() < 1e-3
-        theirs = known.split.embeddings[order, expected[order]]
+        theirs = split.embeddings[order, expected[order]]
         assert (embeddings - theirs)[agree].abs().max() < 1e-5
         assert embeddings.dtype == torch.float32 and exits.dtype == torch.int64
 
 
 def test_the_last_exit_is_the_encoder_s_own(make, known):
     model = with_bank(make("tgem"), known)
-    model.rule.thresholds = dict.fromkeys(range(7), float("inf"))
+    model.thresholds = dict.fromkeys(range(7), float("inf"))
     whole = model.model.encode_image(known.images, normalize=True)
     model.chunk = len(known.images)
     assert torch.equal(model.encode_image(known.images), whole)
@@ -74,8 +76,8 @@ def test_half_precision_caches_change_little(split_of, make, known, demo_backbon
     task = "zeroshot_classification" if known.dataset == "digits" else "zeroshot_retrieval"
     files = SplitFiles.of_folder(demo_data / known.dataset / "test")
     extract_features(demo_backbone, files, task, tmp_path / "half", Encoding(dtype="float16", batch_size=32))
-    split = split_of(tmp_path / "half")
-    expected = POLICIES["tgem"].decide(split.outputs, known.points["tgem"])
+    split, _ = split_of(tmp_path / "half")
+    expected = known.policies["tgem"].decide(split.outputs, known.points["tgem"])
     embeddings, exits = in_batches(with_bank(make("tgem"), known), known.images, 64)
     agreement = (exits == expected).float().mean().item()
     with capsys.disabled():
@@ -90,16 +92,18 @@ def test_autocast_leaves_heads_and_gates_alone(make, known):
     model = with_bank(make("margin"), known)
     plain, exits = in_batches(model, known.images, 64)
     seen = []
-    alone = model.rule.alone
+    embed = model.heads.at_exit
 
-    def spy(module, exit_):
-        return lambda s: seen.append((s.dtype, alone(module, exit_)(s))) or seen[-1][1]
+    def spy(exit_index, summaries):
+        z = embed(exit_index, summaries)
+        seen.append((summaries.dtype, z.dtype))
+        return z
 
-    model.rule.alone = spy
+    model.heads.at_exit = spy
     with torch.autocast("cpu"):
         fast, fast_exits = in_batches(model, known.images, 64)
-    del model.rule.alone
-    assert seen and all(dtype == z.dtype == torch.float32 for dtype, z in seen) and fast.dtype == torch.float32
+    del model.heads.at_exit
+    assert seen and set(seen) == {(torch.float32, torch.float32)} and fast.dtype == torch.float32
     same = exits == fast_exits
     assert same.float().mean() > 0.9 and F.cosine_similarity(plain, fast)[same].min() > 0.99
 
@@ -149,7 +153,7 @@ def test_no_block_runs_after_the_last_image_has_left(make, known):
     assert [sum(sizes) for sizes in recorder.seen.values()] == [len(known.images)] * 3 + [0] * 5
 
 
-@pytest.mark.parametrize("policy", RUNNABLE)
+@pytest.mark.parametrize("policy", [*RUNNABLE, OWN])
 def test_none_and_one_image(make, known, policy):
     model = with_bank(make(policy), known)
     none = model.encode_image(known.images[:0], return_exits=True)
@@ -187,16 +191,17 @@ def test_memory_stays_below_the_full_encoder_s(make, known, policy, chunk):
     model = with_bank(make(policy), known)
     model.chunk = chunk
     images = known.images[:48]
-    model.rule.thresholds = dict.fromkeys(range(7), float("inf"))  # nobody leaves: the worst case
-    model.encode_image(images)  # views of parameters are taken once, and are no activations
+    model.thresholds = dict.fromkeys(range(7), float("inf"))  # no image leaves: the worst case
     assert most_alive(lambda: model.encode_image(images)) <= most_alive(lambda: model.visual(images))
 
 
-class EveryOther(ExitRule):
-    """Every second image leaves at each exit, by its place in the summaries."""
+class EveryOther(ThresholdPolicy):
+    """Every second image leaves at each exit, by its place among those that are left."""
 
-    def score(self, exit_, summaries):
-        return torch.arange(len(summaries)).remainder(2).float()
+    name = "every_other"
+
+    def score(self, view):
+        return torch.arange(len(view)).remainder(2).float()
 
 
 @pytest.mark.parametrize("grid", [0, 1, 3])
@@ -215,10 +220,10 @@ def test_exits_of_different_widths(grid):
     dim = max(widths) * (1 + grid**2)
     heads = ExitHeads(3, dim, 4, 8, widths).eval().requires_grad_(False)
     nn.init.normal_(heads.down.weight)
-    rule = EveryOther(heads)
-    rule.thresholds = dict.fromkeys(range(len(blocks) - 1), 0.5)
+    costs = costs_of_sizes(widths, dim, 8)
+    decider = ExitDecider(EveryOther(), costs, heads, None, {0: 0.5, 1: 0.5}, (0, 1))
     tower.finish = lambda state: state.mean((2, 3))[:, :8]
     theirs = heads(encode_images(tower, images, blocks, [grid]).summaries)
-    got = encode_early(tower, rule, images, blocks, (0, 1), Sizes(max(widths), grid, 8), chunk=3)
+    got = encode_early(tower, decider, images, chunk=3)
     assert got.exits.tolist() == [3, 0, 1]
     assert torch.allclose(got.embeddings[[1, 2]], theirs[[1, 2], [0, 1]], atol=1e-5)

@@ -5,15 +5,17 @@ import torch
 from conftest import variant
 from small_towers import TOWERS
 from torch import nn
+from toy import costs_of_sizes
 
 from tgems.backbones.towers import as_tower
 from tgems.costs.exit_costs import exit_costs
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.features.encode import encode_images
+from tgems.policies.trained_gates import TGem
 from tgems.profiling.count_backbone import trace_modules
 from tgems.profiling.fvcore_trace import count_encoder
-from tgems.runtime.engine import Sizes, encode_early
-from tgems.runtime.rules import ImageRule
+from tgems.runtime.engine import encode_early
+from tgems.runtime.live_view import ExitDecider
 
 
 @pytest.fixture(params=TOWERS)
@@ -34,17 +36,20 @@ def test_images_leave_where_and_as_the_harness_says(tower, grid, batch):
     uneven = widths if len(set(widths)) > 1 else None
     heads, gates = ExitHeads(n, size, 4, 8, uneven), ImageGates(n, size, 4, widths=uneven)
     nn.init.normal_(heads.down.weight)
-    rule = ImageRule(heads, gates).eval().requires_grad_(False)
+    for module in (heads, gates):
+        module.eval().requires_grad_(False)
     images = torch.randn(5, 3, *tower.image_size)
     encoded = encode_images(tower, images, blocks, [grid])
     scores = gates(encoded.summaries)
     threshold = scores[:, 0].median().item()
-    rule.thresholds = dict.fromkeys(range(n), threshold)
+    every_exit = tuple(range(n))
+    decider = ExitDecider(
+        TGem(), costs_of_sizes(widths, size, 8), heads, gates, dict.fromkeys(every_exit, threshold), every_exit
+    )
     leaves = torch.cat((scores > threshold, torch.ones(5, 1, dtype=torch.bool)), 1)
     expected, places = leaves.int().argmax(1), torch.arange(5)
     every = torch.cat((heads(encoded.summaries), encoded.embeddings[:, None]), 1)
-    looked, sizes = tuple(range(n)), Sizes(max(widths), grid, every.shape[-1])
-    parts = [encode_early(tower, rule, part, blocks, looked, sizes) for part in images.split(batch)]
+    parts = [encode_early(tower, decider, part) for part in images.split(batch)]
     clear = (scores - threshold).abs().amin(1) > 1e-5
     exits = torch.cat([part.exits for part in parts])
     assert clear.sum() >= 4 and len(set(expected.tolist())) > 1

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,30 +10,30 @@ import torch
 from conftest import DEMO, ROOT
 from hostile import edit_t_gem
 from huggingface_hub import ModelCard
+from runtime.conftest import RUNNABLE
 
 import tgems
 from tgems.backbones.load import load_backbone
 from tgems.errors import UserError
-from tgems.policies.registry import POLICIES
 from tgems.provenance import read_json
-from tgems.runtime.folder import load, tensors_of
+from tgems.runtime.folder import tensors_of
 from tgems.runtime.model import EarlyExitCLIP
 from tgems.runtime.saved_config import FILES
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", RUNNABLE)
 def test_round_trip_is_bit_identical(make, known, policy, tmp_path, demo_backbone):
     model = make(policy)
     model.save_pretrained(tmp_path / "a")
     assert {p.name for p in (tmp_path / "a").iterdir()} == set(FILES)
-    again = load(tmp_path / "a", demo_backbone)
+    again = EarlyExitCLIP.from_pretrained(tmp_path / "a", backbone=demo_backbone)
     before, after = dict(tensors_of(model.early_exit)), dict(tensors_of(again.early_exit))
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     assert list(again.early_exit.calibrations.items()) == list(model.early_exit.calibrations.items())
     assert again.calibration == model.calibration and again.early_exit.costs == model.early_exit.costs
     assert again.early_exit.about == model.early_exit.about
     for m in (model, again):
-        if m.rule.needs_bank:
+        if m.early_exit.policy.needs_bank:
             m.set_text_bank(known.split.features.texts)
     first, second = (m.encode_image(known.images, return_exits=True) for m in (model, again))
     assert torch.equal(first.exits, second.exits) and torch.equal(first.embeddings, second.embeddings)
@@ -44,7 +45,7 @@ def test_saving_again_replaces_a_t_gem_and_nothing_else(make, saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "g")
     make("fixed").save_pretrained(folder)
     assert {p.name for p in folder.iterdir()} == set(FILES) and read_json(folder / "config.json")["policy"] == "fixed"
-    assert load(folder).early_exit.gates is None
+    assert EarlyExitCLIP.from_pretrained(folder).early_exit.gates is None
     other = shutil.copytree(ROOT / "assets/backbones/demo-vit-8", tmp_path / "backbone")
     weights = {p.name: p.read_bytes() for p in other.iterdir()}
     with pytest.raises(UserError, match="holds files that are no T-GEM's"):
@@ -81,8 +82,11 @@ def test_a_backbone_may_be_read_from_elsewhere(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "g")
     edit_t_gem(folder, lambda c: c["backbone"].update(pretrained="local-dir:gone"))
     with pytest.raises(UserError, match=r"local-dir:gone.*name a copy of it by backbone='local-dir:FOLDER'"):
-        load(folder)
-    assert load(folder, DEMO["pretrained"]).backbone.entry["pretrained"] == DEMO["pretrained"]
+        EarlyExitCLIP.from_pretrained(folder)
+    assert (
+        EarlyExitCLIP.from_pretrained(folder, backbone=DEMO["pretrained"]).backbone.entry["pretrained"]
+        == DEMO["pretrained"]
+    )
 
 
 def test_another_backbone_is_refused(saved):
@@ -90,14 +94,14 @@ def test_another_backbone_is_refused(saved):
     with pytest.raises(
         UserError, match="made for a backbone with vision_cfg.layers 8, but local-dir:.*demo-vit-12 has 12; give"
     ):
-        load(saved, other)
+        EarlyExitCLIP.from_pretrained(saved, backbone=other)
 
 
 @pytest.mark.parametrize("name", ["owner/no-such-model", "no/such/folder", "."])
 def test_no_folder_is_one_clear_line(name, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
-    message = "not a saved T-GEM" if name == "." else f"{name}: no such folder here, and not to be had"
+    message = "not a saved T-GEM" if name == "." else f"{name}: no such folder here, and it cannot be downloaded"
     for call in (tgems.create_model_and_transforms, tgems.get_tokenizer):
         with pytest.raises(UserError, match=message) as error:
             call(name)
@@ -107,6 +111,17 @@ def test_no_folder_is_one_clear_line(name, monkeypatch, tmp_path):
 def test_an_unknown_device_is_one_clear_line(saved):
     with pytest.raises(UserError, match="device 'gpu7' cannot be used"):
         tgems.create_model_and_transforms(saved, device="gpu7")
+
+
+def shareable(model):
+    """The same model, as if its weights had a tag of open_clip."""
+    entry = {"model": "ViT-B-32", "pretrained": "openai"}
+    return EarlyExitCLIP(replace(model.backbone, entry=entry), model.early_exit)
+
+
+def test_a_backbone_that_nobody_else_could_load_is_not_uploaded(make):
+    with pytest.raises(UserError, match="me/tgem: its backbone is 'local-dir:.*', which nobody else could load; use"):
+        make().push_to_hub("me/tgem")
 
 
 def test_what_is_uploaded_is_the_three_files(make, monkeypatch):
@@ -128,7 +143,7 @@ def test_what_is_uploaded_is_the_three_files(make, monkeypatch):
             return f"https://hub/{repo_id}"
 
     monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
-    assert make().push_to_hub("tgem", private=True, token="t", commit_message="m") == "https://hub/me/tgem"
+    assert shareable(make()).push_to_hub("tgem", private=True, token="t", commit_message="m") == "https://hub/me/tgem"
     assert seen == {"token": "t", "private": True, "files": set(FILES), "policy": "tgem"}
 
 
@@ -137,7 +152,7 @@ def test_an_upload_that_fails_is_one_line(make, monkeypatch):
         "huggingface_hub.HfApi.create_repo", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("x"))
     )
     with pytest.raises(UserError, match=r"me/tgem: cannot be uploaded to the Hugging Face hub \(x\); check the name"):
-        make().push_to_hub("me/tgem")
+        shareable(make()).push_to_hub("me/tgem")
 
 
 def test_the_hub_s_copy_is_loaded_from_its_cache(saved, monkeypatch, tmp_path):
@@ -145,8 +160,10 @@ def test_the_hub_s_copy_is_loaded_from_its_cache(saved, monkeypatch, tmp_path):
     shutil.copytree(saved, repo / "snapshots" / ("0" * 40))
     (repo / "refs").mkdir()
     (repo / "refs/main").write_text("0" * 40)
-    model, _, _ = tgems.create_model_and_transforms("me/tgem", cache_dir=tmp_path, local_files_only=True)
-    assert model.early_exit.policy == "tgem"
+    model, _, _ = tgems.create_model_and_transforms(
+        "me/tgem", hub_kwargs={"cache_dir": tmp_path, "local_files_only": True}
+    )
+    assert model.early_exit.policy.name == "tgem"
 
 
 @pytest.mark.parametrize("policy", ["tgem", "tgem_bank", "fixed"])

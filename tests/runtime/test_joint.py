@@ -13,9 +13,9 @@ from tgems.exits.bank_modules import JointBankGates
 from tgems.exits.bank_statistics import bank_features
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.features.encode import encode_images
+from tgems.policies.registry import POLICIES
 from tgems.provenance import read_json, write_json
 from tgems.runtime.early_exit import Calibration, EarlyExit
-from tgems.runtime.folder import load
 from tgems.runtime.model import EarlyExitCLIP
 
 COSTS = module_costs(model_config(DEMO), variant(8, 4, training={"scheme": "joint"}))
@@ -29,7 +29,7 @@ def joint(policy: str, threshold: float) -> EarlyExit:
     nn.init.normal_(heads.down.weight)
     frozen = [module.eval().requires_grad_(False) for module in (heads, gates)]
     point = {"scenes": Calibration((threshold,) * 7, None, 0.5)}
-    return EarlyExit(policy, 0.5, COSTS, *frozen, point, {"seed": 0})
+    return EarlyExit(POLICIES[policy], 0.5, COSTS, *frozen, point, {"seed": 0})
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_exits_are_the_harness_s_before_and_after_saving(policy, seen, demo_back
     kind = read_json(tmp_path / "saved/config.json")["modules"]["gates"]["kind"]
     assert kind == {"tgem": "joint_image", "tgem_bank": "joint_bank"}[policy]
     clear = (scores - threshold).abs().amin(1) > 1e-4
-    for one in (model, load(tmp_path / "saved", demo_backbone)):
+    for one in (model, EarlyExitCLIP.from_pretrained(tmp_path / "saved", backbone=demo_backbone)):
         if policy == "tgem_bank":
             one.set_text_bank(bank)
         got = one.encode_image(images, return_exits=True)
@@ -75,10 +75,10 @@ def test_gates_of_another_policy_are_refused(demo_backbone, tmp_path):
     config["modules"]["gates"]["kind"] = "confidence"
     write_json(path, config, sort_keys=False)
     with pytest.raises(UserError, match="are not those of policy 'tgem'"):
-        load(tmp_path / "saved", demo_backbone)
+        EarlyExitCLIP.from_pretrained(tmp_path / "saved", backbone=demo_backbone)
 
 
 def test_joint_gates_cost_one_number_per_exit():
     staged = module_costs(model_config(DEMO), variant(8, 4))
-    assert COSTS.image_gate == COSTS.confidence_gate == staged.confidence_gate
-    assert all(a < b for a, b in zip(COSTS.bank_gate, staged.bank_gate, strict=True))
+    assert COSTS.gates["image"] == COSTS.gates["confidence"] == staged.gates["confidence"]
+    assert all(a < b for a, b in zip(COSTS.gates["bank"], staged.gates["bank"], strict=True))

@@ -4,16 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tgems.runtime.rules import BANK_RULES, ImageRule
+from runtime.conftest import RUNNABLE
 from torch._subclasses import FakeTensorMode
+from toy import costs_of_sizes
 
 from tgems.errors import UserError
 from tgems.exits import bank_modules
-from tgems.exits.bank_modules import BankGates
-from tgems.exits.modules import ExitHeads, LookaheadGates
+from tgems.exits.bank_modules import BankGates, ConfidenceAndVarianceGates
+from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 from tgems.policies.registry import POLICIES
 from tgems.runtime.early_exit import Calibration
+from tgems.runtime.live_view import ExitDecider, LiveView
 from tgems.runtime.model import EarlyExitCLIP
+
+BANK_POLICIES = [name for name in RUNNABLE if POLICIES[name].needs_bank]
 
 
 def bank_of(model, words):
@@ -28,7 +32,7 @@ def test_a_cap_holds_for_every_image(make, known):
     got, open_ = (m.encode_image(known.images, return_exits=True).exits for m in (model, free))
     assert torch.equal(got, open_.clamp_max(last)) and (open_ > last).any()
     assert model.rates[got.max()] <= 0.5
-    model.limit(None)
+    model.set_max_rate(None)
     assert torch.equal(model.encode_image(known.images, return_exits=True).exits, open_)
 
 
@@ -39,7 +43,7 @@ def test_a_cap_below_the_cheapest_exit_is_refused_and_changes_nothing(make):
         make("tgem", max_rate=0.1)
     model = make("fixed", max_rate=0.4)
     with pytest.raises(UserError, match="max_rate 0.3 is below"):
-        model.limit(0.3)
+        model.set_max_rate(0.3)
     assert model.max_rate == 0.4 and model.last_resort == 2
 
 
@@ -47,7 +51,7 @@ def test_with_a_cap_a_large_bank_leaves_no_second_look(make, known):
     """The product at the exit that is taken belongs to the answer; that of an exit that is passed is charged."""
     model = make("margin", max_rate=0.9)
     model.set_text_bank(torch.nn.functional.normalize(torch.randn(200_000, 64), dim=1))
-    first = model.looked[0]
+    first = min(model.thresholds)
     assert model.rates[first] <= 0.9 < model.rates[first + 1]
     assert set(model.encode_image(known.images[:4], return_exits=True).exits.tolist()) == {first}
 
@@ -59,23 +63,23 @@ def test_the_bank_outlives_other_thresholds_and_moves(make, known):
     model.set_text_bank(bank_of(model, ("a one", "a two")))
     rates = model.rates
     for dataset in ("digits", "scenes"):
-        model.calibrate(dataset)
-        assert model.calibration == dataset and len(model.rule.bank) == 2
+        model.use_calibration(dataset)
+        assert model.calibration == dataset and len(model.text_bank) == 2
         own = model.early_exit.calibrations[dataset]
-        assert model.rule.thresholds == dict(zip(own.visited, own.thresholds, strict=True))
+        assert model.thresholds == dict(zip(own.visited, own.thresholds, strict=True))
     assert rates.tolist() == model.rates.tolist() and rates[-1] > model.early_exit.rates()[-1]
-    assert "rule.bank" in dict(model.named_buffers()) and "rule.bank" not in model.state_dict()
-    assert model.to("meta").rule.bank.device.type == "meta"
+    assert "text_bank" in dict(model.named_buffers()) and "text_bank" not in model.state_dict()
+    assert model.to("meta").text_bank.device.type == "meta"
 
 
-@pytest.mark.parametrize("policy", BANK_RULES)
+@pytest.mark.parametrize("policy", BANK_POLICIES)
 def test_a_bank_of_one_text(make, known, policy):
     model = make(policy)
     model.set_text_bank(bank_of(model, ("a one",)))
     got = model.encode_image(known.images, return_exits=True)
     assert got.embeddings.isfinite().all()
-    if policy != "tgem_bank":
-        assert (got.exits == model.looked[0]).all(), "it is won without doubt"
+    if policy in ("max_softmax", "entropy", "margin"):
+        assert (got.exits == min(model.thresholds)).all(), "it is won without doubt"
 
 
 def test_wrong_banks_and_names_are_one_line(make):
@@ -84,10 +88,10 @@ def test_wrong_banks_and_names_are_one_line(make):
         with pytest.raises(UserError, match=r"a text bank has shape \[M, 64\], not"):
             model.set_text_bank(bank)
     with pytest.raises(UserError, match="no thresholds for 'flowers'; this model has some for scenes, digits"):
-        model.calibrate("flowers")
+        model.use_calibration("flowers")
     with pytest.raises(UserError, match="chunk 0"):
         make("tgem", chunk=0)
-    with pytest.raises(UserError, match="sees the image alone and takes no text bank"):
+    with pytest.raises(UserError, match="sees only the image and takes no text bank"):
         make("tgem").set_text_bank(torch.zeros(3, 64))
 
 
@@ -110,24 +114,48 @@ def test_it_is_frozen_and_behaves_as_open_clip_s(make, known, demo_backbone):
     assert torch.allclose(images.norm(dim=-1), torch.ones(2))
 
 
-def test_rules_stay_on_an_accelerator(monkeypatch):
+class PassingTower:
+    """A tower whose summaries and embeddings are given."""
+
+    def __init__(self, summary_dim, embed_dim):
+        self.summary_dim, self.embed_dim = summary_dim, embed_dim
+
+    def summarise(self, state, grids):
+        return state[:, : self.summary_dim].unflatten(1, (-1, 4))
+
+    def finish(self, state):
+        return state[:, : self.embed_dim]
+
+
+@pytest.mark.parametrize("policy", RUNNABLE)
+def test_decisions_stay_on_an_accelerator(monkeypatch, policy):
     """There may be no GPU: fake tensors refuse operations that mix devices."""
+    heads = ExitHeads(3, 20, 4, 6)
+    gates = {
+        "image": LookaheadGates(3, 20, 4, [0.2, 0.4, 0.6, 1.0]),
+        "bank": BankGates(3, 20, 4),
+        "confidence": ImageGates(3, 20, 4),
+        "router": ImageGates(3, 20, 4),
+        "variance": ConfidenceAndVarianceGates(3, 20, 4, 4),
+    }
+    chosen, costs = POLICIES[policy], costs_of_sizes([4, 4, 4], 20, 6)
+    chosen.reads(costs)
+    # Turning a Python number into a fake tensor is not supported, so that the grid of prices is made beforehand.
     grid = bank_modules._price_grid(40)
     monkeypatch.setattr(bank_modules, "_price_grid", lambda n: grid)
-    gates = LookaheadGates(3, 16, 4, [0.2, 0.4, 0.6, 1.0])
-    heads, bank_gates = ExitHeads(3, 16, 4, 6), BankGates(3, 16, 4)
-    rules = [ImageRule(heads, gates), *(rule(heads, 10.0, bank_gates) for rule in BANK_RULES.values())]
     with FakeTensorMode() as mode:
-        for module in (heads, gates, bank_gates):
+        for module in (heads, *gates.values()):
             for store in (s for m in module.modules() for s in (m._parameters, m._buffers)):
                 store.update({k: mode.from_tensor(v).to("cuda") for k, v in store.items() if v is not None})
-        for rule in rules:
-            rule.thresholds = dict.fromkeys(range(7), 0.0)
-            if rule.needs_bank:
-                rule.bank = torch.empty(3, 6, device="cuda")
-            mask, embed = rule.leaving(1, torch.empty(5, 16, device="cuda"))
+        own = None if chosen.frozen_head else heads
+        bank = torch.empty(3, 6, device="cuda") if chosen.needs_bank else None
+        decider = ExitDecider(chosen, costs, own, gates.get(chosen.gates), {0: 0.0, 1: 0.0}, (0, 1), 10.0, bank)
+        memory = {}
+        for exit_index in (0, 1):
+            view = LiveView(exit_index, decider, PassingTower(20, 6), torch.empty(5, 20, device="cuda"), memory)
+            mask = decider.leaving(view)
             assert mask.device.type == "cuda" and mask.shape == (5,)
-            assert embed(torch.arange(2, device="cuda")).shape == (2, 6)
+            assert view.embed(torch.arange(2, device="cuda")).shape == (2, 6)
 
 
 def test_no_image_exceeds_a_cap_where_an_early_exit_costs_more_than_the_encoder(make, known):

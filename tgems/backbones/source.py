@@ -11,7 +11,14 @@ from pathlib import Path
 from tgems.architectures.catalog import check_same, check_supported, read_architecture
 from tgems.architectures.open_clip_config import CONFIG_NAME, OpenClipConfig, PreprocessConfig
 from tgems.backbones.checkpoint import OPENAI_KEYS, is_openais, read_state
-from tgems.backbones.references import DOWNLOAD_AGAIN, checkpoint_in, folder_config, local_folder, model_config, weights_form
+from tgems.backbones.references import (
+    DOWNLOAD_AGAIN,
+    checkpoint_in,
+    folder_config,
+    local_folder,
+    model_config,
+    weights_form,
+)
 from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
 from tgems.provenance import digest_tensors

@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from tgems.architectures.catalog import family
-from tgems.costs.closed_form import PRICE_INPUTS, EncoderCost, bank_gate_inputs, bank_product_macs, encoder_cost, gate_macs, head_macs, variance_gate_macs
+from tgems.costs.closed_form import (
+    PRICE_INPUTS,
+    EncoderCost,
+    bank_gate_inputs,
+    bank_product_macs,
+    encoder_cost,
+    gate_macs,
+    head_macs,
+    variance_gate_macs,
+)
 from tgems.costs.exit_layout import exit_blocks, grid_of, summary_dim
 from tgems.errors import UserError
 from tgems.provenance import read_json, write_json

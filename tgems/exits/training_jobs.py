@@ -9,7 +9,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tgems.config.training import BankGateOptions, ConfidenceTraining, HeadOptions, ImageGateOptions, JointTraining, LookaheadOptions, RouterTraining
+from tgems.config.training import (
+    BankGateOptions,
+    ConfidenceTraining,
+    HeadOptions,
+    ImageGateOptions,
+    JointTraining,
+    LookaheadOptions,
+    RouterTraining,
+)
 from tgems.costs.exit_costs import ExitCosts, read_costs
 from tgems.exits.bank_gate_training import train_bank_gates, train_variance_gates
 from tgems.exits.head_training import cross_fit, embed_out_of_fold, train_confidence_gates, train_heads

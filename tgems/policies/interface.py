@@ -178,7 +178,19 @@ class ThresholdPolicy(Policy):
             for view in views:
                 self.score(view)
             self._known_reads[key] = tuple(view.reads for view in views)
+            self._require_declared(self._known_reads[key])
         return self._known_reads[key]
+
+    def _require_declared(self, reads: Sequence[Reads]) -> None:
+        """Refuse a policy that reads what its class attributes do not declare.
+
+        Raises:
+            UserError: It does.
+        """
+        declared = {"bank": ("needs_bank = True", self.needs_bank), "gate": ("gates = KIND", self.gates is not None)}
+        for what, (line, found) in declared.items():
+            if any(getattr(read, what) for read in reads) and not found:
+                raise UserError(f"policy {self.name!r} reads view.{what}; declare that by {line!r} in its class")
 
     def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
         """Fit one threshold per target, or one per target and exit; needs no labels."""

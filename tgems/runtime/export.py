@@ -92,9 +92,11 @@ def _policy(word: str, config: dict) -> Policy:
     classes = [name.rpartition(":")[2] for name in config["policies"] if ":" in name]
     if word.rpartition(":")[2] in classes and ":" in word:
         policy = find_policies([word]).popitem()[1]
-        if not policy.runs:
-            raise UserError(f"policy {word!r} does not decide image by image, so that it cannot be exported")
         return policy
+    if word in config["policies"] and word not in known:
+        raise UserError(
+            f"policy {word!r} does not decide image by image, so that it cannot be exported; use {', '.join(known)}"
+        )
     _require_known("policy", word, [*known, *(f"FILE.py:{name}" for name in classes)])
     return POLICIES[word]
 

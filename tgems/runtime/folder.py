@@ -26,7 +26,17 @@ from tgems.policies.registry import find_policies
 from tgems.provenance import commit, digest_file, versions, whole_file, write_json, write_text, writing
 from tgems.runtime.early_exit import Calibration, EarlyExit
 from tgems.runtime.model_card import model_card
-from tgems.runtime.saved_config import CONFIG, FORMAT, FORMAT_VERSION, TENSORS, WAY_OUT, SavedConfig, check_config, is_saved, read_config
+from tgems.runtime.saved_config import (
+    CONFIG,
+    FORMAT,
+    FORMAT_VERSION,
+    TENSORS,
+    WAY_OUT,
+    SavedConfig,
+    check_config,
+    is_saved,
+    read_config,
+)
 from tgems.untrusted import read_safetensors
 
 

@@ -1,6 +1,5 @@
-"""Fetch a T-GEM from the Hugging Face hub, and upload one."""
+"""Upload a T-GEM to the Hugging Face hub, and load the tokenizer of one."""
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,33 +9,9 @@ from tgems.backbones.references import weights_form
 from tgems.data.network import network_errors
 from tgems.errors import UserError, first_line
 from tgems.runtime.early_exit import EarlyExit
+from tgems.runtime.fetching import fetch
 from tgems.runtime.folder import backbone_entry, check_architecture, save
 from tgems.runtime.saved_config import FILES, read_config
-
-
-def fetch(folder_or_hub_id: str | Path, files: tuple[str, ...] = FILES, **download: Any) -> Path:
-    """Return the folder of a saved T-GEM, downloaded if there is no such folder on this machine.
-
-    Args:
-        folder_or_hub_id: Folder, or `owner/name` on the hub.
-        files: Files that are needed.
-        download: Options of huggingface_hub's `snapshot_download`: `revision`, `cache_dir`, `token`, ...
-
-    Raises:
-        UserError: It is neither, or cannot be downloaded.
-    """
-    folder = Path(folder_or_hub_id)
-    if os.path.isdir(folder):
-        return folder
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(folder_or_hub_id), allow_patterns=list(files), **download))
-    except network_errors() as error:
-        raise UserError(
-            f"{folder_or_hub_id}: no such folder here, and it cannot be downloaded from the Hugging Face hub "
-            f"({first_line(error)}); check the name, or connect to the internet"
-        ) from error
 
 
 def push(

@@ -231,6 +231,7 @@ def search_index(
     k: int = 10,
     backbone: str | None = None,
     tokenizer: str | None = None,
+    trust_policy_file: Path | None = None,
 ) -> tuple[list[tuple[float, str, int]], list[str]]:
     """Best images of an index for a text.
 
@@ -241,6 +242,7 @@ def search_index(
         k: Results.
         backbone: Where to read it from instead of the T-GEM's own reference.
         tokenizer: See `tgems.runtime.folder.load`.
+        trust_policy_file: See `tgems.runtime.folder.load`.
 
     Returns:
         (score, image, exit block) best first; and warnings where embeddings are of mixed or other origin.
@@ -256,7 +258,9 @@ def search_index(
             short = ", ".join(v[:12] for v in values)
             warnings.append(f"the index mixes {len(values)} values of {column} ({short}): scores are not comparable")
     model = model or table["model"][0].as_py()
-    loaded = EarlyExitCLIP.from_pretrained(model, backbone=backbone, tokenizer=tokenizer)
+    loaded = EarlyExitCLIP.from_pretrained(
+        model, backbone=backbone, tokenizer=tokenizer, trust_policy_file=trust_policy_file
+    )
     dim = loaded.early_exit.costs.embed_dim
     if pa.compute.list_value_length(table["embedding"]).unique().to_pylist() != [dim]:
         raise UserError(

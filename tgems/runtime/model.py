@@ -17,8 +17,9 @@ from tgems.errors import UserError
 from tgems.options import names_nearest_option
 from tgems.runtime.early_exit import EarlyExit, exits_within
 from tgems.runtime.engine import Encoded, encode_early
+from tgems.runtime.fetching import fetch
 from tgems.runtime.folder import load, save
-from tgems.runtime.hub import fetch, push, require_device
+from tgems.runtime.hub import push, require_device
 from tgems.runtime.live_view import ExitDecider
 
 
