@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -39,7 +39,7 @@ class _Console(Console):
 class _Command(TyperCommand):
     """A command that ends with one line where it fails."""
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: typer.Context) -> Any:
         with one_line_errors(_fail, leave=(typer.Exit, typer.Abort)):
             return super().invoke(ctx)
 

@@ -32,7 +32,7 @@ def test_folded_heads_say_of_plain_summaries_what_they_said_of_whitened_ones():
     pairs = toy_pairs()
     heads = ExitHeads(3, 10, 7, 8)
     torch.nn.init.normal_(heads.down.weight)
-    pairs.prepare(heads)
+    pairs.prepare(heads.norm)
     before = heads.embed_normalised(pairs.whitened)
     heads.fold(pairs.whitening)
     assert torch.allclose(heads(pairs.summaries), before, atol=1e-4)

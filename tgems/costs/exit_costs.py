@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tgems.architectures.catalog import family
 from tgems.costs.closed_form import (
@@ -70,9 +71,9 @@ class ExitCosts:
 
     def at_exits(
         self,
-        per_visit: int | Sequence[int] = 0,
-        at_exit: int | Sequence[int] = 0,
-        per_pass: int | Sequence[int] = 0,
+        per_visit: ArrayLike = 0,
+        at_exit: ArrayLike = 0,
+        per_pass: ArrayLike = 0,
         visited: Sequence[int] | None = None,
     ) -> np.ndarray:
         """Relative cost `[E]` float64 of leaving at each exit.

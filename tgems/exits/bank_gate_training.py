@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tgems.config.training import BankGateOptions
-from tgems.costs.closed_form import bank_product_macs
 from tgems.costs.exit_costs import ExitCosts
 from tgems.exits.bank_modules import PRICES, BankGates, ConfidenceAndVarianceGates, spatial_variance
 from tgems.exits.bank_statistics import bank_features
@@ -110,7 +109,7 @@ def train_bank_gates(
     examples = draw_bank_examples(pairs, z, options, torch.Generator().manual_seed(seed))
     _, exits, dim = pairs.summaries.shape
     gates = BankGates(exits, dim, options.hidden, pairs.widths)
-    pairs.prepare(gates)
+    pairs.prepare(gates.norm)
     encoder = torch.tensor(costs.encoder, dtype=torch.float32) / costs.full
     module = torch.tensor(costs.head) + torch.tensor(costs.gates["bank"])
     low, high = PRICES
@@ -119,7 +118,7 @@ def train_bank_gates(
         price = low * torch.exp(math.log(high / low) * torch.rand(len(batch), generator=generator))
         hidden = gates.embed_normalised(pairs.normalised[examples.images[batch]], examples.features[batch])
         right, stay = gates.right(hidden), gates.worth(hidden, price)
-        product = bank_product_macs(examples.sizes[batch], costs.embed_dim)
+        product = examples.sizes[batch] * costs.embed_dim
         visited = torch.rand(exits, generator=generator) >= options.pass_over
         worth = worth_of_going_on(
             right.detach().sigmoid(),

@@ -30,7 +30,7 @@ def train_heads(
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
     heads = ExitHeads(exits, dim, options.hidden, pairs.last.shape[1], pairs.widths)
-    pairs.prepare(heads)
+    pairs.prepare(heads.norm)
     shares = losses.exit_weights(rates, options.rate_target)
     inputs = pairs.whitened if options.whiten else pairs.normalised
 
@@ -109,7 +109,7 @@ def train_confidence_gates(
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
     gates = ImageGates(exits, dim, options.hidden, widths=pairs.widths)
-    pairs.prepare(gates)
+    pairs.prepare(gates.norm)
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
         ids = pairs.draw_captions(images, generator)

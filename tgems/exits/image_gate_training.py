@@ -60,7 +60,7 @@ def train_lookahead(
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
     gates = LookaheadGates(exits, dim, options.hidden, rates.tolist(), options.temperature, pairs.widths)
-    pairs.prepare(gates)
+    pairs.prepare(gates.norm)
     later = torch.ones(exits, exits + 1, dtype=torch.bool).triu()
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -143,7 +143,7 @@ def train_router(pairs: Pairs, right: Tensor, options: RouterTraining, seed: int
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
     gates = ImageGates(exits, dim, options.hidden, widths=pairs.widths)
-    pairs.prepare(gates)
+    pairs.prepare(gates.norm)
     simplicity = right[:, :-1].mean(1, keepdim=True)
 
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -42,14 +42,18 @@ def train_joint(
     torch.manual_seed(seed)
     _, exits, dim = pairs.summaries.shape
     heads = ExitHeads(exits, dim, options.hidden, pairs.last.shape[1], pairs.widths)
-    builder = ImageGates if guidance == "image" else JointBankGates
-    gates = builder(exits, dim, options.gate_hidden, widths=pairs.widths)
+    gates: ImageGates | JointBankGates
+    if guidance == "image":
+        gates = ImageGates(exits, dim, options.gate_hidden, widths=pairs.widths)
+    else:
+        gates = JointBankGates(exits, dim, options.gate_hidden, pairs.widths)
     inputs = pairs.whitened if options.whiten else pairs.normalised
     modules = nn.ModuleDict({"heads": heads, "gates": gates})
     for module in (heads, gates):
-        pairs.prepare(module)
+        pairs.prepare(module.norm)
     with torch.no_grad():  # all exits are equally probable at first
-        gates.down.bias[:, 0] = torch.tensor([-math.log(exits - k) for k in range(exits)])
+        logits = torch.tensor([-math.log(exits - k) for k in range(exits)])
+        gates.down.load_state_dict({"weight": gates.down.weight, "bias": logits[:, None]})
     regularizer = losses.RateRegularizer(options.regularizer, target, options.kappa, options.eta, options.lambda_)
     seen: list[dict] = []
     warm_up = options.warm_up * options.passes * (len(pairs) // min(options.batch_size, len(pairs)))
@@ -57,7 +61,7 @@ def train_joint(
     def loss(images: Tensor, generator: torch.Generator) -> Tensor:
         ids, u, last = pairs.draw_captions(images, generator), pairs.normalised[images], pairs.last[images]
         z = heads.embed_normalised(inputs[images])
-        if guidance == "image":
+        if isinstance(gates, ImageGates):
             logits, size = gates.outputs_of_normalised(u).squeeze(-1), 0
         else:
             bank, size = draw_bank(pairs, z.detach(), images, ids, options.largest_bank, generator)

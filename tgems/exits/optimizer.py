@@ -45,7 +45,7 @@ class OneCycleAdamW:
         rate, momentum = self._schedule(self._taken)
         adamw(
             [parameter for parameter, *_ in moved],
-            [parameter.grad for parameter, *_ in moved],
+            [parameter.grad for parameter, *_ in moved if parameter.grad is not None],
             [mean for _, mean, *_ in moved],
             [square for *_, square, _ in moved],
             [],
@@ -68,7 +68,7 @@ class OneCycleAdamW:
             share = step / top
             return _anneal(lowest, self.peak, share), _anneal(*MOMENTUM, share)
         share = (step - top) / (self.steps - 1 - top)
-        return _anneal(self.peak, lowest / 1e4, share), _anneal(*reversed(MOMENTUM), share)
+        return _anneal(self.peak, lowest / 1e4, share), _anneal(MOMENTUM[1], MOMENTUM[0], share)
 
 
 def _anneal(start: float, end: float, share: float) -> float:

@@ -68,6 +68,7 @@ class ExitNorm(nn.Module):
 class ExitLinear(nn.Module):
     """A linear map of its own per exit, as one batched matrix product: `[n, E, i] -> [n, E, o]`."""
 
+    weight: nn.Parameter
     bias: nn.Parameter | None
 
     def __init__(self, n_exits: int, dim_in: int, dim_out: int, bias: bool = True, zero: bool = False):

@@ -52,7 +52,7 @@ class ModuleConfig(Closed):
     recorded: dict[str, JsonValue]
 
 
-def load_module(folder: Path, weights: str) -> nn.Module:
+def load_module(folder: Path | str, weights: str) -> nn.Module:
     """Rebuild a trained module from its folder.
 
     Args:
@@ -72,7 +72,7 @@ def load_module(folder: Path, weights: str) -> nn.Module:
     return build_module(config.architecture, read_safetensors(path, RUN_AGAIN), path, RUN_AGAIN)
 
 
-def load_heads(folder: Path, weights: str) -> ExitHeads:
+def load_heads(folder: Path | str, weights: str) -> ExitHeads:
     """Rebuild exit heads; see `load_module`."""
     module = load_module(folder, weights)
     if not isinstance(module, ExitHeads):
@@ -80,7 +80,7 @@ def load_heads(folder: Path, weights: str) -> ExitHeads:
     return module
 
 
-def load_gates(folder: Path, weights: str) -> Gates:
+def load_gates(folder: Path | str, weights: str) -> Gates:
     """Rebuild gates; see `load_module`."""
     module = load_module(folder, weights)
     if not isinstance(module, Gates):
@@ -88,7 +88,7 @@ def load_gates(folder: Path, weights: str) -> Gates:
     return module
 
 
-def load_extra(folder: Path) -> dict[str, Tensor]:
+def load_extra(folder: Path | str) -> dict[str, Tensor]:
     """Read the tensors that were kept beside a module for later training.
 
     Raises:
@@ -98,7 +98,7 @@ def load_extra(folder: Path) -> dict[str, Tensor]:
     return read_safetensors(path, RUN_AGAIN)
 
 
-def load_folds(folder: Path) -> tuple[list[nn.Module], Tensor] | None:
+def load_folds(folder: Path | str) -> tuple[list[ExitHeads], Tensor] | None:
     """Rebuild the cross-fitted heads that were kept beside the heads of a folder; None if there are none.
 
     Returns:
@@ -112,7 +112,7 @@ def load_folds(folder: Path) -> tuple[list[nn.Module], Tensor] | None:
         return None
     tensors, path = load_extra(folder), Path(folder) / EXTRA
     folds = [build_module(config.architecture, part_of(tensors, name), path, RUN_AGAIN) for name in ("0", "1")]
-    return folds, tensors["unseen_by"]
+    return [heads for heads in folds if isinstance(heads, ExitHeads)], tensors["unseen_by"]
 
 
 def part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -120,17 +120,17 @@ def part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
 
-def _read_config(folder: Path) -> ModuleConfig:
-    return read_json_as(ModuleConfig, file_inside(folder, "config.json", RUN_AGAIN), RUN_AGAIN)
+def _read_config(folder: Path | str) -> ModuleConfig:
+    return read_json_as(ModuleConfig, file_inside(Path(folder), "config.json", RUN_AGAIN), RUN_AGAIN)
 
 
-def checked_file(folder: Path, name: str, digest: str | None, way_out: str) -> Path:
+def checked_file(folder: Path | str, name: str, digest: str | None, way_out: str) -> Path:
     """Return the path of a file after comparing its SHA-256.
 
     Raises:
         UserError: The file is missing, a link out of the folder, or has another digest.
     """
-    path = file_inside(folder, name, way_out)
+    path = file_inside(Path(folder), name, way_out)
     if digest_file(path) != digest:
         raise UserError(f"{path}: truncated or altered; {way_out}")
     return path

@@ -4,7 +4,7 @@ Autograd would go over the [E, B, B] similarities about forty times; this goes o
 compare it with its definition in a few lines of torch.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,7 +54,16 @@ def text_losses(
 
 class _TextLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, scores, log_shares, teacher, target, text, half, mixed):
+    def forward(
+        ctx: Any,
+        scores: Tensor,
+        log_shares: Tensor,
+        teacher: Tensor,
+        target: Tensor,
+        text: float,
+        half: float,
+        mixed: bool,
+    ) -> tuple[Tensor, Tensor]:
         kept = text * target + half * teacher.softmax(1)
         rows = scores.softmax(2)
         per_image = (text + half) * _log_sum(scores, rows, 2) - (scores * kept).sum(2)
@@ -81,7 +90,7 @@ class _TextLosses(torch.autograd.Function):
         return per_image, per_text
 
     @staticmethod
-    def backward(ctx, of_images, of_texts):
+    def backward(ctx: Any, of_images: Tensor, of_texts: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, columns, kept, soft, gallery, ratio, lead = ctx.saved_tensors
         of_images, of_texts = of_images[:, :, None], of_texts[:, None, :]
         grad = rows * ((ctx.text + ctx.half) * of_images)

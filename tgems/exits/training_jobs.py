@@ -19,15 +19,19 @@ from tgems.config.training import (
     RouterTraining,
 )
 from tgems.costs.exit_costs import ExitCosts, read_costs
+from tgems.errors import UserError
 from tgems.exits.bank_gate_training import train_bank_gates, train_variance_gates
 from tgems.exits.head_training import cross_fit, embed_out_of_fold, train_confidence_gates, train_heads
 from tgems.exits.image_gate_training import hit_probabilities, train_image_gates, train_lookahead, train_router
 from tgems.exits.joint_training import train_joint
-from tgems.exits.saved_modules import EXTRA, TENSORS, load_extra, load_folds, load_module
+from tgems.exits.modules import ExitHeads, Gates, LookaheadGates
+from tgems.exits.saved_modules import EXTRA, TENSORS, load_extra, load_folds, load_gates, load_heads
 from tgems.exits.training_pairs import Pairs
 from tgems.features.cache import IN_MEMORY_GB, FeatureSet, load_features
 from tgems.features.row_access import MappedRows
 from tgems.provenance import commit, digest_file, versions, whole_folder, write_json
+
+PathLike = str | Path
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,10 @@ class Training:
     pairs: Pairs
 
     @classmethod
-    def read(cls, features: str, macs: str, in_memory_gb: float = IN_MEMORY_GB) -> "Training":
+    def read(cls, features: PathLike, macs: PathLike, in_memory_gb: float = IN_MEMORY_GB) -> "Training":
         """Read cached features, of the exits and summaries that the costs name."""
-        costs = read_costs(macs)
-        data = load_features(features, in_memory_gb=in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
+        costs = read_costs(Path(macs))
+        data = load_features(Path(features), in_memory_gb=in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
         return cls(data, costs, Pairs.of(data))
 
     @property
@@ -50,19 +54,23 @@ class Training:
         """Relative cost of every exit `[E]`, modules of image guidance included."""
         return torch.from_numpy(self.costs.image_guided()).float()
 
-    def embed(self, folder: str) -> Tensor | MappedRows:
+    def embed(self, folder: PathLike) -> Tensor | MappedRows:
         """Compute the embeddings at every exit `[n, E, D]` that gates learn from; streamed if the summaries are.
 
         If the heads of the folder were cross-fitted, each image is embedded by the heads that have not seen it.
         """
-        heads = load_module(folder, self.features.manifest["weights"])
-        alone = [heads], torch.zeros(len(self.pairs), dtype=torch.uint8)
-        folds, unseen_by = load_folds(folder) or alone
+        heads = load_heads(folder, self.features.manifest["weights"])
+        folds, unseen_by = load_folds(folder) or ([heads], torch.zeros(len(self.pairs), dtype=torch.uint8))
         return embed_out_of_fold(folds, unseen_by, self.pairs)
 
 
 def run_heads(
-    features: str, macs: str, options: HeadOptions, seed: int, out: str, in_memory_gb: float = IN_MEMORY_GB
+    features: PathLike,
+    macs: PathLike,
+    options: HeadOptions,
+    seed: int,
+    out: PathLike,
+    in_memory_gb: float = IN_MEMORY_GB,
 ) -> None:
     """Train and write the heads of one seed, and those that gates learn from."""
     data = Training.read(features, macs, in_memory_gb)
@@ -76,12 +84,12 @@ def run_heads(
 
 
 def run_lookahead(
-    features: str,
-    macs: str,
-    heads: Sequence[str],
+    features: PathLike,
+    macs: PathLike,
+    heads: Sequence[PathLike],
     options: LookaheadOptions,
     seeds: Sequence[int],
-    out: Sequence[str],
+    out: Sequence[PathLike],
     in_memory_gb: float = IN_MEMORY_GB,
 ) -> None:
     """Train and write the foresight of image-guided gates, with the hit probabilities that it learned from."""
@@ -94,51 +102,53 @@ def run_lookahead(
 
 
 def run_image_gates(
-    features: str,
-    macs: str,
-    foresight: Sequence[str],
+    features: PathLike,
+    macs: PathLike,
+    foresight: Sequence[PathLike],
     target: float,
     options: ImageGateOptions,
     seeds: Sequence[int],
-    out: Sequence[str],
+    out: Sequence[PathLike],
     in_memory_gb: float = IN_MEMORY_GB,
 ) -> None:
     """Train and write image-guided gates of one rate target for all seeds; folders are in the order of the seeds."""
     data = Training.read(features, macs, in_memory_gb)
     for seed, start, folder in zip(seeds, foresight, out, strict=True):
-        gates, right = load_module(start, data.features.manifest["weights"]), load_extra(start)["right"]
-        gates, history = train_image_gates(data.pairs, right, data.rates, gates, target, options, seed)
+        foresight_gates, right = load_gates(start, data.features.manifest["weights"]), load_extra(start)["right"]
+        if not isinstance(foresight_gates, LookaheadGates):
+            raise UserError(f"{start}: holds no lookahead gates; delete the folder and run again")
+        gates, history = train_image_gates(data.pairs, right, data.rates, foresight_gates, target, options, seed)
         achieved = {"rate_target": target, "rate_before_calibration": history["rate_at_zero"].iloc[-1]}
         _write(folder, "image", gates, data, options.plain() | {"seed": seed} | achieved, history)
 
 
 def run_joint(
-    features: str,
-    macs: str,
+    features: PathLike,
+    macs: PathLike,
     guidance: str,
     target: float,
     options: JointTraining,
     seed: int,
-    out: str,
+    out: PathLike,
     in_memory_gb: float = IN_MEMORY_GB,
 ) -> None:
     """Train and write heads and gates of one rate target together, as folders `heads` and `gates` of `out`."""
     data = Training.read(features, macs, in_memory_gb)
     heads, gates, history = train_joint(data.pairs, data.costs, guidance, target, options, seed)
     about = options.plain() | {"seed": seed, "rate_target": target}
-    with whole_folder(out) as partial:
+    with whole_folder(Path(out)) as partial:
         _write(partial / "heads", "heads", heads, data, about, history)
         _write(partial / "gates", f"joint_{guidance}", gates, data, about, history)
 
 
 def run_gates(
     kind: str,
-    features: str,
-    macs: str,
-    heads: Sequence[str],
+    features: PathLike,
+    macs: PathLike,
+    heads: Sequence[PathLike],
     options: BankGateOptions | ConfidenceTraining,
     seeds: Sequence[int],
-    out: Sequence[str],
+    out: Sequence[PathLike],
     in_memory_gb: float = IN_MEMORY_GB,
 ) -> None:
     """Train and write gates that serve all rate targets: `kind` is `bank`, `variance`, `confidence` or `router`."""
@@ -160,9 +170,9 @@ def run_gates(
 
 
 def _write(
-    out: str | Path,
+    out: PathLike | Path,
     kind: str,
-    module,
+    module: ExitHeads | Gates,
     data: Training,
     options: dict,
     history: pd.DataFrame,
@@ -170,7 +180,7 @@ def _write(
 ) -> None:
     """Write `model.safetensors`, `history.csv`, `config.json`, and `extra` tensors beside them."""
     manifest = data.features.manifest
-    with whole_folder(out) as partial:
+    with whole_folder(Path(out)) as partial:
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, partial / TENSORS)
         history.to_csv(partial / "history.csv", index=False)
         if extra:

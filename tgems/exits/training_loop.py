@@ -68,7 +68,7 @@ def denormals_flushed() -> Iterator[None]:
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
     """Multiply float32 matrices in `float32`, or in `bfloat16` with float32 sums where the CPU has units for that."""
-    settings = torch.backends.mkldnn.matmul
+    settings = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = settings.fp32_precision
     settings.fp32_precision = {"float32": "ieee", "bfloat16": "bf16"}[precision]
     try:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tgems.errors import UserError
 from tgems.exits.per_exit_layers import ExitNorm
@@ -48,7 +48,7 @@ class Pairs:
         if features.captions is None:
             raise UserError("exit modules are trained on captions, but the training data set is a classification set")
         counts = torch.bincount(features.text_image, minlength=len(features.samples))
-        words = features.captions["caption"].str.split().str.len()
+        words = features.captions["caption"].map(lambda caption: len(str(caption).split()))
         longest = features.captions.iloc[words.groupby(features.captions["image"]).idxmax()]
         return cls(
             summaries=features.summaries,
@@ -68,8 +68,10 @@ class Pairs:
         """The norm that all exit modules share: a LayerNorm, centred on these images."""
         norm = ExitNorm(*self.summaries.shape[1:], self.widths)
         with torch.no_grad():
-            means = [norm(part).double().sum(0) for part in self.summaries.split(4096)]
-        norm.centre((sum(means) / len(self)).float())
+            total = torch.zeros(norm.weight.shape, dtype=torch.float64)
+            for part in self.summaries.split(4096):
+                total += norm(part).double().sum(0)
+        norm.centre((total / len(self)).float())
         return norm
 
     @cached_property
@@ -98,13 +100,14 @@ class Pairs:
     @cached_property
     def whitened(self) -> Tensor | MappedRows:
         """Normalised summaries times `whitening`, `[n, E-1, S]`."""
-        if self.streamed:
-            return MappedRows(lambda images: _whiten(self.normalised[images], self.whitening), self.normalised.shape)
-        return map_rows(lambda rows: _whiten(rows, self.whitening), self.normalised)
+        normalised = self.normalised
+        if isinstance(normalised, MappedRows):
+            return MappedRows(lambda images: _whiten(normalised[images], self.whitening), normalised.shape)
+        return map_rows(lambda rows: _whiten(rows, self.whitening), normalised)
 
-    def prepare(self, module: nn.Module) -> None:
-        """Set an exit module's norm to `norm`, and exclude it from training."""
-        module.norm.centre(-self.norm.bias)
+    def prepare(self, norm: ExitNorm) -> None:
+        """Set the norm of an exit module to that of these images, and exclude it from training."""
+        norm.centre(-self.norm.bias)
 
     def __len__(self) -> int:
         return len(self.last)

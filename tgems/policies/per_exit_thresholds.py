@@ -83,7 +83,7 @@ def best_thresholds(
             onward = worth - price * (costs.leaving[k + 1] - costs.leaving[k])
             rows = order[:, k]
             if sweep:
-                reached = ~(scores[:, :k] > thresholds[:k]).any(1)
+                reached = np.logical_not((scores[:, :k] > thresholds[:k]).any(1))
                 rows = rows[reached[rows]]
             thresholds[k] = np.inf
             if len(rows):

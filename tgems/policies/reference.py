@@ -91,7 +91,7 @@ class Hull(Policy):
                 around = mix_for_target(rates, list(range(len(rates))), target)
                 single = max((k for k in range(len(rates)) if rates[k] <= target), key=alone.__getitem__, default=0)
                 tried = {m: recall(_drawn(validation, *m)) for m in (edge, around, (single, single, 1.0))}
-                mix["text"] = max(tried, key=tried.get)
+                mix["text"] = max(tried, key=tried.__getitem__)
             names = ("low", "high", "weight")
             values = {f"{name}_{use}": v for use, m in mix.items() for name, v in zip(names, m, strict=True)}
             points.append(OperatingPoint(target, None, values))
@@ -99,11 +99,12 @@ class Hull(Policy):
 
     def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Draw the exit of every image, for an index."""
-        return _drawn(outputs, *(required(point.parameters)[f"{name}_text"] for name in ("low", "high", "weight")))
+        low, high, weight = _mix(point, "text")
+        return _drawn(outputs, low, high, weight)
 
     def shares(self, point: OperatingPoint, n_exits: int) -> np.ndarray:
         """Share of images at every exit `[E]`, where texts are ranked for an image."""
-        low, high, weight = (required(point.parameters)[f"{name}_image"] for name in ("low", "high", "weight"))
+        low, high, weight = _mix(point, "image")
         shares = np.zeros(n_exits)
         shares[low] += 1 - weight
         shares[high] += weight
@@ -116,6 +117,12 @@ class HullRaw(Hull):
     name = "hull_raw"
     label = "hull, frozen projection"
     frozen_head = True
+
+
+def _mix(point: OperatingPoint, use: str) -> tuple[int, int, float]:
+    """Return the two exits of a mix and the share of the later one; `use` is `image` or `text`."""
+    low, high, weight = (required(point.parameters)[f"{name}_{use}"] for name in ("low", "high", "weight"))
+    return int(low), int(high), weight
 
 
 def _drawn(outputs: CachedOutputs, low: int, high: int, weight: float) -> Tensor:

@@ -4,7 +4,7 @@ import sys
 import tarfile
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tgems.errors import UserError, first_line, reason
 
@@ -101,7 +101,7 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"clip_benchmark: {first_line(error)} `tgems clip-benchmark eval --help` says more") from error
 
 
-def _undecodable(error: Exception) -> UserError:
+def _undecodable(error: Any) -> UserError:
     """Return what to say about a webdataset's DecodingError, which an error of a worker process is in name alone."""
     if isinstance(error.__context__, UserError):
         return error.__context__

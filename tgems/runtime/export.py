@@ -179,7 +179,7 @@ def _results(
     own = points[points["policy"].eq(keys["policy"])]
     own = own[own["seed"].eq(keys["seed"])] if "seed" in keys else own[own["seed"].isna()]
     if rate_target is None:
-        own = own[own["exit_block"].eq(exit_block)].assign(by="all")
+        own = own[own["exit_block"].eq(exit_block or 0)].assign(by="all")
     else:
         own = own[own["rate_target"].sub(rate_target).abs() < 1e-9]
         own = own.assign(by=own["dataset"].where(own["calibration"].ne("transfer"), training))

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
@@ -24,6 +25,7 @@ from tgems.provenance import digest_json, digest_tensors, read_json, whole_file,
 from tgems.runtime.folder import tensors_of
 from tgems.runtime.model import EarlyExitCLIP
 
+pc: Any = pyarrow.compute  # its functions are made at run time, so that type checkers do not know them
 PART = 1024
 ORIGIN = ("backbone", "tgem", "policy", "calibration", "max_rate")
 SCHEMA = pa.schema(
@@ -171,9 +173,9 @@ def _join(parts: Path, out: Path, columns: dict[str, str]) -> Done:
     """Make one whole file of all parts, and delete them."""
     with reading(parts, "delete it and run again", pa.ArrowException):
         table = pa.concat_tables([pq.read_table(p) for p in sorted(parts.glob("*.parquet"))])
-    bad = pa.compute.is_valid(table["reason"])
+    bad = pc.is_valid(table["reason"])
     left_out = [(r["image"], r["reason"]) for r in table.filter(bad).select(["image", "reason"]).to_pylist()]
-    table = table.filter(pa.compute.invert(bad)).drop_columns(["reason"])
+    table = table.filter(pc.invert(bad)).drop_columns(["reason"])
     if not len(table):
         raise UserError(f"{left_out[0][0]}: {left_out[0][1]}; none of {len(left_out)} images can be read, mend them")
     for column, value in columns.items():
@@ -181,7 +183,7 @@ def _join(parts: Path, out: Path, columns: dict[str, str]) -> Done:
     with whole_file(out) as partial:
         pq.write_table(table, partial)
     shutil.rmtree(parts)
-    return Done(len(table), pa.compute.mean(table["rate"]).as_py(), left_out)
+    return Done(len(table), pc.mean(table["rate"]).as_py(), left_out)
 
 
 def _encode_part(
@@ -262,14 +264,14 @@ def search_index(
         model, backbone=backbone, tokenizer=tokenizer, trust_policy_file=trust_policy_file
     )
     dim = loaded.early_exit.costs.embed_dim
-    if pa.compute.list_value_length(table["embedding"]).unique().to_pylist() != [dim]:
+    if pc.list_value_length(table["embedding"]).unique().to_pylist() != [dim]:
         raise UserError(
             f"the index holds embeddings that are not of {dim} numbers, as the text's; encode all images anew"
         )
     if table["backbone"].unique().to_pylist() != [loaded.backbone.weights_digest]:
         warnings.append(f"the text is encoded by {loaded.backbone.weights_digest[:12]}, not by the index's backbone")
     query = loaded.encode_text(loaded.tokenizer([text]), normalize=True)[0]
-    embeddings = torch.from_dlpack(pa.compute.list_flatten(table["embedding"]).combine_chunks())
+    embeddings = torch.from_dlpack(pc.list_flatten(table["embedding"]).combine_chunks())
     scores = embeddings.view(-1, dim) @ query
     best = scores.topk(min(k, len(scores)))
     found = zip(best.values.tolist(), best.indices.tolist(), strict=True)

@@ -33,6 +33,9 @@ FULL, CHUNKED, EARLY = "full", "full, in chunks", "early exit"
 IMAGES = 32
 LEAST = 3
 
+Encoders = dict[tuple[str, float | None], Callable[[int], Tensor]]
+"""Functions of the number of the call, by encoder and rate target."""
+
 
 def measure_latency(
     tower: Tower,
@@ -81,8 +84,8 @@ def run_latency(
     backbone: dict,
     hidden: Mapping[str, int],
     rate_targets: Sequence[float],
-    macs: str,
-    exits: Sequence[str],
+    macs: Path,
+    exits: Sequence[Path],
     options: LatencyOptions,
     about: dict,
     out: Path,
@@ -139,10 +142,10 @@ def draw_exits(shares: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
 
 def _encoders(
     tower: Tower, decider: ExitDecider, images: Tensor, drawn: dict[float, np.ndarray], batch_size: int
-) -> dict[tuple, Callable[[int], Tensor]]:
+) -> Encoders:
     """Functions of the number of the call, by encoder and rate target."""
     chunk = default_chunk(tower.stem(images))
-    encoders = {(FULL, None): lambda call: F.normalize(tower.visual(images), dim=-1)}
+    encoders: Encoders = {(FULL, None): lambda call: F.normalize(tower.visual(images), dim=-1)}
     if chunk < batch_size:
         encoders[CHUNKED, None] = lambda call: torch.cat(
             [F.normalize(tower.visual(x), dim=-1) for x in images.split(chunk)]

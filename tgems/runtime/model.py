@@ -41,6 +41,7 @@ class EarlyExitCLIP(nn.Module):
         max_rate: See above; changed by `set_max_rate`.
     """
 
+    model: Any  # an open_clip model: CLIP, CustomTextCLIP or CoCa
     text_bank: Tensor | None
 
     def __init__(

@@ -5,6 +5,7 @@ A T-GEM can be loaded and saved again, so its names may come from a stranger. Th
 
 import html
 import re
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import yaml
@@ -99,7 +100,7 @@ def _results(rows: Rows) -> list[str]:
     return ["## Results on test images", "", *_table(header, rows), ""]
 
 
-def _table(header: tuple[str, ...], rows) -> list[str]:
+def _table(header: tuple[str, ...], rows: Iterable[tuple]) -> list[str]:
     cells = [header, ("---",) * len(header), *rows]
     return [f"| {' | '.join(map(_text, row))} |" for row in cells]
 

@@ -16,7 +16,7 @@ from tgems.architectures.open_clip_config import ModelConfig
 from tgems.costs.exit_costs import GATES
 from tgems.costs.exit_layout import grid_of
 from tgems.errors import UserError, reading
-from tgems.exits.architecture import Architecture
+from tgems.exits.architecture import Architecture, HeadsArchitecture
 from tgems.policies.declarations import declared
 from tgems.untrusted import Closed, Digest, Size, explain, file_inside, read_json_as
 
@@ -112,7 +112,7 @@ class About(Closed):
     def as_dict(self) -> dict:
         """Return the mapping that was saved; `results` comes last, and only if it was saved."""
         results = {"results": [row.model_dump() for row in self.results]}
-        return dict(self.model_extra) | (results if "results" in self.model_fields_set else {})
+        return dict(self.model_extra or {}) | (results if "results" in self.model_fields_set else {})
 
 
 class SavedConfig(Closed):
@@ -165,7 +165,8 @@ class SavedConfig(Closed):
             if found != {"n_exits": before_last, "summary_dim": self.costs.summary_dim}:
                 raise ValueError(f"modules.{name} {found} do not fit costs of {before_last} exits before the last, "
                                  f"summary_dim {self.costs.summary_dim}")  # fmt: skip
-        if "heads" in self.modules and self.modules["heads"].embed_dim != self.costs.embed_dim:
+        heads = self.modules.get("heads")
+        if isinstance(heads, HeadsArchitecture) and heads.embed_dim != self.costs.embed_dim:
             raise ValueError("modules.heads.embed_dim and costs.embed_dim differ")
         if self.architecture.embed_dim != self.costs.embed_dim:
             raise ValueError("architecture.embed_dim and costs.embed_dim differ")

@@ -23,7 +23,7 @@ def describe(folder: Path) -> tuple[Rows, Rows, Rows, Rows]:
         ("rate target", "none" if target is None else f"{target:g}"),
         ("full encoder", f"{full / 1e9:.4g} GMACs an image"),
         ("size", f"{(Path(folder) / TENSORS).stat().st_size / 1e6:.2f} MB"),
-        *((key.replace("_", " "), str(value)) for key, value in config.about.model_extra.items()),
+        *((key.replace("_", " "), str(value)) for key, value in (config.about.model_extra or {}).items()),
     ]
     spent = [
         (str(block), f"{rate:.3f}", f"{rate * full / 1e9:.4g}")
