@@ -4,6 +4,8 @@ import torch
 from torch.nn import functional as F
 
 from tgems.costs.exit_costs import GATES, ExitCosts
+from tgems.exits.bank_modules import BankGates, ConfidenceAndVarianceGates
+from tgems.exits.modules import Gates, ImageGates, LookaheadGates
 from tgems.exits.training_pairs import Pairs
 
 
@@ -27,3 +29,18 @@ def costs_of_sizes(widths: list[int], summary_dim: int, embed_dim: int) -> ExitC
     gates = {kind: (1,) * n for kind in GATES}
     blocks = tuple(range(1, n + 2))
     return ExitCosts(blocks, tuple(100 * b for b in blocks), (1,) * n, gates, 1, embed_dim, tuple(widths), summary_dim)
+
+
+def gates_of_all_kinds(
+    n_exits: int, part_width: int, targets: list[float], rates: list[float], hidden: int = 4
+) -> dict[tuple[str, float | None], Gates]:
+    """Untrained gates on summaries of the whole image and four cells, in the order in which they are drawn."""
+    dim = 5 * part_width
+    gates: dict[tuple[str, float | None], Gates] = {
+        ("image", target): LookaheadGates(n_exits, dim, hidden, rates) for target in targets
+    }
+    gates["bank", None] = BankGates(n_exits, dim, hidden)
+    gates["confidence", None] = ImageGates(n_exits, dim, hidden)
+    gates["router", None] = ImageGates(n_exits, dim, hidden)
+    gates["variance", None] = ConfidenceAndVarianceGates(n_exits, dim, hidden, part_width)
+    return gates

@@ -96,7 +96,8 @@ def encode(
     Columns: image, exit_block, rate (of the full encoder), embedding (unit vector), and what made it. A killed run goes
     on where it stopped if called again.
     """
-    from tgems.runtime.index import encode_images, find_images
+    from tgems.runtime.image_files import find_images
+    from tgems.runtime.index import encode_images
     from tgems.runtime.model import EarlyExitCLIP
 
     found = find_images(images)
@@ -162,10 +163,9 @@ def info(
     folder: Annotated[str, typer.Argument(help="Folder of a T-GEM, or its id on the Hugging Face hub.")],
 ) -> None:
     """Describe a T-GEM: backbone, policy, costs of its exits, thresholds, results. Loads no weights."""
-    from tgems.runtime.fetching import fetch
     from tgems.runtime.tgem_info import describe
 
-    about, costs, thresholds, results = describe(fetch(folder))
+    about, costs, thresholds, results = describe(folder)
     _print_table(("", ""), about)
     _print_table(("after block", "spends, of the encoder", "GMACs"), costs)
     _print_table(("thresholds of", "threshold", "mean rate on validation"), thresholds)

@@ -229,7 +229,7 @@ def test_the_schema_accepts_what_is_shipped():
 
 def test_gates_follow_from_policies(tmp_path):
     own = tmp_path / "own.py"
-    own.write_text("class Own(Gated):\n    guidance = 'bank'\n")
+    own.write_text("class Own(ThresholdPolicy):\n    name, gates = 'own', 'bank'\n")
     assert trained_gates(["full", "margin"]) == []
     assert trained_gates(["full", "tgem", "learned_confidence"]) == ["image", "confidence"]
     assert trained_gates(["full", "random"]) == ["image"] and trained_gates(["random", "tgem_bank"]) == ["bank"]

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import DEMO, variant
+from toy import gates_of_all_kinds
 
 from tgems.backbones.references import model_config
 from tgems.costs.exit_costs import module_costs
@@ -15,8 +16,7 @@ from tgems.evaluation.split import Split
 from tgems.evaluation.thresholds import fit_policies
 from tgems.evaluation.tradeoff import tradeoff
 from tgems.evaluation.uncertainty import SharedSources
-from tgems.exits.bank_modules import BankGates
-from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
+from tgems.exits.modules import ExitHeads
 from tgems.features.cache import load_features
 from tgems.policies.cached_outputs import ExitModules
 from tgems.policies.registry import POLICIES
@@ -28,8 +28,8 @@ S = 5 * 64
 def random_modules(seed: int) -> ExitModules:
     """Untrained modules for the demo backbone's seven exits."""
     torch.manual_seed(seed)
-    image = {t: LookaheadGates(7, S, 4, [k / 8 for k in range(1, 9)]) for t in TARGETS}
-    return ExitModules(ExitHeads(7, S, 8, 64), image, BankGates(7, S, 4), ImageGates(7, S, 4))
+    gates = gates_of_all_kinds(7, 64, TARGETS, [k / 8 for k in range(1, 9)])
+    return ExitModules(ExitHeads(7, S, 8, 64), gates)
 
 
 @pytest.fixture(scope="session", params=["digits", "scenes"])

@@ -47,7 +47,7 @@ def test_every_deciding_row_equals_a_loop_over_images(evaluated):
             assert row["rate"] == pytest.approx(np.mean([price[e] for e in exits]))
             assert row["rate"] == pytest.approx(fit.rate_validation), "fitted on these very images"
             seen += 1
-    assert seen == 2 * (3 + 2 * 9)
+    assert seen == 2 * (3 + 2 * 11)
 
 
 def test_shuffled_is_the_expectation_over_permutations(evaluated):
@@ -76,9 +76,15 @@ def test_policies_that_need_the_texts_have_no_text_to_image_metrics(evaluated):
         return
     assert set(retrieval["policy"]) == {
         *("full", "fixed", "fixed_raw", "hull", "hull_raw", "random", "saturation", "saturation_raw"),
-        *("learned_confidence", "tgem", "shuffled"),
+        *("learned_confidence", "router", "tgem", "shuffled"),
     }
-    assert set(retrieval["twin_of"].dropna()) == {"saturation", "saturation_raw", "learned_confidence", "tgem"}
+    assert set(retrieval["twin_of"].dropna()) == {
+        "saturation",
+        "saturation_raw",
+        "learned_confidence",
+        "router",
+        "tgem",
+    }
     assert retrieval["index_safe"].all()
     assert not evaluated.table[evaluated.table["policy"].isin(["tgem_bank", "margin", "oracle"])]["index_safe"].any()
 

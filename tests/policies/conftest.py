@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from toy import gates_of_all_kinds
 
 from tgems.costs.exit_costs import ExitCosts
-from tgems.exits.bank_modules import BankGates, ConfidenceAndVarianceGates
-from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
+from tgems.exits.modules import ExitHeads
 from tgems.policies.cached_outputs import CachedOutputs, ExitModules
 
 GATES = {"image": (3,) * 3, "bank": (5,) * 3, "confidence": (1,) * 3, "variance": (6,) * 3, "router": (4,) * 3}
@@ -18,10 +18,8 @@ TARGETS = [0.5, 0.8]
 def random_outputs(seed: int, n: int = 12, bank: int = 5) -> CachedOutputs:
     """Random modules and embeddings of four exits, d = 4, D = 6."""
     torch.manual_seed(seed)
-    gates = {("image", t): LookaheadGates(3, 20, 4, [0.25, 0.5, 0.75, 1.0]) for t in TARGETS}
-    text = BankGates(3, 20, 4)
-    gates |= {("bank", None): text, ("confidence", None): ImageGates(3, 20, 4), ("router", None): ImageGates(3, 20, 4)}
-    gates |= {("variance", None): ConfidenceAndVarianceGates(3, 20, 4, 4)}
+    gates = gates_of_all_kinds(3, 4, TARGETS, [0.25, 0.5, 0.75, 1.0])
+    text = gates["bank", None]
     for layer in (text.shift, text.leave.weight, text.stay.weight):
         nn.init.normal_(layer)
     modules = ExitModules(ExitHeads(3, 20, 4, 6), gates)

@@ -45,12 +45,13 @@ def test_modules_cost_what_fvcore_counts():
     assert (costs.summary_dim, costs.width, costs.grid) == (dim, 64, 2)
     s, bank = torch.zeros(1, 1, dim), torch.zeros(1, 1, BANK_FEATURES)
     assert count_macs(ExitHeads(1, dim, 128, 64), (s,)).macs == costs.head[0]
-    assert count_macs(ImageGates(1, dim, 32), (s,)).macs == costs.confidence_gate[3]
-    assert count_macs(BankGates(1, dim, 32), (s, bank, torch.ones(1))).macs == costs.bank_gate[6]
+    assert count_macs(ImageGates(1, dim, 32), (s,)).macs == costs.gates["confidence"][3]
+    assert count_macs(BankGates(1, dim, 32), (s, bank, torch.ones(1))).macs == costs.gates["bank"][6]
+    image = costs.gates["image"]
     every = LookaheadGates(7, dim, 32, [k / 8 for k in range(1, 9)])
-    assert count_macs(every, (torch.zeros(1, 7, dim),)).macs == sum(costs.image_gate)
-    assert costs.image_guided()[0] * costs.full == pytest.approx(costs.encoder[0] + costs.head[0] + costs.image_gate[0])
-    assert costs.image_guided()[-1] * costs.full == pytest.approx(costs.full + sum(costs.image_gate))
+    assert count_macs(every, (torch.zeros(1, 7, dim),)).macs == sum(image)
+    assert costs.image_guided()[0] * costs.full == pytest.approx(costs.encoder[0] + costs.head[0] + image[0])
+    assert costs.image_guided()[-1] * costs.full == pytest.approx(costs.full + sum(image))
 
 
 def test_stage_writes_what_it_counted(tmp_path):
@@ -64,7 +65,7 @@ def test_fewer_exits_and_smaller_summaries_cost_less(tmp_path):
     count_backbone(DEMO, build_image_tower(DEMO), chosen, [0.9], tmp_path / "macs.json")
     costs, whole = read_costs(tmp_path / "macs.json"), module_costs(model_config(DEMO), variant(128, 32))
     assert costs.blocks == (2, 4, 6, 8) and costs.encoder == whole.encoder[1::2]
-    assert set(costs.head) == {64 * costs.embed_dim} and costs.image_gate[0] < whole.image_gate[0]
+    assert set(costs.head) == {64 * costs.embed_dim} and costs.gates["image"][0] < whole.gates["image"][0]
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ CASES = {
     "out is too long": (["encode", PHOTO, "-m", "tgem", "-o", "x" * 300], "cannot be written (File name too long)"),
     "a model whose name is too long": (["encode", PHOTO, "-m", "x" * 300, "-o", "o"], "no such folder here"),
     "no such model": (["encode", PHOTO, "-m", "no/such/model", "-o", "o"], "no/such/model: no such folder here"),
-    "the model is a file": (["encode", PHOTO, "-m", "file.txt", "-o", "o"], "file.txt: no such folder here"),
+    "the model is a file": (["encode", PHOTO, "-m", "file.txt", "-o", "o"], "file.txt: not a saved T-GEM"),
     "a policy that needs texts": (["encode", PHOTO, "-m", "margin", "-o", "o"], "policy 'margin' looks at the texts"),
     "truncated tensors": (["encode", PHOTO, "-m", "cut_tensors", "-o", "o"], "model.safetensors: truncated or altered"),
     "no such tokenizer": (

@@ -107,7 +107,7 @@ def test_saving_onto_a_stranger_s_folder_writes_nowhere_else(shared, make, tmp_p
 
 def test_a_hub_s_snapshot_of_links_is_loaded(saved, tmp_path, monkeypatch, canary):
     with use({"me/tgem": saved}, monkeypatch):
-        from tgems.runtime.hub import fetch
+        from tgems.runtime.fetching import fetch
 
         folder = fetch("me/tgem", cache_dir=tmp_path / "cache")
     assert (folder / "config.json").is_symlink(), "the hub's cache links to blobs"

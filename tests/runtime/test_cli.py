@@ -19,7 +19,7 @@ from tgems.cli import app
 from tgems.data.webdataset import read_shard, shard_paths
 from tgems.errors import UserError
 from tgems.provenance import read_json
-from tgems.runtime import index
+from tgems.runtime import image_files, index
 
 
 def tgems(*words, code: int = 0) -> str:
@@ -103,7 +103,7 @@ def test_encode_takes_files_folders_globs_and_tars(saved, pictures, demo_data, t
 
 def test_a_killed_run_goes_on_where_it_stopped(saved, pictures, tmp_path, make, monkeypatch):
     monkeypatch.setattr(index, "PART", 5)
-    images, model, out = index.find_images([str(pictures)]), make(), tmp_path / "i.parquet"
+    images, model, out = image_files.find_images([str(pictures)]), make(), tmp_path / "i.parquet"
     whole = tmp_path / "whole.parquet"
     index.encode_images(model, "m", images, whole)
     encode, calls = model.encode_image, []
@@ -178,7 +178,7 @@ def full_index(make, results, demo_data, tmp_path_factory):
     model = make()
     model.thresholds = dict.fromkeys(range(7), float("inf"))
     make().save_pretrained(folder / "g")
-    images = index.find_images([str(demo_data / "scenes/test")])
+    images = image_files.find_images([str(demo_data / "scenes/test")])
     index.encode_images(model, str(folder / "g"), images, folder / "i.parquet")
     return folder / "i.parquet"
 

@@ -79,7 +79,10 @@ def _resolved(name: str, classes: dict[str, ast.ClassDef]) -> dict[str, Any]:
     for node in classes[name].body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-        for target in targets:
-            if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
-                found[target.id] = value.value
+        pairs = [(target, value) for target in targets]
+        if len(targets) == 1 and isinstance(targets[0], ast.Tuple) and isinstance(value, ast.Tuple):
+            pairs = list(zip(targets[0].elts, value.elts, strict=False))
+        for target, own in pairs:
+            if isinstance(target, ast.Name) and isinstance(own, ast.Constant):
+                found[target.id] = own.value
     return found

@@ -4,10 +4,9 @@ Columns: image (path, or `tar::key`), exit_block, rate, embedding, and what made
 calibration, model (folder or hub id).
 """
 
-import glob
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from tgems.data.decoding import UNREADABLE, open_rgb
-from tgems.data.tar_index import IMAGE_SUFFIXES, Entry, index_shard, read_image
-from tgems.errors import UserError, first_line, reading, reason
+from tgems.errors import UserError, first_line, reading
 from tgems.provenance import digest_json, digest_tensors, read_json, whole_file, write_json
 from tgems.runtime.folder import tensors_of
+from tgems.runtime.image_files import ImageFiles, Named
 from tgems.runtime.model import EarlyExitCLIP
 
 pc: Any = pyarrow.compute  # its functions are made at run time, so that type checkers do not know them
@@ -43,7 +41,6 @@ INDEX = pa.schema(
         *((name, pa.string()) for name in ("model", *ORIGIN)),
     ]
 )
-Named = tuple[str, Entry | None]
 
 
 @dataclass(frozen=True)
@@ -55,64 +52,9 @@ class Done:
     left_out: list[tuple[str, str]]
 
 
-class _Images(Dataset):
-    """Images by place; what cannot be read is a reason."""
-
-    def __init__(self, names: Sequence[Named], preprocess: Callable):
-        self.names, self.preprocess = names, preprocess
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, place: int):
-        name, entry = self.names[place]
-        if entry is not None and entry.problem:
-            return place, entry.problem
-        try:
-            data = Path(name).read_bytes() if entry is None else read_image(Path(name.partition("::")[0]), entry)
-            image = open_rgb(data)
-        except UNREADABLE as error:
-            return place, f"cannot be read ({reason(error)})"
-        return place, self.preprocess(image)
-
-
 def _as_is(batch: list) -> list:
     """What a DataLoader is to make of a batch; a function with a name, so that workers can be started anyhow."""
     return batch
-
-
-def find_images(words: Sequence[str]) -> list[Named]:
-    """Images that files, folders, globs and tars name, in order, each once: name, and place in a tar or None.
-
-    Raises:
-        UserError: A word names nothing, or a file of unknown kind.
-    """
-    found: dict[str, Entry | None] = {}
-    for word in words:
-        with reading(word, "check the name, and that you may read it"):
-            paths = [Path(word)] if Path(word).exists() else [Path(p) for p in sorted(glob.glob(word, recursive=True))]
-        if not paths:
-            raise UserError(f"{word}: there is no such file, folder or match")
-        for path in paths:
-            found |= dict(_images_of(path))
-    if not found:
-        raise UserError(f"{' '.join(words)}: no image ({', '.join(IMAGE_SUFFIXES)}) and no tar with images")
-    return list(found.items())
-
-
-def _images_of(path: Path) -> Iterator[Named]:
-    suffix = path.suffix.lower().removeprefix(".")
-    if path.is_dir():
-        for inner in sorted(path.rglob("*")):
-            if inner.is_file() and inner.suffix.lower().removeprefix(".") in (*IMAGE_SUFFIXES, "tar"):
-                yield from _images_of(inner)
-    elif suffix == "tar":
-        for entry in index_shard(path):
-            yield f"{path}::{entry.key}", entry
-    elif suffix in IMAGE_SUFFIXES:
-        yield str(path), None
-    else:
-        raise UserError(f"{path}: not an image ({', '.join(IMAGE_SUFFIXES)}), folder or tar")
 
 
 def encode_images(
@@ -195,7 +137,7 @@ def _encode_part(
     advance: Callable[[int], None],
 ) -> pa.Table:
     device, rates, blocks = model.logit_scale.device, model.rates, model.early_exit.costs.blocks
-    dataset = _Images(images, model.preprocess)
+    dataset = ImageFiles(images, model.preprocess)
     rows = []
     for batch in DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=_as_is):
         bad = [(images[place][0], reason) for place, reason in batch if isinstance(reason, str)]

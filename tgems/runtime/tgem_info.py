@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from tgems.runtime.fetching import fetch
 from tgems.runtime.saved_config import TENSORS, read_config
 
 Rows = list[tuple[str, ...]]
 
 
-def describe(folder: Path) -> tuple[Rows, Rows, Rows, Rows]:
-    """What it is, what exits cost, its thresholds, and what it reached on test images.
+def describe(folder_or_hub_id: str | Path) -> tuple[Rows, Rows, Rows, Rows]:
+    """Describe a T-GEM in four tables: what it is, what its exits cost, its thresholds, and its results on test images.
 
     Raises:
-        UserError: See `read_config`.
+        UserError: See `fetch` and `read_config`.
     """
+    folder = fetch(folder_or_hub_id)
     config = read_config(folder)
     target, full = config.rate_target, config.costs.encoder[-1]
     about = [
@@ -22,7 +24,7 @@ def describe(folder: Path) -> tuple[Rows, Rows, Rows, Rows]:
         ("policy", config.policy if config.policy_class is None else f"{config.policy} ({config.policy_class})"),
         ("rate target", "none" if target is None else f"{target:g}"),
         ("full encoder", f"{full / 1e9:.4g} GMACs an image"),
-        ("size", f"{(Path(folder) / TENSORS).stat().st_size / 1e6:.2f} MB"),
+        ("size", f"{(folder / TENSORS).stat().st_size / 1e6:.2f} MB"),
         *((key.replace("_", " "), str(value)) for key, value in (config.about.model_extra or {}).items()),
     ]
     spent = [
