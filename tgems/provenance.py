@@ -11,8 +11,12 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tgems.errors import UserError, first_line, reading, reason
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGES = ("tgems", "torch", "open_clip_torch", "clip-benchmark", "fvcore", "numpy", "pandas", "snakemake")
 RUN_AGAIN = "delete it and run again"
@@ -38,7 +42,7 @@ def digest_json(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def digest_tensors(tensors: Iterable[tuple[str, object]]) -> str:
+def digest_tensors(tensors: "Iterable[tuple[str, Tensor]]") -> str:
     """SHA-256 over names, dtypes, shapes and bytes of torch tensors, in name order.
 
     Floating-point tensors are hashed as float32, in which models run, so that the precision of a file does not matter.

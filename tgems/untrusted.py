@@ -67,7 +67,7 @@ def is_hub_id(name: str) -> bool:
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Describe the first problem that pydantic found, in one line that does not name the file."""
-    first = error.errors(include_url=False)[0]
+    first: Any = error.errors(include_url=False)[0]
     kind, place = first["type"], ".".join(str(part) for part in first["loc"] if _is_key(part))
     key = str(first["loc"][-1]) if first["loc"] else ""
     inside = place.removesuffix(key).rstrip(".") or "the top level"

@@ -29,7 +29,10 @@ def read_architecture(name: str) -> ModelConfig:
     Raises:
         UserError: There is none of that name; tells the nearest.
     """
-    folder = Path(find_spec("open_clip").submodule_search_locations[0]) / "model_configs"
+    installed = find_spec("open_clip")
+    if installed is None or not installed.submodule_search_locations:
+        raise UserError("open_clip is not installed; install open_clip_torch")
+    folder = Path(installed.submodule_search_locations[0]) / "model_configs"
     known = {path.stem: path for path in folder.glob("*.json")}
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
@@ -87,7 +90,8 @@ def positions_at_exits(model_cfg: dict) -> tuple[int, int] | None:
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
     """Height and width of a size that open_clip writes as one number or two."""
-    return (size, size) if isinstance(size, int) else tuple(size)
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def check_supported(model_cfg: dict, name: str) -> None:

@@ -3,9 +3,10 @@
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tgems.errors import UserError, first_line
 from tgems.provenance import digest_file
@@ -51,7 +52,7 @@ def is_openais(state: Mapping[str, Tensor]) -> bool:
     return state.keys() >= set(OPENAI_KEYS)
 
 
-def load_checkpoint(model: nn.Module, path: str | Path, name: str, quick_gelu: bool) -> None:
+def load_checkpoint(model: Any, path: str | Path, name: str, quick_gelu: bool) -> None:
     """Load the weights of a file into a model.
 
     Args:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ class Backbone:
 
     entry: dict
     architecture: ModelConfig
-    model: nn.Module
+    model: Any
     tower: Tower
     blocks: tuple[int, ...]
     preprocess: Callable
@@ -118,7 +119,8 @@ def preprocessing(config: OpenClipConfig) -> tuple[dict, Callable]:
         size = (size, size)
     given = config.preprocess_cfg.model_dump(mode="json", exclude_unset=True) | {"size": size}
     settings = merge_preprocess_dict(asdict(PreprocessCfg()), given)
-    return settings, image_transform_v2(PreprocessCfg(**settings), is_train=False)
+    transform: Any = image_transform_v2(PreprocessCfg(**settings), is_train=False)
+    return settings, transform
 
 
 def train_transform(backbone: Backbone, aug_cfg: dict | None = None) -> Callable:
@@ -130,7 +132,9 @@ def train_transform(backbone: Backbone, aug_cfg: dict | None = None) -> Callable
     """
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    return image_transform_v2(PreprocessCfg(**backbone.model.visual.preprocess_cfg), is_train=True, aug_cfg=aug_cfg)
+    settings = PreprocessCfg(**backbone.model.visual.preprocess_cfg)
+    transform: Any = image_transform_v2(settings, is_train=True, aug_cfg=aug_cfg)
+    return transform
 
 
 def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
@@ -147,13 +151,13 @@ def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
 
     cfg, name = model_config(backbone), backbone.get("model") or backbone["pretrained"]
     check_supported(cfg, name)
-    vision = _without_timm_weights(cfg["vision_cfg"])
+    vision: Any = _without_timm_weights(cfg["vision_cfg"])  # a mapping will do
     with _build_errors_on_one_line(name), torch.device("meta"):
         visual = _build_vision_tower(cfg["embed_dim"], vision, cfg.get("quick_gelu", False))
     return as_tower(visual.to_empty(device=device).eval().requires_grad_(False))
 
 
-def build_model(config: ModelConfig, name: str) -> nn.Module:
+def build_model(config: ModelConfig, name: str) -> Any:
     """Build a model of the class that open_clip's factory would choose, with random weights.
 
     The weights are drawn with seed 0; the caller's random generator is left as it is.
@@ -176,7 +180,7 @@ def build_model(config: ModelConfig, name: str) -> nn.Module:
     built = CLIP if not custom else CustomTextCLIP if config.multimodal_cfg is None else CoCa
     with _build_errors_on_one_line(name), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        model = built(**arguments)
+        model: Any = built(**arguments)
         if built is CoCa:  # open_clip leaves this parameter uninitialised, so that its values differ from run to run
             projection = model.text_decoder.text_projection
             nn.init.normal_(projection, std=projection.shape[0] ** -0.5)

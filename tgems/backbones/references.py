@@ -88,7 +88,7 @@ def model_config(backbone: dict) -> dict:
             check_same(name, folder_config(beside.parent).model_cfg, pretrained)
         return architecture(name)
     folder = local_folder(pretrained)
-    if not os.path.isdir(folder):
+    if folder is None or not os.path.isdir(folder):
         raise UserError(f"backbone {pretrained!r}: folder {folder} does not exist in {Path.cwd()} or in {CHECKOUT}")
     held = folder_config(folder).model_cfg
     if name:

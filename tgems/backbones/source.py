@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tgems.architectures.catalog import check_same, check_supported, read_architecture
 from tgems.architectures.open_clip_config import CONFIG_NAME, OpenClipConfig, PreprocessConfig
@@ -77,8 +78,10 @@ def read_config(backbone: dict) -> OpenClipConfig:
     pretrained, name = backbone["pretrained"], backbone.get("model")
     form = weights_form(pretrained)
     check_supported(model_config(backbone), name or pretrained)
-    if form == "local-dir":
-        return folder_config(local_folder(pretrained))
+    if (folder := local_folder(pretrained)) is not None:
+        return folder_config(folder)
+    if name is None:
+        raise UserError(f"backbone with pretrained {pretrained!r}: no model; name open_clip's architecture by 'model'")
     if form == "hf-hub":
         path = _from_hub(pretrained, name, CONFIG_NAME)
         config = read_json_as(OpenClipConfig, path, f"{pretrained} cannot be used")
@@ -92,14 +95,13 @@ def _checkpoint(backbone: dict) -> Path | None:
     """Return the file of the weights, and download it where necessary."""
     from open_clip import download_pretrained, get_pretrained_cfg
 
-    pretrained, name = backbone["pretrained"], backbone.get("model")
+    pretrained, name = backbone["pretrained"], backbone.get("model") or ""
     form = weights_form(pretrained)
     if form == "random":
         return None
     if form == "file":
         return Path(pretrained)
-    if form == "local-dir":
-        folder = local_folder(pretrained)
+    if (folder := local_folder(pretrained)) is not None:
         return file_inside(folder, checkpoint_in(folder).name, DOWNLOAD_AGAIN)
     if form == "hf-hub":
         return _from_hub(pretrained, name)
@@ -152,8 +154,8 @@ def _check_tag(name: str, tag: str) -> dict:
 
 def _preprocessing_of(published: dict) -> PreprocessConfig:
     """Return the preprocessing of weights that open_clip lists."""
-    given = {key: published[key] for key in RESIZING if published.get(key) is not None}
-    return PreprocessConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    given: dict[str, Any] = {key: published[key] for key in RESIZING if published.get(key) is not None}
+    return PreprocessConfig.model_validate({k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 
 def _common_preprocessing(name: str) -> PreprocessConfig:
@@ -161,8 +163,8 @@ def _common_preprocessing(name: str) -> PreprocessConfig:
     import open_clip
 
     published = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
-    distinct = {_preprocessing_of(cfg) for cfg in published}
-    if len(distinct) == 1:
-        return distinct.pop()
+    distinct = [_preprocessing_of(cfg) for cfg in published]
+    if distinct and all(one == distinct[0] for one in distinct):
+        return distinct[0]
     logger.info("%s: published weights do not agree on one preprocessing; open_clip's default is used", name)
     return PreprocessConfig()

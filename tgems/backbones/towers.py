@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,12 @@ class Tower(ABC):
     end: ClassVar[tuple[str, ...]]
     has_class_token = False
     raw_reason = ""
+    visual: Any  # open_clip's and timm's modules declare no types for their parts
 
-    def __init__(self, visual: nn.Module, blocks: Sequence[nn.Module], widths: Sequence[int]):
+    def __init__(self, visual: Any, blocks: Sequence[nn.Module], widths: Sequence[int]):
         size = visual.image_size
-        self.visual, self.blocks, self.widths, self.depth = visual, blocks, tuple(widths), len(blocks)
+        self.visual, self.blocks = visual, blocks
+        self.widths, self.depth = tuple(widths), len(blocks)
         self.image_size = (size, size) if isinstance(size, int) else tuple(size)
 
     @property
@@ -117,7 +119,7 @@ class VisionTransformerTower(TokenTower):
     end = ("ln_post", "attn_pool", "proj")
     has_class_token = True
 
-    def __init__(self, visual: nn.Module):
+    def __init__(self, visual: Any):
         blocks = visual.transformer.resblocks
         self.grid_size = tuple(visual.grid_size)
         super().__init__(visual, blocks, [visual.transformer.width] * len(blocks))
@@ -137,7 +139,7 @@ class TimmTower(TokenTower):
 
     end = ("trunk.norm.", "trunk.attn_pool.", "trunk.fc_norm.", "trunk.head", "head")
 
-    def __init__(self, visual: nn.Module):
+    def __init__(self, visual: Any):
         self.trunk = visual.trunk
         self.has_class_token, self.prefix = self.trunk.cls_token is not None, self.trunk.num_prefix_tokens
         super().__init__(visual, self.trunk.blocks, [self.trunk.embed_dim] * len(self.trunk.blocks))
@@ -180,7 +182,7 @@ class ResNetTower(Tower):
     end = ("attnpool.",)
     raw_reason = "the attention pooling of a ResNet fits the last stage's channels alone"
 
-    def __init__(self, visual: nn.Module):
+    def __init__(self, visual: Any):
         stages = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
         super().__init__(visual, stages, [stage[-1].conv3.out_channels for stage in stages])
 

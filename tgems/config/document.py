@@ -52,7 +52,7 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, 
     for name, field in model.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         inner, mapping = model_in(field.annotation), get_origin(_bare(field.annotation)) is dict
-        meaning = field.description or (inner.__doc__ if inner else "")
+        meaning = field.description or (inner.__doc__ if inner else "") or ""
         yield key, "mapping" if inner else _values(field.annotation), _default(field, inner), " ".join(meaning.split())
         if inner is not None and key != "variants":
             yield from _keys(inner, f"{key}.*." if mapping else f"{key}.")

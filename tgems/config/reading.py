@@ -60,7 +60,8 @@ def _refuse_in(node: yaml.Node | None, file: Path) -> None:
 
 def _explain(error: ValidationError) -> str:
     """Describe the most telling of the problems that pydantic found: a misspelt key, else the innermost one."""
-    found = [(one, _keys_of(one)) for one in error.errors(include_url=False)]
+    problems: list[Any] = list(error.errors(include_url=False))
+    found = [(one, _keys_of(one)) for one in problems]
     first, loc = min(found, key=lambda pair: (pair[0]["type"] != "extra_forbidden", -len(pair[1])))
     kind, given = first["type"], reprlib.repr(first["input"])
     place = ".".join(map(str, loc)) or "the top level"

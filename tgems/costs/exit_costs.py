@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -196,5 +197,6 @@ def read_costs(path: Path) -> ExitCosts:
 
 def costs_from(profile: dict) -> ExitCosts:
     """Return the costs in a mapping that `write_costs` wrote."""
-    own = {key: tuple(value) if isinstance(value, list) else value for key, value in profile["costs"].items()}
-    return ExitCosts(**own | {"gates": {kind: tuple(macs) for kind, macs in own["gates"].items()}})
+    own: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in profile["costs"].items()}
+    own["gates"] = {kind: tuple(macs) for kind, macs in own["gates"].items()}
+    return ExitCosts(**own)

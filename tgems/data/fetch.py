@@ -45,10 +45,12 @@ def fetch_split(
     """
     scheme, _, rest = source.partition(":")
     part = parse_part(where, f"datasets.{dataset}.splits.{split}")
-    prompts = list(PROMPT_FILES) if task == "zeroshot_classification" else []
+    prompts: list[str] = list(PROMPT_FILES) if task == "zeroshot_classification" else []
     receipt = {"dataset": dataset, "split": split, "source": source, "folder": part.folder, "repo": None}
     receipt |= {"revision": revision, "commit": None}
     if scheme == "hub":
+        if revision is None or root is None:
+            raise ValueError("a data set of the hub has a revision and a folder")
         copy = HubCopy(dataset, rest, revision, Path(root))
         if licence := licence_of(source):
             logger.info("%s: licence or terms of the data set: %s", dataset, licence)
@@ -61,7 +63,7 @@ def fetch_split(
         shards = _digested(Path(root), paths)
         texts = _digested(Path(root), [Path(root) / name for name in prompts])
     if prompts:
-        read_prompts(Path(root))
+        read_prompts(Path(str(root)))
     write_json(out, receipt | {"root": str(root), "shards": shards, "prompts": texts})
 
 

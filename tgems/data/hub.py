@@ -119,7 +119,8 @@ class HubCopy:
             ) from None
         self.commit = info.sha
         self.remote = {
-            file.rfilename: Remote(file.size, file.lfs and file.lfs.sha256, file.blob_id) for file in info.siblings
+            file.rfilename: Remote(file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
+            for file in info.siblings or ()
         }
 
     def _count(self, path: str) -> int:
@@ -181,7 +182,7 @@ class HubCopy:
     def _write_record(self, path: str) -> dict:
         local, stat = self.root / path, (self.root / path).stat()
         sha256 = self.remote[path].sha256 or digest_file(local)
-        record = Record(self.repo, self.revision, self.commit, sha256, stat.st_size, stat.st_mtime_ns)
+        record = Record(self.repo, self.revision, self.commit or "", sha256, stat.st_size, stat.st_mtime_ns)
         write_json(self._record_file(path), asdict(record))
         return {"path": path, "sha256": sha256, "size": stat.st_size}
 

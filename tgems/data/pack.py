@@ -54,9 +54,9 @@ def pack(
         UserError: A column, image or class is missing, an image cannot be read, or the data set holds something else.
     """
     images, table, out = Path(images), Path(table), Path(out)
-    if (label_column is None) == (caption_column is None):
+    content = label_column if caption_column is None else caption_column
+    if content is None or None not in (label_column, caption_column):
         raise UserError("name either --label-column (classification) or --caption-column (retrieval)")
-    content = label_column or caption_column
     rows = _read(table, image_column, content)
     prompts = None
     if label_column is not None:
@@ -148,7 +148,7 @@ def _samples(
     """A sample per image, in the order of the table; keys count them."""
     numbers = {} if prompts is None else {name: i for i, name in enumerate(prompts.classnames)}
     for count, (name, group) in enumerate(rows.groupby(image_column, sort=False)):
-        place, path = _row(table, group.index[0]), images / name
+        place, path = _row(table, group.index[0]), images / str(name)
         suffix = path.suffix.lower().removeprefix(".")
         if suffix not in IMAGE_SUFFIXES:
             raise UserError(f"{place}: {name!r} is no image file ({', '.join(IMAGE_SUFFIXES)})")
@@ -173,7 +173,7 @@ def _samples(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m tgems.data.pack", description=pack.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tgems.data.pack", description=str(pack.__doc__).splitlines()[0])
     parser.add_argument("images", type=Path, help="folder that the paths in the CSV start from")
     parser.add_argument("table", type=Path, help="CSV with a line of column names")
     parser.add_argument("out", type=Path, help="folder of the data set")

@@ -105,6 +105,14 @@ def _damaged(path: Path, error: Exception) -> ShardError:
     return ShardError(f"{path}: damaged archive ({first_line(error)}); {AGAIN}")
 
 
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Return the content of a regular file in a tar."""
+    file = tar.extractfile(member)
+    if file is None:
+        raise tarfile.ReadError(f"{member.name} is not a regular file")
+    return file.read()
+
+
 def _entry(tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], one_caption: bool) -> Entry:
     suffix = next((s for s in IMAGE_SUFFIXES if s in members), None)
     if suffix is None:
@@ -112,7 +120,7 @@ def _entry(tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], 
     found = {}
     for name, read in (("cls", _label), ("txt", bytes.decode), ("json", json.loads)):
         try:
-            found[name] = read(tar.extractfile(members[name]).read()) if name in members else None
+            found[name] = read(_content(tar, members[name])) if name in members else None
         except (ValueError, RecursionError, tarfile.TarError) as error:
             return Entry(key, problem=f"has a .{name} that cannot be read ({first_line(error)})")
     if not isinstance(found["json"] or {}, dict):

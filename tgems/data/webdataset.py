@@ -120,10 +120,11 @@ def write_split(samples: Iterable[Sample], folder: Path, shard_size: int) -> int
     Raises:
         ShardError: There is no sample.
     """
-    count, tar = 0, None
+    count = 0
+    tar: tarfile.TarFile | None = None
     with whole_folder(folder) as partial:
         for sample in samples:
-            if count % shard_size == 0:
+            if tar is None or count % shard_size == 0:
                 if tar is not None:
                     tar.close()
                 tar = tarfile.open(partial / f"{count // shard_size}.tar", "w", format=tarfile.USTAR_FORMAT)

@@ -20,7 +20,7 @@ def load_handwriting() -> tuple[np.ndarray, np.ndarray]:
         Images `[1797, 8, 8]` float32 in [0, 1] and their values `[1797]` int64 (Alpaydin and Kaynak 1998, UCI optdigits
         test set).
     """
-    path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    path = str(distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz"))
     rows = np.loadtxt(path, delimiter=",")
     return (rows[:, :-1].reshape(-1, 8, 8) / 16.0).astype(np.float32), rows[:, -1].astype(np.int64)
 

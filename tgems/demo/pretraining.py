@@ -6,11 +6,13 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -100,7 +102,7 @@ def pretrain(split: Path, model_cfg: dict, recipe: PretrainingOptions, checkpoin
     torch.manual_seed(seed)
     images, captions = load_pairs(split)
     table = CaptionTable(captions, model_cfg["text_cfg"]["context_length"])
-    model = CLIP(**model_cfg)
+    model: Any = CLIP(**model_cfg)
     unused = torch.ones(model.vocab_size, dtype=torch.bool)
     unused[table.used_tokens()] = False
     with torch.no_grad():
@@ -144,7 +146,9 @@ def pretrain(split: Path, model_cfg: dict, recipe: PretrainingOptions, checkpoin
     _write(out, model, model_cfg, history, recorded)
 
 
-def _save(path: Path, model, optimizer, step: int, history: list, elapsed: float) -> None:
+def _save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, history: list, elapsed: float
+) -> None:
     state = {f"model.{k}": v for k, v in model.state_dict().items()}
     for i, slot in optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{i}.{k}": v for k, v in slot.items()}
@@ -155,7 +159,7 @@ def _save(path: Path, model, optimizer, step: int, history: list, elapsed: float
     partial.rename(path)
 
 
-def _resume(path: Path, model, optimizer) -> tuple[int, list, float]:
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list, float]:
     """Load a checkpoint where there is one: (next step, history, seconds spent)."""
     if not path.is_file():
         return 0, [], 0.0
@@ -176,7 +180,7 @@ def _resume(path: Path, model, optimizer) -> tuple[int, list, float]:
     return int(meta["step"]), json.loads(meta["history"]), float(meta["elapsed"])
 
 
-def _write(out: Path, model, model_cfg: dict, history: list, recorded: dict) -> None:
+def _write(out: Path, model: nn.Module, model_cfg: dict, history: list, recorded: dict) -> None:
     with whole_folder(out) as partial:
         size = model_cfg["vision_cfg"]["image_size"]
         preprocess = {"mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}

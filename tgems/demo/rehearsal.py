@@ -86,12 +86,13 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     """Dark colors that blend into each other, blotched."""
     corners = Image.fromarray(rng.integers(0, 70, (2, 2, 3), np.uint8))
     blotches = Image.fromarray(rng.integers(0, 50, (9, 12, 3), np.uint8))
-    return ImageChops.add(*(layer.resize(size, Image.Resampling.BICUBIC) for layer in (corners, blotches)))
+    smooth, spots = (layer.resize(size, Image.Resampling.BICUBIC) for layer in (corners, blotches))
+    return ImageChops.add(smooth, spots)
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m tgems.demo.rehearsal", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tgems.demo.rehearsal", description=str(__doc__).splitlines()[0])
     parser.add_argument("out", type=Path, help="folder of both data sets")
     parser.add_argument("--seed", type=int, default=0, help="seed of the images (default: 0)")
     options = parser.parse_args()

@@ -173,7 +173,7 @@ def caption(description: Description) -> str:
     """Say a description in English; equal descriptions give equal captions."""
 
     def noun(claim: Claim) -> str:
-        adjectives = [claim.size] * (claim.size is not None) + [claim.color] * (claim.color is not None)
+        adjectives = [word for word in (claim.size, claim.color) if word is not None]
         name = VALUES[claim.value] if claim.value is not None else "digit"
         words = " ".join([*adjectives, name])
         return f"{'an' if words[0] in 'aeiou' and words != 'one' else 'a'} {words}"
@@ -181,13 +181,13 @@ def caption(description: Description) -> str:
     claims = description.claims
     if len(claims) == 1:
         claim = claims[0]
-        if description.handwritten:
+        if description.handwritten and claim.value is not None:
             return f"a handwritten {VALUES[claim.value]}"
         if claim.value is None:
             return f"something {claim.color}"
         return noun(claim) + (f" at the {claim.position}" if claim.position else "")
     if all(c == Claim() for c in claims):
-        return relation_phrase(description.layout)
+        return relation_phrase(description.layout or "")
     if len(claims) == 2:
         return f"{noun(claims[0])} {description.layout} {noun(claims[1])}"
     return f"a {description.layout} of {noun(claims[0])}, {noun(claims[1])} and {noun(claims[2])}"

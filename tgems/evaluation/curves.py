@@ -16,6 +16,10 @@ AREA_FROM, AREA_TO = 0.3, 0.9
 Key = tuple[str, str | None, str | None]  # policy, twin_of, calibration
 
 
+def _unknown(knot: int) -> tuple[np.ndarray, np.ndarray]:
+    raise ValueError("a curve that was read from a file has no influences of images")
+
+
 @dataclass(frozen=True)
 class Curve:
     """One policy's curve for every seed: straight lines between knots, without extrapolation.
@@ -24,14 +28,14 @@ class Curve:
         targets: Rate target of each knot; None for the ends of the curve and for fixed exits.
         rates: `[S, k]`, in any order.
         values: `[S, k]`.
-        influence: Knot -> influences of images on its rate and on its value `[S, n]`; None where unknown.
+        influence: Knot -> influences of images on its rate and on its value `[S, n]`.
         seeded: Whether another seed would give another curve.
     """
 
     targets: list[float | None]
     rates: np.ndarray
     values: np.ndarray
-    influence: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None
+    influence: Callable[[int], tuple[np.ndarray, np.ndarray]] = _unknown
     seeded: bool = True
 
     def knot(self, k: int) -> tuple[Estimate, Estimate]:
@@ -64,7 +68,8 @@ class Curve:
         found = []
         for s in range(len(self.rates)):
             knots = np.unique(np.concatenate(([low, high], self.rates[s].clip(low, high))))
-            found.append(np.trapezoid([self._between(s, x)[3] for x in knots], knots) / (high - low))
+            heights = np.array([self._between(s, x)[3] for x in knots])
+            found.append(float(np.trapezoid(heights, knots)) / (high - low))
         return np.array(found)
 
     def area_estimate(self, low: float = AREA_FROM, high: float = AREA_TO) -> Estimate:
@@ -179,9 +184,12 @@ def as_frame(curves: Curves) -> pd.DataFrame:
 def from_frame(frame: pd.DataFrame) -> Curves:
     """Read back what `as_frame` gave, without influences."""
     curves: Curves = {}
-    for (metric, *key), part in frame.groupby(["metric", "policy", "twin_of", "calibration"], dropna=False, sort=False):
+    names = ["metric", "policy", "twin_of", "calibration"]
+    for key, part in frame.groupby(names, dropna=False, sort=False):
+        metric, policy, twin_of, calibration = (None if k is None or k != k else str(k) for k in key)
         seeds = [own for _, own in part.groupby("curve", sort=True)]
         targets = [None if np.isnan(t) else t for t in seeds[0]["rate_target"]]
         rates, values = (np.stack([own[name].to_numpy() for own in seeds]) for name in ("rate", "value"))
-        curves.setdefault(metric, {})[tuple(None if pd.isna(k) else k for k in key)] = Curve(targets, rates, values)
+        by_key = curves.setdefault(str(metric), {})
+        by_key[str(policy), twin_of, calibration] = Curve(targets, rates, values)
     return curves

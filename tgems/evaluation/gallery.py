@@ -46,16 +46,16 @@ def gallery(
         return pd.DataFrame(columns=columns)
     keys = samples["key"].tolist()
     names = read_prompts(split.prompts).classnames if "label" in samples else None
-    order = np.random.default_rng(seed).permutation(len(keys))
+    order, taken = np.random.default_rng(seed).permutation(len(keys)), np.asarray(row.exits)
     wanted: dict[str, int] = {}
     for exit_, block in enumerate(blocks):
-        wanted |= {keys[i]: block for i in order[row.exits[order] == exit_][:PER_EXIT]}
+        wanted |= {keys[i]: block for i in order[taken[order] == exit_][:PER_EXIT]}
     found = [
         (
             wanted[sample.key],
             sample.key,
             _thumbnail(sample.image),
-            sample.captions[0] if names is None else names[sample.label],
+            sample.captions[0] if names is None or sample.label is None else names[sample.label],
             sample.metadata.get("difficulty", np.nan),
             row.about["policy"],
             row.about["rate_target"],

@@ -31,10 +31,10 @@ from tgems.provenance import commit, read_json, versions, whole_file, write_json
 
 
 def run_thresholds(
-    validation: str,
-    macs: str,
-    captions: list[str],
-    out: dict[str, str],
+    validation: Path | str,
+    macs: Path | str,
+    captions: list[Path | str],
+    out: dict[str, Path | str],
     trained: Trained,
     policies: list[str],
     directions: list[str],
@@ -54,15 +54,15 @@ def run_thresholds(
         query_bank: What to choose from; None where there is no query bank.
         in_memory_gb: See `load_features`.
     """
-    costs = read_costs(macs)
-    features = load_features(validation, in_memory_gb=in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
+    costs = read_costs(Path(macs))
+    features = load_features(Path(validation), in_memory_gb=in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
     chosen = usable(find_policies(policies), costs)
     if features.captions is not None and directions == ["text_to_image"]:
         for policy in chosen.values():
             require_index_safe(policy)
     plain = list(splits(features, costs, trained))
     bank = None
-    if captions and "text_to_image" in directions:
+    if captions and query_bank is not None and "text_to_image" in directions:
         bank = _chosen_bank(plain[1], _bank_captions(captions[0], features), trained.rate_targets, query_bank)
     fitted, rows = [], []
     for split in with_normalised(plain, bank):
@@ -71,18 +71,18 @@ def run_thresholds(
         rows += policy_rows(split, chosen, own, "in_domain", shuffle=False)
         rows += endpoint_rows(split)
     curves = curves_of(points_of(rows), features, chosen, costs)
-    write_json(out["thresholds"], as_json(fitted, features.manifest, bank and bank.about))
+    write_json(Path(out["thresholds"]), as_json(fitted, features.manifest, bank and bank.about))
     _write(as_frame(curves), out["curves"])
 
 
 def run_evaluation(
-    test: str,
-    images: str,
-    thresholds: dict[str, str],
-    curves: str,
-    macs: str,
-    captions: list[str],
-    out: dict[str, str],
+    test: Path | str,
+    images: Path | str,
+    thresholds: dict[str, Path | str],
+    curves: Path | str,
+    macs: Path | str,
+    captions: list[Path | str],
+    out: dict[str, Path | str],
     about: dict,
     trained: Trained,
     policies: list[str],
@@ -105,11 +105,11 @@ def run_evaluation(
         directions: Ways of retrieval to report.
         in_memory_gb: See `load_features`.
     """
-    fixed = {calibration: read_json(path) for calibration, path in thresholds.items()}
+    fixed = {calibration: read_json(Path(path)) for calibration, path in thresholds.items()}
     first = next(iter(fixed))
     like = {"schema_version": SCHEMA_VERSION} | {k: v for k, v in fixed[first].items() if k in COMPARED}
-    costs = read_costs(macs)
-    features = load_features(test, like, in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
+    costs = read_costs(Path(macs))
+    features = load_features(Path(test), like, in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
     chosen = find_policies(policies)
     fitted = {calibration: from_json(value) for calibration, value in fixed.items()}
     plain = list(splits(features, costs, trained))
@@ -128,7 +128,7 @@ def run_evaluation(
     validation = from_frame(pd.read_parquet(curves))
     before = validation if first == "in_domain" else {}
     names = {k: about[k] for k in ("backbone", "variant", "dataset")}
-    shown = gallery(pick_row(rows, first), features.samples, costs.blocks, SplitFiles.of(images))
+    shown = gallery(pick_row(rows, first), features.samples, costs.blocks, SplitFiles.of(Path(images)))
     under = [
         areas(found, seen, sources, names).assign(score_normalisation=label)
         for label, found, seen in (("none", own, before), ("querybank", normalised, {}))
@@ -145,7 +145,7 @@ def run_evaluation(
     }
     for name, frame in parts.items():
         _write(frame, out[name])
-    write_json(out["provenance"], _provenance(features, fixed, trained))
+    write_json(Path(out["provenance"]), _provenance(features, fixed, trained))
 
 
 def splits(features: FeatureSet, costs: ExitCosts, trained: Trained) -> Iterator[Split]:
@@ -177,23 +177,22 @@ def with_normalised(plain: list[Split], bank: QueryBank | None) -> Iterator[Spli
             yield split.normalised(bank)
 
 
-def _bank_captions(training: str, features: FeatureSet) -> Tensor:
+def _bank_captions(training: Path | str, features: FeatureSet) -> Tensor:
     """Training captions in random order, without those of the split that is scored."""
-    texts, captions = load_captions(training, features.manifest["weights"])
-    return draw_captions(texts, captions, set(features.captions["caption"]))
+    texts, captions = load_captions(Path(training), features.manifest["weights"])
+    own = [] if features.captions is None else features.captions["caption"]
+    return draw_captions(texts, captions, set(own))
 
 
 def _chosen_bank(split: Split, texts: Tensor, rate_targets: list[float], options: QueryBankOptions) -> QueryBank:
     """Choose size and beta with the heads of the first seed; all seeds and policies use them."""
     scale, rates = split.features.manifest["logit_scale"], torch.from_numpy(split.costs.fixed())
     found = list(candidates(texts, options.sizes, options.betas, scale))
-    truth = split.truth
-    return choose_query_bank(
-        split.embeddings, truth.texts, truth.text_image, rates, split.costs.full, found, rate_targets
-    )
+    truth, owners = split.truth, split.features.text_image
+    return choose_query_bank(split.embeddings, truth.texts, owners, rates, split.costs.full, found, rate_targets)
 
 
-def _fixed_banks(training: str, features: FeatureSet, fixed: dict[str, dict]) -> dict[str, QueryBank]:
+def _fixed_banks(training: Path | str, features: FeatureSet, fixed: dict[str, dict]) -> dict[str, QueryBank]:
     """Build the query bank of each calibration, whose size and beta were chosen together with its thresholds."""
     texts, scale = _bank_captions(training, features), features.manifest["logit_scale"]
     kept = {calibration: value["query_bank"] for calibration, value in fixed.items() if value["query_bank"]}
@@ -229,7 +228,7 @@ def _provenance(features: FeatureSet, fixed: dict, trained: Trained) -> dict:
     }
 
 
-def _write(frame: pd.DataFrame, path: str) -> None:
+def _write(frame: pd.DataFrame, path: Path | str) -> None:
     frame = frame.astype({"seed": "string"}) if "seed" in frame else frame
-    with whole_file(path) as partial:
+    with whole_file(Path(path)) as partial:
         frame.to_parquet(partial)

@@ -115,7 +115,7 @@ def policy_rows(
         exits = policy.decide(split.outputs, point).numpy()
         yield Row(about, price[exits], scorer.at(exits, text_to_image), exits)
         if shuffle and policy.adaptive and split.query_bank is None:
-            seed = [fit.seed or 0, round(1000 * point.rate_target)]
+            seed = [fit.seed or 0, round(1000 * (point.rate_target or 0))]
             without = scorer.shuffled(exits, text_to_image, seed)
             twin = {"policy": "shuffled", "twin_of": fit.policy, "index_safe": about["index_safe"]}
             kept = {k: v for k, v in about.items() if k not in ("threshold", "bank_size")}

@@ -85,11 +85,22 @@ class Truth:
 
     def image_ranks(self, embeddings: Tensor) -> Tensor:
         """Rank of the right class or caption at every exit: `[n, E, D]` -> `[n, E]` int64."""
-        if self.text_image is None:
+        if self.labels is not None:
             parts = zip(embeddings.split(ROWS), self.labels.split(ROWS), strict=True)
             return torch.cat([rank_of_label(z @ self.texts.T, labels) for z, labels in parts])
-        ranks = [image_to_text_ranks(z, self.texts, self.text_image) for z in embeddings.unbind(1)]
-        return torch.stack(ranks, 1)
+        owners = self.image_of_text
+        return torch.stack([image_to_text_ranks(z, self.texts, owners) for z in embeddings.unbind(1)], 1)
+
+    @property
+    def image_of_text(self) -> Tensor:
+        """Image of every caption `[m]` int64.
+
+        Raises:
+            ValueError: There are labels instead of captions.
+        """
+        if self.text_image is None:
+            raise ValueError("a classification split has no captions")
+        return self.text_image
 
 
 @dataclass(frozen=True)
@@ -139,10 +150,12 @@ class Split:
     @cached_property
     def penalties(self) -> Tensor:
         """Penalties of the query bank, which lower the similarities of each image at each exit `[n, E]`."""
+        if self.query_bank is None:
+            raise ValueError("the split has no query bank")
         return self.query_bank.penalties(self.embeddings)
 
     @cached_property
-    def scores(self) -> dict[tuple[str, float], Tensor]:
+    def scores(self) -> dict[tuple[str, float | None], Tensor]:
         """Scores that policies have computed already, which no normalisation changes."""
         return {}
 
@@ -159,9 +172,8 @@ class Split:
         """
         if self.modules is not None:
             return embed(self.modules.heads, self.features.summaries, self.features.embeddings)
-        if self.features.raw_embeddings is None:
-            return self.features.embeddings[:, None].expand(-1, len(self.costs.blocks), -1)
-        return self.features.raw_at_all_exits()
+        raw = self.features.raw_at_all_exits()
+        return self.features.embeddings[:, None].expand(-1, len(self.costs.blocks), -1) if raw is None else raw
 
     @cached_property
     def ranks(self) -> Tensor:
@@ -191,7 +203,7 @@ class Split:
         gallery, texts = self.embeddings[taken], self.truth.texts
         if self.query_bank is not None:
             gallery, texts = with_penalties(gallery, self.penalties[taken], texts)
-        return text_to_image_ranks(gallery, texts, self.truth.text_image)
+        return text_to_image_ranks(gallery, texts, self.truth.image_of_text)
 
     def text_recall(self, exits: Tensor) -> float:
         """R@1 of the captions in that gallery."""

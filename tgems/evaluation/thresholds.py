@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -96,5 +97,5 @@ def from_json(value: dict) -> list[Fitted]:
 
 
 def _point(value: dict) -> OperatingPoint:
-    lists = {k: None if value[k] is None else tuple(value[k]) for k in ("visited", "thresholds")}
+    lists: dict[str, Any] = {k: None if value[k] is None else tuple(value[k]) for k in ("visited", "thresholds")}
     return OperatingPoint(**value | lists)

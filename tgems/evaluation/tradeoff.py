@@ -54,10 +54,10 @@ def _frames(points: list[Point], metric: str, features: FeatureSet, sources: Sha
         partners["shuffled"] = [twins.get(_key(p, "policy")) for p in own]
         deltas = {}
         for label, partner in partners.items():
-            paired = [j for j, p in enumerate(partner) if p is not None]
+            paired = {j: p for j, p in enumerate(partner) if p is not None}
             if paired:
-                theirs = measure([partner[j] for j in paired], metric, features)
-                deltas[label] = (paired, _at(values, paired) - theirs)
+                theirs = measure(list(paired.values()), metric, features)
+                deltas[label] = (list(paired), _at(values, list(paired)) - theirs)
         for s in range(len(seeds)):
             yield _frame(own, metric, s, values, rates, deltas, sources)
         if seeds != (None,):

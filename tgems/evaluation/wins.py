@@ -1,5 +1,7 @@
 """Each T-GEM against other policies at the rate that it realises, and areas under all curves."""
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
@@ -82,7 +84,9 @@ def wins(test: Curves, validation: Curves, sources: SharedSources, about: dict) 
     return pd.DataFrame(records)
 
 
-def best_policy(curves: Curves | dict[Key, Curve], rate: float, among=None, excluded=()) -> Key | None:
+def best_policy(
+    curves: dict[Key, Curve], rate: float, among: Collection[str] | None = None, excluded: Collection[str] = ()
+) -> Key | None:
     """The policy, no twin, whose curve is highest at a rate; None where no curve reaches it.
 
     Args:
@@ -97,7 +101,7 @@ def best_policy(curves: Curves | dict[Key, Curve], rate: float, among=None, excl
         if key[0] != "shuffled" and key[0] not in excluded and (among is None or key[0] in among)
     }
     heights = {key: height for key, height in heights.items() if not np.isnan(height)}
-    return max(heights, key=heights.get) if heights else None
+    return max(heights, key=heights.__getitem__) if heights else None
 
 
 def difference(estimate: Estimate, sources: SharedSources) -> dict:

@@ -124,7 +124,13 @@ class FeatureSet:
 
     @property
     def text_image(self) -> Tensor:
-        """Image of every caption `[m]` int64."""
+        """Image of every caption `[m]` int64.
+
+        Raises:
+            ValueError: The split has labels instead of captions.
+        """
+        if self.captions is None:
+            raise ValueError("a classification split has no captions")
         return torch.from_numpy(self.captions["image"].to_numpy().copy())
 
 

@@ -1,10 +1,10 @@
 """Pure tensor functions of the feature pass: what an encoder yields at every exit."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -55,7 +55,7 @@ def encode_images(tower: Tower, images: Tensor, blocks: Sequence[int], grids: Se
 
 
 @torch.no_grad()
-def encode_texts(model: nn.Module, tokenizer, texts: list[str], batch_size: int = 64) -> Tensor:
+def encode_texts(model: Any, tokenizer: Callable, texts: list[str], batch_size: int = 64) -> Tensor:
     """Unit text embeddings `[m, D]` float32."""
     device = model.logit_scale.device
     starts = tqdm(range(0, len(texts), batch_size), desc="texts", unit="batch", mininterval=2)
@@ -63,7 +63,9 @@ def encode_texts(model: nn.Module, tokenizer, texts: list[str], batch_size: int 
     return torch.cat([model.encode_text(tokens, normalize=True).float().cpu() for tokens in batches])
 
 
-def class_embeddings(model: nn.Module, tokenizer, classnames: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+def class_embeddings(
+    model: Any, tokenizer: Callable, classnames: tuple[str, ...], templates: tuple[str, ...]
+) -> Tensor:
     """Prompt ensemble `[C, D]`: the normalised mean over templates of unit text embeddings, as clip_benchmark does."""
     texts = [template.replace("{c}", name) for name in classnames for template in templates]
     embeddings = encode_texts(model, tokenizer, texts).reshape(len(classnames), len(templates), -1)

@@ -1,5 +1,6 @@
 """Decode the images of one shard, in order, in worker processes; what cannot be decoded is told, not raised."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ class ShardImages(Dataset):
         preprocess: PIL image -> `[3, h, w]`.
     """
 
-    def __init__(self, path: Path, entries: list[Entry], preprocess):
+    def __init__(self, path: Path, entries: list[Entry], preprocess: Callable):
         self.path, self.entries, self.preprocess = path, entries, preprocess
 
     def __len__(self) -> int:
@@ -52,7 +53,9 @@ class ShardImages(Dataset):
         return place, self.preprocess(image)
 
 
-def image_batches(path: Path, entries: list[Entry], preprocess, batch_size: int, workers: int, pin: bool) -> DataLoader:
+def image_batches(
+    path: Path, entries: list[Entry], preprocess: Callable, batch_size: int, workers: int, pin: bool
+) -> DataLoader:
     """Iterate over `Batch` in the order of the shard, whatever the number of workers (0: this process)."""
     return DataLoader(
         ShardImages(path, entries, preprocess),

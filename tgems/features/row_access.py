@@ -76,7 +76,7 @@ class Rows:
     def _given(self, rows: Tensor) -> Tensor:
         if self.exits is not None:
             rows = rows[:, self.exits]
-        if self.width is not None:
+        if self.width is not None and self.parts is not None:
             rows = rows.unflatten(-1, (self.have, -1))[:, :, list(self.parts), : self.width].flatten(2)
         return rows.float()
 

@@ -1,7 +1,7 @@
 """The figure of what a T-GEM adds, part by part, at equal rate."""
 
-import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from tgems.reporting.panels import by_length, legend_below, panel_grid, panels
 from tgems.reporting.style import METRIC_NAMES, look
@@ -19,7 +19,7 @@ SHOWN = (0.45, 0.6, 0.75)
 COLORS = ("#9ECAE1", "#4292C6", "#08306B")
 
 
-def contributions(frames: dict[str, pd.DataFrame]) -> plt.Figure:
+def contributions(frames: dict[str, pd.DataFrame]) -> Figure:
     """Every step from the frozen projection to gates and score normalisation, at up to three rates."""
     table = frames["contributions"]
     climbs = table[table["step"].isin(STEPS)]
@@ -28,7 +28,8 @@ def contributions(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     rates, steps = _rates(table), [s for s in STEPS if s in set(table["step"])]
     for (backbone, dataset, metric), axis in axes.items():
         part = table.query("backbone == @backbone and dataset == @dataset and metric == @metric")
-        leftmost = axis.get_subplotspec().colspan.start == 0
+        place_in_grid = axis.get_subplotspec()
+        leftmost = place_in_grid is not None and place_in_grid.colspan.start == 0
         for place, (rate, color) in enumerate(zip(rates, COLORS[-len(rates) :], strict=True)):
             own = part[part["rate"].sub(rate).abs() < 1e-9].set_index("step").reindex(steps)
             y = [k + 0.22 * (place - (len(rates) - 1) / 2) for k in range(len(steps))]

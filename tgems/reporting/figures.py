@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tgems.reporting.calibration import fitted, shown_first, transferred
 from tgems.reporting.contributions import contributions
@@ -48,7 +50,7 @@ def plot_figure(
     save(FIGURES[name](frames), pdf, png)
 
 
-def tradeoff(frames: dict[str, pd.DataFrame]) -> plt.Figure:
+def tradeoff(frames: dict[str, pd.DataFrame]) -> Figure:
     """Quality over realised rate, all policies."""
     points, foreign = shown_first(frames["tradeoff"]), transferred(frames["tradeoff"])
     blocks = [[(b, *panel) for panel in panels(points)] for b in by_length(points["backbone"])]
@@ -62,7 +64,7 @@ def tradeoff(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     return figure
 
 
-def _tradeoff_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
+def _tradeoff_panel(axis: Axes, part: pd.DataFrame) -> None:
     full = part[part["policy"] == "full"]["value"].iloc[0]
     axis.axhline(full, color="black", linewidth=0.8, label="full encoder")
     means = part[part["seed"].eq("mean") | part["policy"].isin(FROZEN)]
@@ -88,7 +90,7 @@ def _tradeoff_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
     axis.set_xlim(0.2, 1.03)
 
 
-def exit_histogram(frames: dict[str, pd.DataFrame]) -> plt.Figure:
+def exit_histogram(frames: dict[str, pd.DataFrame]) -> Figure:
     """Where test images leave, per data set and target, mean over seeds."""
     shares = shown_first(frames["exits"]).query("policy in ('tgem', 'tgem_bank')")
     keys = ["backbone", "dataset", "policy", "rate_target", "exit_block"]
@@ -116,7 +118,7 @@ def exit_histogram(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     return figure
 
 
-def rate_calibration(frames: dict[str, pd.DataFrame]) -> plt.Figure:
+def rate_calibration(frames: dict[str, pd.DataFrame]) -> Figure:
     """Rate realised minus target: on validation and on test, with own thresholds and with transferred ones."""
     points = fitted(frames["tradeoff"])
     points = points.assign(excess=points["rate"] - points["rate_target"])

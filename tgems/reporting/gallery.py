@@ -2,9 +2,12 @@
 
 import io
 import textwrap
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tgems.reporting.panels import by_length
 from tgems.reporting.style import WIDTH, look
@@ -12,7 +15,7 @@ from tgems.reporting.style import WIDTH, look
 SIDE = 5
 
 
-def gallery(frames: dict[str, pd.DataFrame]) -> plt.Figure:
+def gallery(frames: dict[str, pd.DataFrame]) -> Figure:
     """Per data set, of the deepest backbone: the first images to leave on the left, the last on the right."""
     images = frames["gallery"]
     backbone = by_length(images["backbone"])[-1]
@@ -45,7 +48,7 @@ def gallery(frames: dict[str, pd.DataFrame]) -> plt.Figure:
     return figure
 
 
-def _show(axis: plt.Axes, row) -> None:
+def _show(axis: Axes, row: Any) -> None:
     axis.imshow(plt.imread(io.BytesIO(row.image), format="png"))
     difficulty = "" if pd.isna(row.difficulty) else f"\ndifficulty {row.difficulty:.2f}"
     axis.set_title(f"block {row.exit_block}{difficulty}", fontsize=5, pad=2, linespacing=1.0)

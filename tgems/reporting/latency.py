@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
 
 from tgems.reporting.style import WIDTH, save, use_style
 from tgems.reporting.tables import write_table
@@ -29,7 +30,7 @@ def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> Non
     save(plot(frame), pdf, png)
 
 
-def plot(frame: pd.DataFrame) -> plt.Figure:
+def plot(frame: pd.DataFrame) -> Figure:
     """Speed-up over rate for every backbone and batch size, beside what the saving on paper promises."""
     early = frame[frame["encoder"] == "early exit"]
     backbones = list(dict.fromkeys(early["backbone"]))

@@ -2,6 +2,8 @@
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tgems.reporting.style import METRIC_NAMES, WIDTH
 
@@ -21,7 +23,7 @@ def by_length(names: pd.Series) -> list[str]:
     return sorted(names.unique(), key=lambda name: (len(name), name))
 
 
-def panel_grid(blocks: list[list[tuple]], height: float) -> tuple[plt.Figure, dict[tuple, plt.Axes]]:
+def panel_grid(blocks: list[list[tuple]], height: float) -> tuple[Figure, dict[tuple, Axes]]:
     """A figure two columns wide, three panels abreast or four; every block of panels begins a new line.
 
     Args:
@@ -43,7 +45,7 @@ def panel_grid(blocks: list[list[tuple]], height: float) -> tuple[plt.Figure, di
     return figure, found
 
 
-def legend_below(figure: plt.Figure, axes: dict, label: str) -> None:
+def legend_below(figure: Figure, axes: dict, label: str) -> None:
     """One label for all x axes and one legend with every line that occurs, under the panels."""
     handles = {}
     for axis in axes.values():

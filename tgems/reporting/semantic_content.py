@@ -1,8 +1,9 @@
 """The figure of the abstract's first finding: what each block already knows, and for which images."""
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tgems.reporting.panels import by_length, legend_below, panel_grid, panels
 from tgems.reporting.style import METRIC_NAMES
@@ -13,7 +14,7 @@ THIRDS = ("clean", "middle", "hard")
 HEADS = {"trained": ("trained head", "#0072B2", "o"), "raw": ("frozen projection", "#7F7F7F", "s")}
 
 
-def semantic_content(frames: dict[str, pd.DataFrame]) -> plt.Figure:
+def semantic_content(frames: dict[str, pd.DataFrame]) -> Figure:
     """Per block, all images: both heads, and the share right at some block so far; then by difficulty and digits."""
     table = frames["semantic_content"]
     whole = table[table["attribute"] == "all"]
@@ -32,7 +33,7 @@ def semantic_content(frames: dict[str, pd.DataFrame]) -> plt.Figure:
         else:
             _groups_panel(axis, part[part["head"] == "trained"])
         axis.set_ylim(0, 1.03)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]
     legend_below(figure, axes, "block after which the image leaves")
     return figure
 
@@ -45,7 +46,7 @@ def _telling(table: pd.DataFrame, most: int = 3) -> list[tuple[str, str, str]]:
     return list(spread.groupby(keys).max().nlargest(most).index)
 
 
-def _heads_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
+def _heads_panel(axis: Axes, part: pd.DataFrame) -> None:
     for head, (label, color, marker) in HEADS.items():
         line = part[part["head"] == head].sort_values("exit_block")
         if line.empty:
@@ -70,7 +71,7 @@ def _heads_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-def _groups_panel(axis: plt.Axes, part: pd.DataFrame) -> None:
+def _groups_panel(axis: Axes, part: pd.DataFrame) -> None:
     names = list(part["group"].drop_duplicates())
     for name, color in zip(names, sns.color_palette("viridis", len(names) + 1), strict=False):
         line = part[part["group"] == name].sort_values("exit_block")

@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 import seaborn as sns  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 from tgems.provenance import whole_file  # noqa: E402
 
@@ -70,7 +71,7 @@ def use_style() -> None:
     plt.rcParams |= {"pdf.fonttype": 42, "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 200}
 
 
-def save(figure, pdf: str, png: str) -> None:
+def save(figure: Figure, pdf: str, png: str) -> None:
     """Write both formats whole or not at all, without dates: the same figure gives the same bytes."""
     for path, metadata in ((pdf, {"CreationDate": None}), (png, {"Software": None})):
         with whole_file(Path(path)) as partial:

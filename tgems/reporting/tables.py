@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -27,8 +28,10 @@ def make_tables(
     """
     tables = {name: pd.concat([pd.read_parquet(p) for p in files], ignore_index=True) for name, files in parts.items()}
     tables["wins"] = decide(tables["wins"], **config["evaluation"])
-    profiles = {tuple(Path(path).parts[-3:-1]): read_json(Path(path)) for path in macs}
-    tables["flops"] = pd.concat([flops(*names, profile) for names, profile in profiles.items()], ignore_index=True)
+    profiles = {Path(path).parts[-3:-1]: read_json(Path(path)) for path in macs}
+    tables["flops"] = pd.concat(
+        [flops(backbone, variant, profile) for (backbone, variant), profile in profiles.items()], ignore_index=True
+    )
     variants = list(config["variants"])
     tables["summary"] = summary(tables["tradeoff"].query("variant == @variants[0]"))
     if len(variants) > 1:
@@ -161,7 +164,7 @@ def _means(table: pd.DataFrame) -> pd.DataFrame:
 def markdown(table: pd.DataFrame) -> str:
     """GitHub-flavoured Markdown."""
 
-    def cell(value) -> str:
+    def cell(value: Any) -> str:
         if pd.isna(value):
             return ""
         return f"{value:.4g}" if isinstance(value, float) else str(value)
