@@ -87,6 +87,11 @@ def trained_gates(policies: list[str]) -> list[str]:
     return [kind for kind in GATES if kind in wanted]
 
 
+def contenders(policies: list[str]) -> list[str]:
+    """Return the words of policies that are T-GEMs, which are compared with all others."""
+    return [word for word in policies if word != "shuffled" and declared(word)["contender"]]
+
+
 def costs_of(config: dict, backbone: str, variant: str) -> ExitCosts | None:
     """Costs of a backbone and a variant's exit modules by the closed form; None where there is none."""
     entry = config["backbones"][backbone]

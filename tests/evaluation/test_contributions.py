@@ -1,12 +1,19 @@
 import pytest
 
 from tgems.evaluation.contributions import STEPS, contributions
+from tgems.policies.registry import POLICIES
+from tgems.reporting.contributions import STEPS as LABELS
 
 
 @pytest.fixture
 def table(evaluated):
-    parts = evaluated.curves, {}, evaluated.curves, evaluated.points, evaluated.features, [0.5, 0.7], {"dataset": "x"}
-    return contributions(*parts)
+    curves = evaluated.curves
+    points, features = evaluated.points, evaluated.features
+    return contributions(curves, {}, curves, POLICIES, points, features, [0.5, 0.7], {"dataset": "x"})
+
+
+def test_every_step_has_a_label_in_figures():
+    assert list(LABELS) == list(STEPS)
 
 
 def test_every_step_stands_on_another_at_the_same_rate(table):

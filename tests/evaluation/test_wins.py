@@ -5,6 +5,7 @@ import pytest
 from tgems.evaluation.curves import Curve
 from tgems.evaluation.uncertainty import SharedSources
 from tgems.evaluation.wins import OUTSIDE, areas, of_other_domain, wins
+from tgems.policies.registry import POLICIES
 
 SOURCES = SharedSources([[str(i)] for i in range(200)])
 
@@ -39,7 +40,7 @@ def test_the_competitor_is_picked_on_validation_and_read_at_the_realised_rate():
     test["acc1"] |= {("entropy", None, "in_domain"): lucky, ("shuffled", "tgem", "in_domain"): at_half(0.6)}
     validation = {"acc1": dict(test["acc1"])}
     validation["acc1"][("entropy", None, "in_domain")] = curve([0.1, 0.4, 1.0], [0.1, 0.2, 0.9], 0.0, [None, 0.5, None])
-    table = wins(test, validation, SOURCES, {"dataset": "x"})
+    table = wins(test, validation, POLICIES, SOURCES, {"dataset": "x"})
     row = best(table)
     assert row["competitor"] == "margin", "the best on validation, though another is better on test"
     assert row["competitor_value"] == pytest.approx(0.5 + 0.4 / 0.6 * 0.1)
@@ -56,7 +57,7 @@ def test_transferred_thresholds_are_compared_at_the_rate_that_they_give():
     seen = {("tgem", None, "in_domain"): at_half(0.5), ("margin", None, "in_domain"): early}
     seen |= {("entropy", None, "in_domain"): late}
     test = {(name, None, "transfer"): one for name, one in (("tgem", own), ("margin", early), ("entropy", late))}
-    row = best(wins({"acc1": test}, {"acc1": seen}, SOURCES, {}))
+    row = best(wins({"acc1": test}, {"acc1": seen}, POLICIES, SOURCES, {}))
     assert row["competitor"] == "entropy" and row["rate"] == pytest.approx(0.8)
 
 
@@ -65,12 +66,12 @@ def test_nothing_is_concluded_beyond_the_end_of_a_curve():
     short = curve([0.1, 0.5, 0.95], [0.1, 0.2, 0.3], 0.1, [None, 0.5, None])
     validation = {("tgem", None, "in_domain"): own, ("margin", None, "in_domain"): at_half(0.5)}
     test = {("tgem", None, "in_domain"): own, ("margin", None, "in_domain"): short}
-    row = best(wins({"acc1": test}, {"acc1": validation}, SOURCES, {}))
+    row = best(wins({"acc1": test}, {"acc1": validation}, POLICIES, SOURCES, {}))
     assert row[["difference", "p", "ci_low", "method_ci_high"]].isna().all() and row["reason"] == OUTSIDE
 
 
 def test_wins_and_areas_of_a_split(evaluated):
-    table = wins(evaluated.curves, evaluated.curves, evaluated.sources, {"dataset": "x"})
+    table = wins(evaluated.curves, evaluated.curves, POLICIES, evaluated.sources, {"dataset": "x"})
     assert set(table["policy"]) == {"tgem", "tgem_bank"} and set(table["against"]) == {"best", "shuffled", "hull"}
     rivals = table[table["against"] == "best"]["competitor"]
     assert not rivals.isin(["tgem", "tgem_bank", "shuffled", "oracle", "full"]).any()
@@ -83,7 +84,7 @@ def test_wins_and_areas_of_a_split(evaluated):
 
 
 def test_differences_to_the_twin_are_those_of_the_table(evaluated):
-    found = wins(evaluated.curves, evaluated.curves, evaluated.sources, {}).query("against == 'shuffled'")
+    found = wins(evaluated.curves, evaluated.curves, POLICIES, evaluated.sources, {}).query("against == 'shuffled'")
     table = evaluated.table[evaluated.table["seed"].eq("mean")]
     columns = {"difference": "delta_shuffled", "ci_low": "delta_shuffled_ci_low"}
     columns |= {"method_ci_high": "delta_shuffled_method_ci_high"}
@@ -102,7 +103,7 @@ def test_without_validation_images_competitors_are_picked_on_another_set():
         for name, value in (("tgem", 0.4), ("margin", 0.3), ("entropy", 0.5))
     }
     elsewhere = {"text_retrieval_recall@1": recall}
-    row = best(wins({"acc1": own}, of_other_domain(elsewhere, {"acc1": own}), SOURCES, {}))
+    row = best(wins({"acc1": own}, of_other_domain(elsewhere, {"acc1": own}), POLICIES, SOURCES, {}))
     assert (row["competitor"], row["calibration"], row["metric"]) == ("entropy", "transfer", "acc1")
     assert areas({"acc1": own}, {}, SOURCES, {})["area_validation"].isna().all()
-    assert isinstance(wins({}, {}, SOURCES, {}), pd.DataFrame)
+    assert isinstance(wins({}, {}, POLICIES, SOURCES, {}), pd.DataFrame)

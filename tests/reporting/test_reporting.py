@@ -8,6 +8,7 @@ from conftest import DEMO, variant
 from PIL import Image
 
 from tgems.backbones.references import model_config
+from tgems.config.run import ALL_POLICIES
 from tgems.costs.closed_form import encoder_cost
 from tgems.costs.exit_costs import module_costs, write_costs
 from tgems.evaluation.tradeoff import COLUMNS
@@ -180,6 +181,7 @@ def test_figures_are_drawn_and_the_same_each_time(made, name, tmp_path):
             parts,
             "default",
             ["digits", "scenes"],
+            list(ALL_POLICIES),
             str(tmp_path / f"{run}.pdf"),
             str(tmp_path / f"{run}.png"),
         )

@@ -8,25 +8,42 @@ from tgems.evaluation.estimates import Point, direction_of, measure
 from tgems.evaluation.uncertainty import Estimate, SharedSources
 from tgems.evaluation.wins import best_policy, difference, interval_of
 from tgems.features.cache import FeatureSet
+from tgems.policies.interface import Policy
 
-FROZEN = ("hull_raw", "max_softmax_raw", "margin_raw", "saturation_raw")
-UNGATED = ("hull", "max_softmax", "margin", "entropy", "patience", "saturation")
-# Step -> policies, of which the best on validation counts, and the step that it stands on.
-STEPS: dict[str, tuple[tuple[str, ...], str | None]] = {
-    "frozen_fixed": (("hull_raw",), None),
-    "frozen_confidence": (FROZEN, "frozen_fixed"),
-    "heads_fixed": (("hull",), "frozen_fixed"),
-    "heads_confidence": (UNGATED, "frozen_confidence"),
-    "image_gates": (("tgem",), "heads_confidence"),
-    "bank_gates": (("tgem_bank",), "heads_confidence"),
-    "score_normalisation": (("tgem",), "image_gates"),
+STEPS: dict[str, str | None] = {
+    "frozen_fixed": None,
+    "frozen_confidence": "frozen_fixed",
+    "heads_fixed": "frozen_fixed",
+    "heads_confidence": "frozen_confidence",
+    "image_gates": "heads_confidence",
+    "bank_gates": "heads_confidence",
+    "score_normalisation": "image_gates",
 }
+"""Each step, and the step that it stands on."""
+
+
+def policies_of_steps(policies: dict[str, Policy]) -> dict[str, list[str]]:
+    """Return the policies of each step, of which the best on validation counts.
+
+    Rules without a trained gate are those that decide by the image, and the hull of fixed exits.
+    """
+    rules = {n: p for n, p in policies.items() if (p.adaptive or p.mixes) and p.gates is None and not p.oracle}
+    return {
+        "frozen_fixed": ["hull_raw"],
+        "frozen_confidence": [name for name, policy in rules.items() if policy.frozen_head],
+        "heads_fixed": ["hull"],
+        "heads_confidence": [name for name, policy in rules.items() if not policy.frozen_head],
+        "image_gates": ["tgem"],
+        "bank_gates": ["tgem_bank"],
+        "score_normalisation": ["tgem"],
+    }
 
 
 def contributions(
     test: Curves,
     normalised: Curves,
     validation: Curves,
+    policies: dict[str, Policy],
     points: list[Point],
     features: FeatureSet,
     rate_targets: list[float],
@@ -38,6 +55,7 @@ def contributions(
         test: Curves of test images.
         normalised: The same under score normalisation; empty without it.
         validation: Validation curves, on which the best of several policies is picked.
+        policies: Policies by name.
         points: Operating points, for the full encoder and the oracle.
         features: Of the test images.
         rate_targets: Rates at which the curves are read.
@@ -47,21 +65,21 @@ def contributions(
         One row per metric, rate and step: the policy that was picked, its value, and what it gains over the step it
         stands on, each with both intervals. The rows `full` and `oracle` have rates of their own.
     """
-    sources = SharedSources(features.sources)
+    sources, named = SharedSources(features.sources), policies_of_steps(policies)
     records = []
     for metric, curves in test.items():
         common = about | {"direction": direction_of(metric), "metric": metric}
         for target in rate_targets:
             rate = Estimate(np.array([target]), np.zeros((1, sources.n)), False)
             found: dict[str, tuple[Key, Estimate]] = {}
-            for step, (names, _) in STEPS.items():
+            for step, names in named.items():
                 own = normalised.get(metric, {}) if step == "score_normalisation" else curves
                 key = best_policy(validation.get(metric, {}), target, among=names)
                 if key is not None and key in own:
                     found[step] = (key, own[key].read(rate))
             for step, (key, value) in found.items():
                 row = common | {"rate": target, "step": step, "policy": key[0]} | _value(value, sources)
-                below = STEPS[step][1]
+                below = STEPS[step]
                 if below in found:
                     gain = difference(value - found[below][1], sources)
                     row |= {"over": below} | {f"gain{_suffix(k)}": v for k, v in gain.items() if k != "reason"}

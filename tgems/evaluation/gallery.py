@@ -8,15 +8,16 @@ from PIL import Image
 
 from tgems.data.webdataset import SplitFiles, read_prompts
 from tgems.evaluation.operating_points import Row
+from tgems.policies.interface import Policy
 
 PER_EXIT = 4
 THUMBNAIL = 64
-PREFERRED = ("tgem_bank", "tgem")
 
 
-def pick_row(rows: list[Row], calibration: str) -> Row | None:
+def pick_row(rows: list[Row], calibration: str, policies: dict[str, Policy]) -> Row | None:
     """The T-GEM row to show: bank-guided where there is one, the middle rate target, the first seed."""
-    for policy in PREFERRED:
+    contenders = [name for name, policy in policies.items() if policy.contender]
+    for policy in sorted(contenders, key=lambda name: not policies[name].needs_bank):
         own = [r for r in rows if r.about["policy"] == policy and r.about["calibration"] == calibration]
         own = [r for r in own if r.about["score_normalisation"] == "none" and r.exits is not None]
         if own:

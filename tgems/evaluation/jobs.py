@@ -24,6 +24,7 @@ from tgems.evaluation.thresholds import as_json, fit_policies, from_json, usable
 from tgems.evaluation.tradeoff import tradeoff
 from tgems.evaluation.uncertainty import SharedSources
 from tgems.evaluation.wins import areas, of_other_domain, wins
+from tgems.exits.module_folders import joint_guidance
 from tgems.features.cache import COMPARED, IN_MEMORY_GB, SCHEMA_VERSION, FeatureSet, load_captions, load_features
 from tgems.policies.interface import Policy, require_index_safe
 from tgems.policies.registry import find_policies
@@ -60,7 +61,7 @@ def run_thresholds(
     if features.captions is not None and directions == ["text_to_image"]:
         for policy in chosen.values():
             require_index_safe(policy)
-    plain = list(splits(features, costs, trained))
+    plain = list(splits(features, costs, trained, chosen))
     bank = None
     if captions and query_bank is not None and "text_to_image" in directions:
         bank = _chosen_bank(plain[1], _bank_captions(captions[0], features), trained.rate_targets, query_bank)
@@ -112,7 +113,7 @@ def run_evaluation(
     features = load_features(Path(test), like, in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
     chosen = find_policies(policies)
     fitted = {calibration: from_json(value) for calibration, value in fixed.items()}
-    plain = list(splits(features, costs, trained))
+    plain = list(splits(features, costs, trained, chosen))
     banks = _fixed_banks(captions[0], features, fixed) if captions and "text_to_image" in directions else {}
     rows: list[Row] = []
     for split in plain:
@@ -128,15 +129,15 @@ def run_evaluation(
     validation = from_frame(pd.read_parquet(curves))
     before = validation if first == "in_domain" else {}
     names = {k: about[k] for k in ("backbone", "variant", "dataset")}
-    shown = gallery(pick_row(rows, first), features.samples, costs.blocks, SplitFiles.of(Path(images)))
+    shown = gallery(pick_row(rows, first, chosen), features.samples, costs.blocks, SplitFiles.of(Path(images)))
     under = [
         areas(found, seen, sources, names).assign(score_normalisation=label)
         for label, found, seen in (("none", own, before), ("querybank", normalised, {}))
     ]
-    steps = contributions(own, normalised, before, points, features, trained.rate_targets, names)
+    steps = contributions(own, normalised, before, chosen, points, features, trained.rate_targets, names)
     parts = {
         "tradeoff": _reported(tradeoff(points, features, costs, about), directions),
-        "wins": _reported(wins(own, before or of_other_domain(validation, own), sources, names), directions),
+        "wins": _reported(wins(own, before or of_other_domain(validation, own), chosen, sources, names), directions),
         "areas": _reported(pd.concat(under, ignore_index=True), directions),
         "contributions": _reported(steps, directions),
         "exits": exit_shares(rows, costs, names),
@@ -148,7 +149,7 @@ def run_evaluation(
     write_json(Path(out["provenance"]), _provenance(features, fixed, trained))
 
 
-def splits(features: FeatureSet, costs: ExitCosts, trained: Trained) -> Iterator[Split]:
+def splits(features: FeatureSet, costs: ExitCosts, trained: Trained, policies: dict[str, Policy]) -> Iterator[Split]:
     """Yield a split for the backbone alone, then one for the modules of each seed.
 
     Heads and gates that were trained together yield a split for each guidance and rate target.
@@ -157,8 +158,11 @@ def splits(features: FeatureSet, costs: ExitCosts, trained: Trained) -> Iterator
     """
     weights, owners = features.manifest["weights"], {}
     if trained.scheme == "joint":
-        owners = {g: (name,) for g, name in (("image", "tgem"), ("bank", "tgem_bank")) if g in trained.gates}
-        owners = {g: (*names, "random") if g == next(iter(owners)) else names for g, names in owners.items()}
+        owners = {
+            kind: tuple(name for name, policy in policies.items() if policy.gates == kind)
+            for kind in joint_guidance(trained.gates)
+        }
+        owners = {kind: (*names, "random") if kind == next(iter(owners)) else names for kind, names in owners.items()}
     elsewhere = tuple(name for names in owners.values() for name in names)
     yield Split(features, costs)
     for seed in trained.seeds:

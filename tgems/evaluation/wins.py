@@ -8,8 +8,8 @@ import pandas as pd
 from tgems.evaluation.curves import Curve, Curves, Key
 from tgems.evaluation.estimates import direction_of
 from tgems.evaluation.uncertainty import Estimate, Intervals, SharedSources, intervals
+from tgems.policies.interface import Policy
 
-CONTENDERS = ("tgem", "tgem_bank")
 IMAGE_TO_TEXT = "text_retrieval_recall@1"
 OUTSIDE = "the rate lies outside of the other's curve"
 ALIKE = "all images share sources, so that their sampling error is unknown"
@@ -43,7 +43,9 @@ def areas(test: Curves, validation: Curves, sources: SharedSources, about: dict)
     return pd.DataFrame(records)
 
 
-def wins(test: Curves, validation: Curves, sources: SharedSources, about: dict) -> pd.DataFrame:
+def wins(
+    test: Curves, validation: Curves, policies: dict[str, Policy], sources: SharedSources, about: dict
+) -> pd.DataFrame:
     """Compare each T-GEM at every rate target with the best other policy, with its shuffled twin and with the hull.
 
     The best other policy is the one whose validation curve is highest at the rate that the T-GEM realises. Its test
@@ -52,6 +54,7 @@ def wins(test: Curves, validation: Curves, sources: SharedSources, about: dict) 
     Args:
         test: Curves of test images.
         validation: Curves of the same policies under in-domain thresholds, for picking.
+        policies: Policies by name; the contenders among them are compared with all others.
         sources: Of the test images.
         about: Common columns.
 
@@ -59,14 +62,14 @@ def wins(test: Curves, validation: Curves, sources: SharedSources, about: dict) 
         One row per T-GEM, calibration, target and `against` (`best`, `shuffled`, `hull`). Where nothing can be said, p
         and intervals are NaN and `reason` says why.
     """
-    records = []
+    records, contenders = [], [name for name, policy in policies.items() if policy.contender]
     for metric, ours in test.items():
         for key, own in ours.items():
-            if key[0] not in CONTENDERS:
+            if key[0] not in contenders:
                 continue
             for j, target in [(j, t) for j, t in enumerate(own.targets) if t is not None]:
                 rate, value = own.knot(j)
-                best = best_policy(validation[metric], float(rate.values.mean()), excluded=CONTENDERS)
+                best = best_policy(validation[metric], float(rate.values.mean()), excluded=contenders)
                 others = {"best": best, "shuffled": ("shuffled", key[0], key[2]), "hull": ("hull", None, "in_domain")}
                 for against, name in others.items():
                     competitor = name and ours.get((name[0], name[1], name[2] and key[2]))

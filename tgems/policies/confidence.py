@@ -20,6 +20,7 @@ class MaxSoftmax(ThresholdPolicy):
 
     name = "max_softmax"
     label = "max softmax"
+    color, marker = "#56B4E9", "v"
     needs_bank = True
     per_exit = True
 
@@ -32,6 +33,7 @@ class Entropy(ThresholdPolicy):
     """Leaves where the entropy is low enough (BranchyNet, Teerapittayanon et al., ICPR 2016; DeeBERT, ACL 2020)."""
 
     name = "entropy"
+    color, marker = "#CC79A7", "D"
     needs_bank = True
     per_exit = True
 
@@ -44,6 +46,7 @@ class Margin(ThresholdPolicy):
     """Leaves where the best text leads the second by enough probability (Park et al., CODES+ISSS 2015)."""
 
     name = "margin"
+    color, marker = "#009E73", "^"
     needs_bank = True
     per_exit = True
 
@@ -57,6 +60,8 @@ class MaxSoftmaxRaw(MaxSoftmax):
 
     name = "max_softmax_raw"
     label = "max softmax, frozen projection"
+    color, marker = "#56B4E9", ""
+    line = ":"
     frozen_head = True
 
 
@@ -65,6 +70,8 @@ class MarginRaw(Margin):
 
     name = "margin_raw"
     label = "margin, frozen projection"
+    color, marker = "#009E73", ""
+    line = ":"
     frozen_head = True
 
 
@@ -75,6 +82,7 @@ class Patience(ThresholdPolicy):
     """
 
     name = "patience"
+    color, marker = "#8C6D31", "P"
     needs_bank = True
 
     def score(self, view: ExitView) -> Tensor:
@@ -105,6 +113,7 @@ class Saturation(ThresholdPolicy):
     """Leaves where the class token, or the maximum over tokens, has stopped turning (MuE, Tang et al., CVPR 2023)."""
 
     name = "saturation"
+    color, marker = "#E69F00", "X"
 
     def unusable(self, costs: ExitCosts) -> str:
         """Exits must be equally wide, and the frozen projection must accept them if it is used."""
@@ -126,4 +135,6 @@ class SaturationRaw(Saturation):
 
     name = "saturation_raw"
     label = "saturation, frozen projection"
+    color, marker = "#E69F00", ""
+    line = ":"
     frozen_head = True

@@ -58,6 +58,9 @@ class Policy:
     Attributes:
         name: Name in configurations and tables.
         label: Name in figures; the default is `name`.
+        color: Color in figures; the default is one of a palette, by the name.
+        marker: Marker in figures.
+        line: Line style in figures; empty for none.
         guidance: `none`, `image` or `bank`: what a trained gate sees, for the tables.
         gates: Kind of trained gates that it needs (`tgems.costs.exit_costs.GATES`); None for none.
         needs_bank: Whether the texts must be known before the image is encoded. If so, it cannot build an image index.
@@ -73,6 +76,9 @@ class Policy:
 
     name: ClassVar[str]
     label: ClassVar[str | None] = None
+    color: ClassVar[str | None] = None
+    marker: ClassVar[str] = "h"
+    line: ClassVar[str] = "-"
     guidance: ClassVar[str] = "none"
     gates: ClassVar[str | None] = None
     needs_bank: ClassVar[bool] = False

@@ -41,6 +41,7 @@ class Fixed(Policy):
 
     name = "fixed"
     label = "fixed exit, trained head"
+    color, marker = "#8A8A8A", ""
     runs = True
 
     def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
@@ -57,6 +58,8 @@ class FixedRaw(Fixed):
 
     name = "fixed_raw"
     label = "fixed exit, frozen projection"
+    color, marker = "#8A8A8A", ""
+    line = ":"
     frozen_head = True
 
 
@@ -73,6 +76,8 @@ class Hull(Policy):
 
     name = "hull"
     label = "hull of fixed exits"
+    color, marker = "#8A8A8A", ""
+    line = "--"
     mixes = True
 
     def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
@@ -116,6 +121,8 @@ class HullRaw(Hull):
 
     name = "hull_raw"
     label = "hull, frozen projection"
+    color, marker = "#8A8A8A", ""
+    line = "-."
     frozen_head = True
 
 
@@ -136,6 +143,8 @@ class Random(Policy):
 
     name = "random"
     label = "random exit"
+    color, marker = "#BDBDBD", ""
+    line = "-."
 
     def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
         """The histogram of `tgem`, of `tgem_bank` where there is no other."""
@@ -163,6 +172,8 @@ class Oracle(Policy):
 
     name = "oracle"
     label = "oracle: first right exit"
+    color, marker = "#8A8A8A", "*"
+    line = ""
     oracle = True
 
     def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
@@ -179,6 +190,8 @@ class OracleAgree(Oracle):
 
     name = "oracle_agree"
     label = "oracle: first to agree for good"
+    color, marker = "#C9C9C9", "*"
+    line = ""
 
     def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Start of the final run of agreement with L."""

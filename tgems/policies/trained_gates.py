@@ -12,6 +12,7 @@ class TGem(ThresholdPolicy):
 
     name = "tgem"
     label = "T-GEM, image-guided"
+    color, marker = "#D55E00", "s"
     guidance = "image"
     gates = "image"
     contender = True
@@ -30,6 +31,7 @@ class TGemBank(ThresholdPolicy):
 
     name = "tgem_bank"
     label = "T-GEM, bank-guided"
+    color, marker = "#0072B2", "o"
     guidance = "bank"
     gates = "bank"
     needs_bank = True
@@ -49,6 +51,7 @@ class LearnedConfidence(ThresholdPolicy):
 
     name = "learned_confidence"
     label = "learned confidence"
+    color, marker = "#000000", "+"
     guidance = "image"
     gates = "confidence"
 
@@ -65,6 +68,7 @@ class LraGate(ThresholdPolicy):
 
     name = "lra_gate"
     label = "LRA-EE gate"
+    color, marker = "#882255", "p"
     guidance = "bank"
     gates = "variance"
     needs_bank = True
@@ -89,6 +93,7 @@ class Router(ThresholdPolicy):
 
     name = "router"
     label = "ICAR router"
+    color, marker = "#44AA99", "d"
     guidance = "image"
     gates = "router"
     per_exit = True

@@ -26,6 +26,7 @@ def plot_figure(
     parts: Mapping[str, Sequence[str]],
     variant: str,
     compared: Sequence[str],
+    policies: Sequence[str],
     pdf: str,
     png: str,
 ) -> None:
@@ -37,10 +38,11 @@ def plot_figure(
         parts: Further frames by name (`exits`, `gallery`), each in several Parquet files.
         variant: The variant to show.
         compared: Data sets that the figures of `COMPARED` show; the others show all.
+        policies: Policies of the run, as in the configuration.
         pdf: Output.
         png: Output.
     """
-    use_style()
+    use_style(policies)
     frames = {Path(p).stem: pd.read_csv(p, dtype={"seed": str}) for p in tables}
     for part, files in parts.items():
         frames[part] = pd.concat([pd.read_parquet(f) for f in files], ignore_index=True)

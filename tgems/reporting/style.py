@@ -1,5 +1,7 @@
 """One look for all figures: colour-blind safe colours per policy, one font, PDF and PNG."""
 
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +13,8 @@ import pandas as pd  # noqa: E402
 import seaborn as sns  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+from tgems.config.run import ALL_POLICIES  # noqa: E402
+from tgems.policies.declarations import declared  # noqa: E402
 from tgems.provenance import whole_file  # noqa: E402
 
 WIDTH = 7.2  # inches: two columns of a paper
@@ -26,24 +30,7 @@ class Look(NamedTuple):
     light: bool = False
 
 
-POLICY_LOOKS = {
-    "tgem_bank": Look("T-GEM, bank-guided", "#0072B2", "o"),
-    "tgem": Look("T-GEM, image-guided", "#D55E00", "s"),
-    "margin": Look("margin", "#009E73", "^"),
-    "max_softmax": Look("max softmax", "#56B4E9", "v"),
-    "entropy": Look("entropy", "#CC79A7", "D"),
-    "patience": Look("patience", "#8C6D31", "P"),
-    "saturation": Look("saturation", "#E69F00", "X"),
-    "learned_confidence": Look("learned confidence", "#000000", "+"),
-    "fixed": Look("fixed exit, trained head", "#8A8A8A", "", "-", True),
-    "fixed_raw": Look("fixed exit, frozen projection", "#8A8A8A", "", ":", True),
-    "margin_raw": Look("margin, frozen projection", "#009E73", "", ":", True),
-    "hull": Look("hull of fixed exits", "#8A8A8A", "", "--", True),
-    "random": Look("random exit", "#BDBDBD", "", "-.", True),
-    "shuffled": Look("T-GEM's exits, shuffled", "#7FB2D5", "", ":", True),
-    "oracle": Look("oracle: first right exit", "#8A8A8A", "*", "", True),
-    "oracle_agree": Look("oracle: first to agree for good", "#C9C9C9", "*", "", True),
-}
+_policies = list(ALL_POLICIES)
 METRIC_NAMES = {
     "acc1": "accuracy",
     "text_retrieval_recall@1": "R@1, image to text",
@@ -51,20 +38,40 @@ METRIC_NAMES = {
 }
 
 
+@cache
+def _looks(words: tuple[str, ...]) -> dict[str, Look]:
+    """Return the looks of policies by name, contenders first and light ones last."""
+    found = []
+    for word in words:
+        own = {} if word == "shuffled" else declared(word)
+        if word == "shuffled":
+            found.append((True, True, word, Look("T-GEM's exits, shuffled", "#7FB2D5", "", ":", True)))
+            continue
+        light = not own["adaptive"] or own["frozen_head"]
+        color = own["color"] or sns.color_palette("colorblind").as_hex()[sum(own["name"].encode()) % 10]
+        drawn = Look(own["label"] or own["name"], color, own["marker"], own["line"], light)
+        found.append((light, not own["contender"], own["name"], drawn))
+    return {name: drawn for *_, name, drawn in sorted(found, key=lambda one: one[:2])}
+
+
 def look(policy: str) -> Look:
-    """How to draw a policy; a user's own gets a colour by its name's place in the alphabet."""
-    colors = sns.color_palette("colorblind").as_hex()
-    return POLICY_LOOKS.get(policy) or Look(policy, colors[sum(policy.encode()) % len(colors)], "h")
+    """Return how to draw a policy, as its class declares it."""
+    return _looks(tuple(_policies))[policy]
 
 
 def in_order(policies: pd.Series) -> list[str]:
-    """Policies that occur, known ones first."""
-    found = set(policies)
-    return [p for p in POLICY_LOOKS if p in found] + sorted(found - {*POLICY_LOOKS, "full"})
+    """Return the policies that occur, but for the full encoder, in the order in which they are drawn."""
+    found = set(policies) - {"full"}
+    return [policy for policy in _looks(tuple(_policies)) if policy in found]
 
 
-def use_style() -> None:
-    """Set seaborn's theme and matplotlib's fonts."""
+def use_style(policies: Sequence[str] = ALL_POLICIES) -> None:
+    """Set seaborn's theme, matplotlib's fonts, and the policies that figures show.
+
+    Args:
+        policies: Names of policies, or `FILE.py:CLASS` for those of your own.
+    """
+    _policies[:] = policies
     sns.set_theme(context="paper", style="whitegrid", font="DejaVu Sans")
     sizes = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7}
     plt.rcParams |= sizes | {"legend.fontsize": 7, "figure.titlesize": 9, "grid.linewidth": 0.5}

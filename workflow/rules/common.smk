@@ -17,6 +17,7 @@ from tgems.reporting.published import has_published
 from tgems.reporting.run_record import require_results_of
 from tgems.workflow_config import (
     complete_config,
+    contenders,
     costs_of,
     recorded_config,
     trained_gates,
@@ -73,7 +74,7 @@ TABLES = ["tradeoff", "flops", "semantic_content", "summary", "wins", "areas"]
 TABLES += ["contributions"]
 TABLES += ["ablations"] if len(VARIANTS) > 1 else []
 TABLES += ["precision"] if config["features"]["precision"] != "float32" else []
-GATED = [name for name in config["policies"] if name in ("tgem", "tgem_bank")]
+GATED = contenders(config["policies"])
 FIGURES = ["tradeoff", "semantic_content"]
 COMPARED = config["evaluation"]["compared"]
 OWN_THRESHOLDS = [

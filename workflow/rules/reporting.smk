@@ -60,7 +60,7 @@ rule plot_figure:
         exits=evaluated("exits"),
         gallery=evaluated("gallery"),
         provenance="<results>/tables/provenance.json",
-        code=code_of("plot_figure"),
+        code=code_of("plot_figure") + OWN_POLICIES,
     output:
         pdf="<results>/figures/{figure}.pdf",
         png=report(

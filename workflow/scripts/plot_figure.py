@@ -15,6 +15,7 @@ with job(snakemake.log[0], snakemake.threads):
         parts,
         snakemake.params.variant,
         config["evaluation"]["compared"],
+        config["policies"],
         snakemake.output.pdf,
         snakemake.output.png,
     )
