@@ -19,7 +19,7 @@ def test_default_runs_every_stage_but_pretraining(project):
         jobs["train_heads"] == 6
         and jobs["train_image_gates"] == 10
         and jobs["evaluate"] == 10
-        and jobs["train_confidence_gates"] == 2
+        and jobs["train_gates"] == 6
     )
 
 
@@ -60,7 +60,7 @@ def test_no_test_split_reaches_training_or_thresholds(project, name):
 
     assert splits("evaluate") == {"train", "validation", "test"}, "the walk sees test splits where they belong"
     assert splits("fit_thresholds") == {"train", "validation"}
-    for rule in ("train_heads", "train_image_gates", "train_bank_gates", "train_confidence_gates", "train_lookahead"):
+    for rule in ("train_heads", "train_image_gates", "train_bank_gates", "train_gates", "train_lookahead"):
         assert splits(rule) == {"train"}, rule
 
 

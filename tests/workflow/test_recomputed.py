@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tgems.exits.bank_statistics import bank_features
+from tgems.exits.bank_statistics import BankStatistics, bank_features
 from tgems.exits.saved_modules import load_module
 
 pytestmark = pytest.mark.workflow
@@ -37,8 +37,8 @@ def costs_of(results, policy, visited, bank_size):
     for k in range(exits):
         look = 0
         if k < exits - 1 and k in (range(exits) if visited is None else visited):
-            look = {"tgem": macs["image_gate"][k], "margin": macs["head"][k]}.get(policy, 0)
-            look += macs["head"][k] + macs["bank_gate"][k] if policy == "tgem_bank" else 0
+            look = {"tgem": macs["gates"]["image"][k], "margin": macs["head"][k]}.get(policy, 0)
+            look += macs["head"][k] + macs["gates"]["bank"][k] if policy == "tgem_bank" else 0
         answer = macs["head"][k] if k < exits - 1 and policy in ("tgem", "fixed") else 0
         price.append((macs["encoder"][k] + spent + look + answer) / macs["encoder"][-1])
         spent += look + (bank_size * macs["embed_dim"] if look and policy in ("margin", "tgem_bank") else 0)
@@ -54,7 +54,8 @@ def scores_of(results, policy, z, summaries, bank, scale, weights):
     if policy == "margin":
         return p[..., 0] - p[..., 1]
     gates = load_module(results / f"exits/{BACKBONE}/default/bank/seed-0", weights)
-    return gates.scores(summaries, bank_features(logits[:, :-1], scale), p[..., 0])
+    seen = BankStatistics(p[..., 0], p[..., 0], p[..., 0], p[..., 0], bank_features(logits[:, :-1], scale))
+    return gates.scores(summaries, seen)
 
 
 def hits_by_text(z, right, texts, retrieval):
