@@ -22,9 +22,9 @@ ABOUT = """Run, share and compare T-GEMs: exit modules that let an image leave a
 A T-GEM is a folder that `tgems export` writes. A backbone that it names by a relative path is looked for from the
 current folder; `--backbone local-dir:FOLDER` reads it from elsewhere.
 
-Exit codes: 0 done; 1 bad input, one line says what; 2 wrong usage; 3 done, but something needs attention (images left
-out, an index of mixed origin, runs that differ); 70 a bug in tgems, one line names the file that holds its traceback;
-130 interrupted.
+Exit codes: 0 done; 1 bad input, explained in one line; 2 wrong usage; 3 done, but something needs attention (images
+left out, an index of mixed origin, runs that differ); 70 a bug in tgems, one line names the file that holds its
+traceback; 130 interrupted.
 """
 ATTENTION = 3
 
@@ -194,7 +194,7 @@ def export(
     from tgems.runtime.export import from_results
 
     from_results(results, backbone, policy, rate, exit_block, variant, seed).save_pretrained(to)
-    _say(f"saved in {to}; `tgems info {to}` says more")
+    _say(f"saved in {to}; see `tgems info {to}`")
 
 
 @command()
@@ -204,12 +204,13 @@ def compare(
 ) -> None:
     """Compare two runs: configuration, digests, and which numbers moved beyond their intervals.
 
-    Ends with code 3 where a number moved, or is in one run alone.
+    Ends with code 3 if a number moved, or is in only one run.
     """
     from tgems.reporting.compare import compare_runs
 
     report = compare_runs(run_a, run_b)
-    for name, rows in (("configuration", report.config), ("digest", report.digests), ("in one run", report.alone)):
+    tables = {"configuration": report.config, "digest": report.digests, "only in one run": report.unmatched}
+    for name, rows in tables.items():
         _print_table((name, str(run_a), str(run_b)), rows)
     _print_table(("number", str(run_a), str(run_b), "moved by"), report.moved)
     _say(report.summary)
@@ -257,7 +258,7 @@ def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> No
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line."""
     collect_garbage_rarely()
     app(prog_name="tgems")
 

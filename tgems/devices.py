@@ -22,5 +22,5 @@ def require_device(key: str, device: str) -> None:
 
 
 def autocast(device: str, dtype: str) -> AbstractContextManager:
-    """Context of an encoder's passes: autocast to `bfloat16` or `float16`, none for `float32`."""
+    """Return the context of an encoder's passes: autocast to `bfloat16` or `float16`, none for `float32`."""
     return nullcontext() if dtype == "float32" else torch.autocast(device, getattr(torch, dtype))

@@ -1,6 +1,6 @@
 """`UserError`, the one exception that is the user's fault, and helpers that raise it where files are read.
 
-Every other exception is a bug in tgems: tgems/failures.py says how each of them ends a command or a job.
+Every other exception is a bug in tgems: tgems/failures.py defines how each of them ends a command or a job.
 """
 
 import difflib
@@ -28,7 +28,7 @@ class UserError(Exception):
 
 
 def nearest(word: object, known: Iterable) -> str:
-    """A hint for a word that is none of the known: the one that it resembles, or all of them."""
+    """Write a hint for an unknown word: the known one that it resembles, or all of them."""
     known = [str(k) for k in known]
     near = difflib.get_close_matches(str(word), known, 1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

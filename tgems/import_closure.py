@@ -14,7 +14,7 @@ def import_closure(script: Path) -> list[Path]:
     """Return every file of tgems that running a script may read, in alphabetical order, without the script itself.
 
     These are the modules of all import statements, those inside of functions included, followed from module to module,
-    and the data files that a module names by a string and that lie beside it. Imports for type checkers alone do not
+    and the data files that a module names by a string and that are beside it. Imports only for type checkers do not
     count, since they never run, and neither do those inside of functions of a package's `__init__.py`, which importing
     one of its modules does not call.
 

@@ -17,7 +17,7 @@ from tgems.process import collect_garbage_rarely
 def job(log: str, threads: int) -> Iterator[None]:
     """Run a job's body.
 
-    The package's log lines go to stderr and to the log file, libraries' warnings to the file alone. Progress bars are
+    The package's log lines go to stderr and to the log file, libraries' warnings only to the file. Progress bars are
     drawn only on a terminal. A body that fails ends the process with one line on stderr, which is also the log's last:
     the message of a `UserError`, or else that there is a bug, whose traceback the log holds. The exit code is 1, and
     130 for an interrupt.

@@ -28,7 +28,7 @@ GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal.
+    """Return the SHA-256 of a file, hexadecimal.
 
     Raises:
         UserError: It cannot be read.
@@ -38,12 +38,12 @@ def digest_file(path: Path) -> str:
 
 
 def digest_json(value: object) -> str:
-    """SHA-256 of a JSON value in canonical form."""
+    """Return the SHA-256 of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def digest_tensors(tensors: "Iterable[tuple[str, Tensor]]") -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of torch tensors, in name order.
+    """Return the SHA-256 over names, dtypes, shapes and bytes of torch tensors, in name order.
 
     Floating-point tensors are hashed as float32, in which models run, so that the precision of a file does not matter.
     """
@@ -59,10 +59,10 @@ def digest_tensors(tensors: "Iterable[tuple[str, Tensor]]") -> str:
 
 @cache
 def commit() -> str:
-    """Commit of tgems' own checkout, `+dirty` where tracked files differ, and `unknown` where there is no checkout.
+    """Return the commit of tgems' own checkout, with `+dirty` if tracked files differ, or `unknown` without a checkout.
 
-    An installed package may lie within another project's repository, as in a virtual environment. The commit of that
-    repository says nothing about tgems, so the repository must begin beside the package and track its files.
+    An installed package may be within another project's repository, as in a virtual environment. The commit of that
+    repository is unrelated to tgems, so the repository must begin beside the package and track its files.
     """
     package = Path(__file__).resolve().parent
     place = {name: value for name, value in os.environ.items() if name not in GIT_PLACES}
@@ -83,7 +83,7 @@ def commit() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on; absent ones are left out."""
+    """Return the versions of the packages that a result depends on; absent ones are left out."""
     found = {}
     for name in PACKAGES:
         try:
@@ -95,7 +95,7 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder under a temporary name: it replaces `folder` when the body ends, and is gone if the body fails.
+    """Fill a folder under a temporary name: it replaces `folder` when the body ends, and is deleted if the body fails.
 
     Raises:
         UserError: The operating system refuses to write there, or the disk is full.
@@ -116,7 +116,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Write a file under a temporary name: it replaces `path` when the body ends, and is gone if the body fails.
+    """Write a file under a temporary name: it replaces `path` when the body ends, and is deleted if the body fails.
 
     Raises:
         UserError: The operating system refuses to write there, or the disk is full.

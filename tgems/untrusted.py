@@ -144,7 +144,7 @@ def read_table(
         path: A file whose name ends in `.csv` or `.parquet`.
         columns: Columns that it must have.
         way_out: What the user can do about a bad file. Error messages end with it.
-        numbers: Further columns that it must have and that hold numbers alone, or nothing.
+        numbers: Further columns that it must have, with only numbers or empty cells.
         options: Options of pandas.
 
     Raises:

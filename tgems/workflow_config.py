@@ -1,4 +1,4 @@
-"""Complete a run's configuration and check what no schema can say: architectures, data sets, policies, exits.
+"""Complete a run's configuration and check what no schema can check: architectures, data sets, policies, exits.
 
 Imports neither torch nor open_clip, since it serves dry runs.
 """
@@ -50,9 +50,9 @@ def complete_config(config: dict) -> dict[str, Any]:
 def recorded_config(config: dict) -> dict[str, Any]:
     """Return the part of a complete configuration that can change a number of the tables.
 
-    The rest says where files lie and what a job may use: the results folder, worker processes, devices, memory, batch
+    The rest is where files are and what a job may use: the results folder, worker processes, devices, memory, batch
     sizes of the feature pass, the number of jobs. Measuring speed and pretraining backbones do not touch the tables,
-    and options of exit modules stand in the variants.
+    and options of exit modules are in the variants.
     """
     apart = {"results", "latency", "pretraining", *Variant.model_fields}
     kept = {key: value for key, value in config.items() if key not in apart}
@@ -93,13 +93,13 @@ def contenders(policies: list[str]) -> list[str]:
 
 
 def costs_of(config: dict, backbone: str, variant: str) -> ExitCosts | None:
-    """Costs of a backbone and a variant's exit modules by the closed form; None where there is none."""
+    """Compute the costs of a backbone and a variant's exit modules by the closed form; None if there is none."""
     entry = config["backbones"][backbone]
     return module_costs(model_config(entry), config["variants"][variant] | {"kept": entry["exits"]})
 
 
 def _variant(config: dict, variant: Variant) -> dict:
-    """All options of a variant: the configuration's own, but for the keys that the variant sets."""
+    """Return all options of a variant: the configuration's own, except for the keys that the variant sets."""
     own = {key: config[key] for key in Variant.model_fields if key != "training"}
     own["training"] = {"scheme": config["training"]["scheme"]}
     changes = variant.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
@@ -129,7 +129,7 @@ def _check_policies(config: dict) -> None:
 
 
 def _check_backbone(name: str, config: dict) -> None:
-    """Check what the architecture alone says: whether it is supported, and which rate targets its exits can reach.
+    """Check what follows from the architecture: whether it is supported, and which rate targets its exits can reach.
 
     Where there is no closed form, the count of MACs checks the targets.
     """

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from tgems.evaluation.estimates import Point, measure
 from tgems.evaluation.metrics import (
     hits_per_image,
     image_to_text_ranks,
-    mean_per_class_recall,
     rank_of_label,
     retrieval_ranks,
     text_to_image_ranks,
 )
+from tgems.evaluation.operating_points import Row
 
 
 def embeddings(seed: int, n: int, captions_each: list[int], dim: int = 16):
@@ -71,7 +73,9 @@ def test_classification_equals_clip_benchmark(seed, classes, n):
     ranks = rank_of_label(scores, labels)
     assert [(ranks < k).double().mean().item() for k in (1, 5)] == pytest.approx(theirs, abs=1e-6)
     expected = balanced_accuracy_score(labels, scores.argmax(1))
-    assert mean_per_class_recall(ranks < 1, labels) == pytest.approx(expected, abs=1e-6)
+    point = Point({}, [Row({}, np.ones(n), {"acc1": (ranks < 1).double().numpy()})])
+    measured = measure([point], "mean_per_class_recall", SimpleNamespace(labels=labels))
+    assert measured.values.item() == pytest.approx(expected, abs=1e-6)
 
 
 def naive_ranks(images, texts, owner):

@@ -141,7 +141,7 @@ def test_one_key_in_two_shards_is_named(demo_backbone, tmp_path):
     split = _split(tmp_path / "d", [_png()] * 2)
     shutil.copy(tmp_path / "d/test/0.tar", tmp_path / "d/test/1.tar")
     split = replace(split, shards=[*split.shards, tmp_path / "d/test/1.tar"])
-    with pytest.raises(UserError, match="key 'x-0' stands in two shards"):
+    with pytest.raises(UserError, match="key 'x-0' is in two shards"):
         extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding())
 
 

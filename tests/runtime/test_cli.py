@@ -237,7 +237,7 @@ def test_export_and_info(results, tmp_path):
 def test_compare_says_what_moved(results, tmp_path):
     output = tgems("compare", results, results)
     equal = re.search(r"^([\d,]+) numbers in both runs: ([\d,]+) equal, 0 moved", output)
-    assert equal and equal[1] == equal[2] and "0 in one run alone" in output
+    assert equal and equal[1] == equal[2] and "0 in only one run" in output
     other = tmp_path / "results"
     shutil.copytree(results / "tables", other / "tables")
     points = pd.read_csv(other / "tables/tradeoff.csv", dtype={"seed": "string"})

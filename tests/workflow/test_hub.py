@@ -51,7 +51,7 @@ def test_a_hub_set_is_fetched_once_and_encoded(hub, project, monkeypatch):
 
     (project / "data/own/train/2.tar").unlink()
     run = snakemake(project, "--cores", "1", f"{FEATURES}/validation", *ARGUMENTS, check=False)
-    line = next(line for line in run.stdout.splitlines() if "2.tar: gone since" in line)
+    line = next(line for line in run.stdout.splitlines() if "2.tar: missing since" in line)
     assert "results/smoke/data/own/validation.json was written; delete that receipt and run again" in line
     (project / "results/smoke/data/own/validation.json").unlink()
     run = snakemake(project, "--cores", "1", f"{FEATURES}/validation", *ARGUMENTS, check=False)

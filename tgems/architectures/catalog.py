@@ -42,7 +42,7 @@ def read_architecture(name: str) -> ModelConfig:
 
 
 def vision_config(model_cfg: dict) -> dict:
-    """The image tower's part of a configuration, open_clip's defaults filled in."""
+    """Return the image tower's part of a configuration, with open_clip's defaults filled in."""
     return VisionConfig().model_dump() | model_cfg["vision_cfg"]
 
 
@@ -67,7 +67,7 @@ def check_same(name: str, held: ModelConfig, pretrained: str) -> None:
 
 
 def family(model_cfg: dict) -> str:
-    """Family of a supported image tower: `vit`, `timm` or `resnet`."""
+    """Return the family of a supported image tower: `vit`, `timm` or `resnet`."""
     vision = vision_config(model_cfg)
     if vision["timm_model_name"]:
         return "timm"
@@ -75,7 +75,7 @@ def family(model_cfg: dict) -> str:
 
 
 def positions_at_exits(model_cfg: dict) -> tuple[int, int] | None:
-    """Rows and columns of the coarsest feature map at an exit before the last; None for timm's towers.
+    """Return rows and columns of the coarsest feature map at an exit before the last; None for timm's towers.
 
     Args:
         model_cfg: open_clip model configuration of a supported tower.
@@ -89,13 +89,13 @@ def positions_at_exits(model_cfg: dict) -> tuple[int, int] | None:
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width of a size that open_clip writes as one number or two."""
+    """Return height and width of a size that open_clip writes as one number or two."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
 
 def check_supported(model_cfg: dict, name: str) -> None:
-    """Refuse image towers that cannot be cut into blocks; `as_tower` says the same of the tower itself.
+    """Refuse image towers that cannot be cut into blocks; `as_tower` checks the same on the tower itself.
 
     Args:
         model_cfg: open_clip model configuration.

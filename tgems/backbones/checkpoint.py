@@ -89,7 +89,7 @@ def _saved_tensors(path: str) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # an arbitrary file can make torch's reader raise anything
         raise UserError(
-            f"backbone weights {path!r} are not tensors alone ({first_line(error)}); convert them to .safetensors"
+            f"backbone weights {path!r} do not hold only tensors ({first_line(error)}); convert them to .safetensors"
         ) from error
     if isinstance(state, dict):
         state = state.get("state_dict", state)

@@ -124,7 +124,7 @@ def preprocessing(config: OpenClipConfig) -> tuple[dict, Callable]:
 
 
 def train_transform(backbone: Backbone, aug_cfg: dict | None = None) -> Callable:
-    """Augmenting preprocessing of training, as open_clip builds it: PIL image -> float32 `[3, h, w]`.
+    """Build the augmenting preprocessing of training as open_clip does: PIL image -> float32 `[3, h, w]`.
 
     Args:
         backbone: Loaded.
@@ -138,7 +138,7 @@ def train_transform(backbone: Backbone, aug_cfg: dict | None = None) -> Callable
 
 
 def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
-    """Build a backbone's image tower from its architecture alone: for counting.
+    """Build a backbone's image tower from its architecture, for counting.
 
     Args:
         backbone: Entry of the configuration.

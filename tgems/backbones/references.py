@@ -21,7 +21,7 @@ DOWNLOAD_AGAIN = "download or copy the folder again"
 
 
 def weights_form(pretrained: str) -> str:
-    """How `pretrained` names weights: `random`, `hf-hub`, `local-dir`, `file`, or else `tag`."""
+    """Return how `pretrained` names weights: `random`, `hf-hub`, `local-dir`, `file`, or else `tag`."""
     scheme, colon, _ = pretrained.partition(":")
     if colon and scheme in ("hf-hub", "local-dir"):
         return scheme
@@ -44,7 +44,7 @@ def local_folder(pretrained: str) -> Path | None:
 
 
 def backbone_files(backbone: dict) -> list[str]:
-    """Files that weights and architecture are read from; none where open_clip fetches or makes them."""
+    """List the files of weights and architecture; there are none if open_clip downloads or draws the weights."""
     pretrained = backbone["pretrained"]
     if weights_form(pretrained) == "file":
         return [pretrained]

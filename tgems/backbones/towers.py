@@ -24,7 +24,7 @@ class Tower(ABC):
         end: How names of parameters of the frozen pooling and projection begin.
         depth: Number of blocks L.
         widths: Channels of a token or position after each block `[L]`.
-        has_class_token: Whether token 0 stands for the whole image.
+        has_class_token: Whether token 0 represents the whole image.
         image_size: Height and width in pixels.
         accepts_raw: Whether the frozen pooling and projection accept any block's tokens.
         raw_reason: Why not; empty where they do.
@@ -48,15 +48,15 @@ class Tower(ABC):
 
     @abstractmethod
     def stem(self, images: Tensor) -> Tensor:
-        """Images `[n, 3, h, w]` -> the state before the first block."""
+        """Compute the state before the first block from images `[n, 3, h, w]`."""
 
     def block(self, k: int, state: Tensor) -> Tensor:
-        """One block, counted from 0."""
+        """Apply one block, counted from 0."""
         return self.blocks[k](state)
 
     @abstractmethod
     def finish(self, state: Tensor) -> Tensor:
-        """Frozen pooling and projection: state -> embeddings `[n, D]`, not normalised.
+        """Apply the frozen pooling and projection: state -> embeddings `[n, D]`, not normalised.
 
         After the last block equal to `visual(images)` bit for bit.
         """
@@ -125,11 +125,11 @@ class VisionTransformerTower(TokenTower):
         super().__init__(visual, blocks, [visual.transformer.width] * len(blocks))
 
     def stem(self, images: Tensor) -> Tensor:
-        """Patches, positions, class token and what normalises them."""
+        """Embed patches with positions and class token, and normalise them."""
         return self.visual._embeds(images)
 
     def finish(self, state: Tensor) -> Tensor:
-        """Pooling, norm and projection."""
+        """Apply pooling, norm and projection."""
         pooled, _ = self.visual._pool(state)
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
@@ -146,12 +146,12 @@ class TimmTower(TokenTower):
         self.grid_size = tuple(self.trunk.patch_embed.dynamic_feat_size(self.image_size))
 
     def stem(self, images: Tensor) -> Tensor:
-        """Patches, positions, prefix tokens and what normalises them."""
+        """Embed patches with positions and prefix tokens, and normalise them."""
         tokens = self.trunk._pos_embed(self.trunk.patch_embed(images))
         return self.trunk.norm_pre(self.trunk.patch_drop(tokens))
 
     def finish(self, state: Tensor) -> Tensor:
-        """Norm, pooling and projection, timm's and open_clip's."""
+        """Apply norm, pooling and projection, those of timm and of open_clip."""
         return self.visual.head(self.trunk.forward_head(self.trunk.norm(state)))
 
 
@@ -164,7 +164,7 @@ class EvaTower(TimmTower):
         return self.trunk.norm_pre(tokens)
 
     def block(self, k: int, state: Tensor) -> Tensor:
-        """One residual attention block."""
+        """Apply one residual attention block."""
         return self.blocks[k](state, rope=self._angles())
 
     def _angles(self) -> Tensor | None:
@@ -180,18 +180,18 @@ class ResNetTower(Tower):
     """open_clip's `ModifiedResNet`: its four stages are the blocks, the state is `[n, w, h, w']`."""
 
     end = ("attnpool.",)
-    raw_reason = "the attention pooling of a ResNet fits the last stage's channels alone"
+    raw_reason = "the attention pooling of a ResNet fits only the last stage's channels"
 
     def __init__(self, visual: Any):
         stages = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
         super().__init__(visual, stages, [stage[-1].conv3.out_channels for stage in stages])
 
     def stem(self, images: Tensor) -> Tensor:
-        """Three convolutions and a pooling."""
+        """Apply three convolutions and a pooling."""
         return self.visual.stem(images)
 
     def finish(self, state: Tensor) -> Tensor:
-        """Attention pooling; it holds the projection."""
+        """Apply the attention pooling, which includes the projection."""
         return self.visual.attnpool(state)
 
     def feature_map(self, state: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def as_tower(visual: nn.Module) -> Tower:
     """Cut an open_clip image tower.
 
     Raises:
-        UserError: Its family is not supported; `check_supported` says the same from its configuration.
+        UserError: Its family is not supported; `check_supported` checks the same on its configuration.
     """
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.timm_model import TimmModel

@@ -59,7 +59,7 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, 
 
 
 def _default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
-    """Return how the table shows a default; that of a section stands at its keys."""
+    """Return how the table shows a default; a section's default is shown at its keys."""
     if field.is_required():
         return "required"
     if inner is not None or field.default is None or field.default is PydanticUndefined:

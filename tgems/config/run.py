@@ -85,7 +85,7 @@ class DatasetEntry(Section):
     revision: Text | None = None
     """Commit, branch or tag of a 'hub:' source; default 'main', given names have their own."""
     root: Text | None = None
-    """Folder that a 'hub:' source is fetched to, or lies in already; default 'data/NAME'."""
+    """Folder that a 'hub:' source is downloaded to, or is in already; default 'data/NAME'."""
     calibration: Calibrations | None = None
     """Where this data set's thresholds come from; default is the calibration of all."""
     jobs: Jobs = Jobs()
@@ -122,7 +122,7 @@ class SummaryOptions(Section):
 
     grid: Annotated[Whole, Field(ge=0, le=64)] = 2
     """Size g of a g x g grid; exit modules see the mean patch token of each cell, beside the CLS token. With 0 they see
-    the CLS token alone."""
+    only the CLS token."""
 
 
 class Variant(Section):

@@ -114,7 +114,7 @@ class LookaheadOptions(Section):
 
 
 class ImageGateOptions(LookaheadOptions, Schedule):
-    """Training of gates that see the image alone: lookahead once per seed, then a rate regularizer per rate target."""
+    """Training of gates that see only the image: lookahead once per seed, then a rate regularizer per rate target."""
 
     passes: Annotated[Whole, Field(ge=0)] = 2
     """Number of passes of the regularized objective."""
@@ -162,7 +162,7 @@ class JointOptions(Section):
     passes: Count = 32
     """Number of passes over the training pairs."""
     warm_up: Share = 0.25
-    """Share of the passes in which heads are trained alone."""
+    """Share of the passes in which only the heads are trained."""
     every_exit: NotNegative = 1.0
     """Weight of the mean loss over all exits beside the loss at the exit taken."""
     kappa: NotNegative = 5.0

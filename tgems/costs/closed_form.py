@@ -55,7 +55,7 @@ def encoder_cost(model_cfg: dict) -> EncoderCost | None:
 
 
 def _transformer_cost(vision: dict, embed_dim: int) -> EncoderCost:
-    """g^2 3p^2 w + k (4 N w^2 + 2 N^2 w + 2 m N w^2), then w D of one pooled token.
+    """Count g^2 3p^2 w + k (4 N w^2 + 2 N^2 w + 2 m N w^2), then w D of one pooled token.
 
     g^2 = patches, N = g^2 + 1 tokens, w = width, m = MLP ratio, D = embedding dimension. An attentional pooler of q
     queries adds 2 q D^2 + 2 N w D + 2 q N D, and projects D to D.
@@ -89,7 +89,7 @@ def _transformer_cost(vision: dict, embed_dim: int) -> EncoderCost:
 
 
 def _resnet_cost(vision: dict, embed_dim: int) -> EncoderCost:
-    """Three stem convolutions, four stages of bottlenecks, attention pooling of N = g^2 + 1 tokens.
+    """Count three stem convolutions, four stages of bottlenecks, and attention pooling of N = g^2 + 1 tokens.
 
     A bottleneck of p planes multiplies, a position, i p + 9 p^2 before its stride and 4 p^2 after, and 4 i p where it
     widens or strides; i are its input channels.
@@ -126,25 +126,25 @@ def _resnet_cost(vision: dict, embed_dim: int) -> EncoderCost:
 
 
 def head_macs(summary_dim: int, hidden: int, embed_dim: int) -> int:
-    """MACs of one head: `A u + MLP(u)`; `hidden` 0 leaves the linear map alone."""
+    """Return the MACs of one head, `A u + MLP(u)`; with `hidden` 0 it is a linear map."""
     return summary_dim * embed_dim + summary_dim * hidden + hidden * embed_dim
 
 
 def gate_macs(inputs: int, hidden: int, outputs: int = 1) -> int:
-    """MACs of one gate: one hidden layer."""
+    """Return the MACs of one gate with one hidden layer."""
     return inputs * hidden + hidden * outputs
 
 
 def bank_gate_inputs(summary_dim: int) -> int:
-    """Number of inputs of a bank-guided gate: the summary and the bank features."""
+    """Return the number of inputs of a bank-guided gate: the summary and the bank features."""
     return summary_dim + BANK_FEATURES
 
 
 def variance_gate_macs(summary_dim: int, hidden: int) -> int:
-    """MACs of one gate on probability, margin and spatial variance; the latter squares the summary twice."""
+    """Return the MACs of one gate on probability, margin and spatial variance, which squares the summary twice."""
     return gate_macs(VARIANCE_GATE_INPUTS, hidden) + 2 * summary_dim
 
 
 def bank_product_macs(bank_size: int, embed_dim: int) -> int:
-    """MACs of one image embedding against a text bank."""
+    """Return the MACs of comparing one image embedding with the texts of a bank."""
     return bank_size * embed_dim

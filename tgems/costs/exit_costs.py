@@ -1,4 +1,4 @@
-"""What an image pays when it leaves at an exit, by what a policy evaluates on the way (docs/method.md#policies)."""
+"""Cost of leaving at an exit, by what a policy evaluates on the way (docs/method.md#policies)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -31,7 +31,7 @@ GATES = ("image", "bank", "confidence", "variance", "router")
 class ExitCosts:
     """MACs of the encoder and of the modules; all counts are of one image.
 
-    What stands per exit is of the exits before the last.
+    Tuples per exit are of the exits before the last, unless said otherwise.
 
     Attributes:
         blocks: Exits, 1-based, ascending; the last is L.
@@ -77,13 +77,13 @@ class ExitCosts:
         per_pass: ArrayLike = 0,
         visited: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Relative cost `[E]` float64 of leaving at each exit.
+        """Return the relative cost `[E]` float64 of leaving at each exit.
 
         Args:
             per_visit: MACs at every exit before the last that is visited, the one taken included; one for all, or each.
             at_exit: MACs once, where an exit before the last is taken; one for all, or each.
             per_pass: MACs at every visited exit before the one taken; one for all, or each.
-            visited: Exits (0-based) that are looked at on the way; None for all of them. At others nobody leaves.
+            visited: Exits (0-based) that are visited on the way; None for all of them. No image leaves at the others.
         """
         exits = len(self.encoder)
         looks, passed, taken = np.zeros(exits), np.zeros(exits), np.zeros(exits)
@@ -94,27 +94,27 @@ class ExitCosts:
         return (np.array(self.encoder) + np.cumsum(looks + passed) + taken + self.query_bank) / self.full
 
     def fixed(self) -> np.ndarray:
-        """Relative cost of the encoder and one head, per exit."""
+        """Return the relative cost of the encoder and one head, per exit."""
         return self.at_exits(at_exit=self.head)
 
     def image_guided(self) -> np.ndarray:
-        """Relative cost of the encoder, the image-guided gate of every exit on the way, and one head, per exit."""
+        """Return the relative cost of the encoder, the image-guided gates on the way, and one head, per exit."""
         return self.at_exits(per_visit=self.gates["image"], at_exit=self.head)
 
     def bank_guided(self, bank_size: int) -> np.ndarray:
-        """Relative cost of the encoder, heads and bank-guided gates on the way, and bank products, per exit.
+        """Return the relative cost of the encoder, heads and bank-guided gates on the way, and bank products, per exit.
 
         The product at the exit that is taken is the cost of the answer and not part of it.
         """
         return self.at_exits(np.add(self.head, self.gates["bank"]), per_pass=self.answer(bank_size))
 
     def answer(self, bank_size: int) -> int:
-        """MACs of comparing one embedding with the texts of a bank."""
+        """Return the MACs of comparing one embedding with the texts of a bank."""
         return bank_product_macs(bank_size, self.embed_dim)
 
 
 def exit_costs(encoder: EncoderCost, modules: dict, accepts_raw: bool) -> ExitCosts:
-    """Costs of a variant's exits on an encoder, those of modules by the closed form.
+    """Compute the costs of a variant's exits on an encoder, those of modules by the closed form.
 
     Args:
         encoder: Traced or by the closed form.
@@ -148,7 +148,7 @@ def exit_costs(encoder: EncoderCost, modules: dict, accepts_raw: bool) -> ExitCo
 
 
 def module_costs(model_cfg: dict, modules: dict) -> ExitCosts | None:
-    """Costs by the closed form, from configuration alone; None where there is no closed form.
+    """Compute costs by the closed form, from the configuration alone; None if there is no closed form.
 
     Args:
         model_cfg: open_clip model configuration.

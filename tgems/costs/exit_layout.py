@@ -7,7 +7,7 @@ from tgems.errors import UserError
 
 
 def n_parts(grids: Sequence[int]) -> int:
-    """Number of parts of a summary, each as wide as a token: the whole image, and the cells of each g x g grid."""
+    """Return the number of parts of a summary: the whole image, and the cells of each g x g grid."""
     return 1 + sum(grid**2 for grid in grids)
 
 
@@ -43,12 +43,12 @@ def require_grid(grid: int, positions: Sequence[int], owner: str) -> None:
 
 
 def summary_dim(summary: dict, width: int) -> int:
-    """Length of the summary vector: the whole image and a grid of means, each `width` numbers."""
+    """Return the length of a summary: the whole image and a grid of means, `width` numbers each."""
     return n_parts([summary["grid"]]) * width
 
 
 def exit_blocks(placement: str | list[int], available: Sequence[int]) -> list[int]:
-    """Blocks after which an image may leave, 1-based and ascending; the last available one always is.
+    """Return the blocks after which an image may leave, 1-based and ascending; the last available one always is one.
 
     Args:
         placement: `all`, `every_other` (counted from the last), `last_half`, or block numbers.
@@ -73,6 +73,6 @@ def exit_blocks(placement: str | list[int], available: Sequence[int]) -> list[in
 
 
 def _listed(blocks: Sequence[int]) -> str:
-    """Numbers in words: a range where there are no gaps."""
+    """Write numbers in words, as a range if there are no gaps."""
     whole = len(blocks) > 1 and list(blocks) == list(range(blocks[0], blocks[-1] + 1))
     return f"{blocks[0]} to {blocks[-1]}" if whole else ", ".join(map(str, blocks))

@@ -1,4 +1,4 @@
-"""What a configuration says of its data sets: names that are given, roles of splits, and slices of their shards."""
+"""Entries of data sets in a configuration: known names, roles of splits, and slices of their shards."""
 
 import posixpath
 import re
@@ -26,12 +26,12 @@ class Part:
     end: int | None = None
 
     def overlaps(self, other: "Part") -> bool:
-        """Whether some shard may be in both."""
+        """Return whether some shard may be in both."""
         ends = [part.end for part in (self, other) if part.end is not None]
         return self.folder == other.folder and (not ends or max(self.start, other.start) < min(ends))
 
     def pick(self, shards: list, place: str) -> list:
-        """The part's shards out of all that there are.
+        """Pick the part's shards out of all that there are.
 
         Raises:
             UserError: There are not that many.
@@ -66,12 +66,12 @@ def parse_part(text: str, place: str) -> Part:
 
 @cache
 def given() -> dict[str, dict]:
-    """The data sets that are known by name: source, revision, task, splits, licence."""
+    """Read the data sets that are known by name: source, revision, task, splits, licence."""
     return yaml.safe_load(Path(__file__).with_name("given.yaml").read_text())
 
 
 def licence_of(source: str) -> str | None:
-    """Licence or terms of a given data set, by its source."""
+    """Return the licence or terms of a given data set, by its source."""
     return next((entry["licence"] for entry in given().values() if entry["source"] == source), None)
 
 
@@ -129,7 +129,7 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
 
 
 def _complete_splits(splits: dict[str, str], trained: bool) -> dict[str, str]:
-    """Roles in order; `train` is nothing to a set that is not trained on unless it is named."""
+    """Return the roles in order, without `train` if the data set is not trained on and does not name it."""
     roles = ROLES if trained or "train" in splits else ROLES[1:]
     return {role: splits.get(role, role) for role in roles}
 

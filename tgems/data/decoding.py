@@ -1,4 +1,4 @@
-"""Decode images that may be damaged. Needs Pillow alone."""
+"""Decode images that may be damaged. Needs only Pillow."""
 
 import io
 import struct

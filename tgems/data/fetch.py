@@ -1,4 +1,4 @@
-"""Fetch one split: see that every file of it is there and whole, and write a receipt that says so.
+"""Fetch one split: ensure that every file of it is there and whole, and write a receipt.
 
 The receipt is what later stages read; a `hub:` source is downloaded where files are missing, a folder is digested.
 """
@@ -68,7 +68,7 @@ def fetch_split(
 
 
 def local_shards(root: Path, part: Part, scheme: str, place: str) -> list[Path]:
-    """The shards of a split in a local folder.
+    """Find the shards of a split in a local folder.
 
     Args:
         root: Folder of the data set.

@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Remote:
-    """What the hub says of a file: its size, and SHA-256 (large files) or git blob id (small ones)."""
+    """A file as the hub describes it: its size, and SHA-256 (large files) or git blob id (small ones)."""
 
     size: int
     sha256: str | None
     blob: str | None
 
     def is_of(self, path: Path) -> bool:
-        """Whether a local file holds these bytes."""
+        """Return whether a local file holds these bytes."""
         if path.stat().st_size != self.size:
             return False
         if self.sha256 is not None:
@@ -40,7 +40,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a local file: where it came from, and how to see that it has not changed."""
+    """Record of a local file: where it came from, and how to see that it has not changed."""
 
     repo: str
     revision: str
@@ -85,7 +85,7 @@ class HubCopy:
         return [files[path] for path in shards], [files[path] for path in prompts]
 
     def _complete(self, paths: list[str]) -> list[dict]:
-        """All the files, as the hub has them if one is missing, or as they lie here if none is."""
+        """Provide all the files: as the hub has them if one is missing, and as they are here if none is."""
         missing = [path for path in paths if not self._usable(path)]
         if len({record.commit for path in paths if (record := self._record(path))}) > 1:
             missing = missing or paths
@@ -142,13 +142,13 @@ class HubCopy:
         return Record(**found)
 
     def _usable(self, path: str) -> bool:
-        """Whether there is a file of this revision, or one of the user's own."""
+        """Return whether there is a file of this revision, or one of the user's own."""
         record = self._record(path)
         fits = record is None or (record.repo == self.repo and self.revision in (record.revision, record.commit))
         return fits and os.path.isfile(self.root / path)
 
     def _take(self, path: str) -> dict:
-        """One file: as it lies here if it is right, else fetched."""
+        """Provide one file: as it is here if it is right, otherwise by downloading it."""
         local, record = self.root / path, self._record(path)
         if not self._usable(path):
             return self._fetch(path)
@@ -225,5 +225,5 @@ class HubCopy:
 
 
 def _reason(error: Exception) -> str:
-    """The first of what an error says, on one line."""
+    """Return the first line of what an error says."""
     return " ".join(str(error).split())[:100] or type(error).__name__

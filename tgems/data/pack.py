@@ -100,7 +100,7 @@ def _check_file(path: Path) -> None:
 
 
 def _row(table: Path, index: int) -> str:
-    """A row of the table, the line of column names being the first."""
+    """Return the number of a row for messages; the line of column names is the first."""
     return f"{table}: row {index + 2}"
 
 
@@ -114,7 +114,7 @@ def _lines(path: Path) -> tuple[str, ...]:
 
 
 def _prompts(out: Path, labels: pd.Series, table: Path, classnames: Path | None, templates: Path | None) -> Prompts:
-    """Class names and templates of the data set, which must be those that it has already."""
+    """Return class names and templates of the data set, which must be those that it has already."""
     there = read_prompts(out) if os.path.isfile(out / "classnames.txt") else None
     names = there.classnames if there else tuple(sorted(labels.unique()))
     names = _lines(classnames) if classnames else names
@@ -145,7 +145,7 @@ def _check_type(out: Path, prompts: Prompts | None) -> None:
 def _samples(
     images: Path, table: Path, rows: pd.DataFrame, image_column: str, content: str, prompts: Prompts | None
 ) -> Iterator[Sample]:
-    """A sample per image, in the order of the table; keys count them."""
+    """Yield a sample per image, in the order of the table; keys count them."""
     numbers = {} if prompts is None else {name: i for i, name in enumerate(prompts.classnames)}
     for count, (name, group) in enumerate(rows.groupby(image_column, sort=False)):
         place, path = _row(table, group.index[0]), images / str(name)
@@ -172,7 +172,7 @@ def _samples(
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tgems.data.pack", description=str(pack.__doc__).splitlines()[0])
     parser.add_argument("images", type=Path, help="folder that the paths in the CSV start from")
     parser.add_argument("table", type=Path, help="CSV with a line of column names")

@@ -45,7 +45,7 @@ class Entry:
 
 
 def index_shard(path: Path, one_caption: bool = False) -> list[Entry]:
-    """List the samples of one shard in order; a sample's members stand together, as webdataset wants them.
+    """List the samples of one shard in order; a sample's members are adjacent, as webdataset requires.
 
     Args:
         path: The archive.
@@ -79,7 +79,7 @@ def index_shard(path: Path, one_caption: bool = False) -> list[Entry]:
 
 
 def read_image(path: Path, entry: Entry) -> bytes:
-    """The encoded image of a sample."""
+    """Read the encoded image of a sample."""
     with open(path, "rb") as file:
         file.seek(entry.start)
         return file.read(entry.size)
@@ -143,12 +143,12 @@ def _check_keys(path: Path, entries: list[Entry]) -> None:
     seen: set[str] = set()
     for entry in entries:
         if entry.key in seen:
-            raise ShardError(f"{path}: key {entry.key!r} stands twice, or its members do not stand together")
+            raise ShardError(f"{path}: key {entry.key!r} is there twice, or its members are not adjacent")
         seen.add(entry.key)
 
 
 def check_end(path: Path) -> None:
-    """A whole archive ends with two empty blocks; `tarfile` takes a cut between members for the end.
+    """Check that an archive ends with two empty blocks; `tarfile` takes a cut between members for the end.
 
     Raises:
         ShardError: It does not.

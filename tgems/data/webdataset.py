@@ -62,12 +62,12 @@ class SplitFiles:
 
     @classmethod
     def of(cls, path: Path) -> "SplitFiles":
-        """A split's folder, or the receipt of one that was fetched."""
+        """Open a split's folder, or the receipt of one that was fetched."""
         return cls.of_receipt(path) if Path(path).suffix == ".json" else cls.of_folder(path)
 
     @classmethod
     def of_folder(cls, folder: Path) -> "SplitFiles":
-        """A split in clip_benchmark's layout.
+        """Open a split in clip_benchmark's layout.
 
         Raises:
             ShardError: `nshards.txt` or a shard is missing.
@@ -77,17 +77,18 @@ class SplitFiles:
 
     @classmethod
     def of_receipt(cls, path: Path) -> "SplitFiles":
-        """A split as its receipt lists it.
+        """Open a split as its receipt lists it.
 
         Raises:
-            ShardError: A file is gone, or has another size than when the receipt was written.
+            ShardError: A file is missing, or has another size than when the receipt was written.
         """
         receipt = read_json(path)
         root = Path(receipt["root"])
         for file in (*receipt["shards"], *receipt["prompts"]):
             one = root / file["path"]
             if not os.path.isfile(one) or one.stat().st_size != file["size"]:
-                state = "gone" if not os.path.isfile(one) else f"{one.stat().st_size} bytes instead of {file['size']}"
+                size = f"{one.stat().st_size} bytes instead of {file['size']}" if os.path.isfile(one) else ""
+                state = size or "missing"
                 raise ShardError(f"{one}: {state} since {path} was written; delete that receipt and run again")
         return cls(
             f"{receipt['dataset']}/{receipt['split']}",
@@ -102,7 +103,7 @@ class SplitFiles:
         return read_shard(shard, self.one_caption)
 
     def digest(self, shard: Path) -> str:
-        """SHA-256 of one of the shards: as the receipt has it, else computed."""
+        """Return the SHA-256 of one of the shards, from the receipt if it has one."""
         return digest_file(shard) if self.digests is None else self.digests[shard.name]
 
 
@@ -180,7 +181,7 @@ def read_prompts(folder: Path) -> Prompts:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a split in order.
+    """List the shards of a split in order.
 
     Raises:
         ShardError: `nshards.txt` or a shard is missing.
@@ -196,7 +197,7 @@ def shard_paths(folder: Path) -> list[Path]:
     paths = [folder / f"{i}.tar" for i in range(count)]
     missing = [str(p) for p in paths if not os.path.isfile(p)]
     if missing or not paths:
-        raise ShardError(f"{folder}: nshards.txt says {count} shards; missing: {', '.join(missing) or 'all'}")
+        raise ShardError(f"{folder}: nshards.txt lists {count} shards; missing: {', '.join(missing) or 'all'}")
     return paths
 
 

@@ -89,7 +89,7 @@ def _label(dataset: str, scene: sc.Scene) -> int:
 
 
 def _metadata(scene: sc.Scene) -> dict:
-    """What later stages may split by, and `sources`, the handwritings that an image shares with others."""
+    """Return what later stages may split by, and `sources`, the handwritings that an image shares with others."""
     return {
         "sources": sorted({str(digit.source) for digit in scene.digits}),
         "layout": scene.layout,

@@ -49,7 +49,7 @@ def install(source: Path, target: Path, test_images: int = 2000) -> None:
 
 @torch.no_grad()
 def full_depth_metrics(backbone: Backbone, test_images: int, seed: int = 0) -> dict[str, float]:
-    """Quality of the whole encoder on the test images of every embedded data set."""
+    """Measure the quality of the whole encoder on the test images of every embedded data set."""
     metrics = {}
     for dataset, prompts in PROMPTS.items():
         drawn = list(tqdm(samples(dataset, "test", test_images, seed), desc=dataset, total=test_images))
@@ -79,7 +79,7 @@ def _embed(backbone: Backbone, drawn: list[Sample], batch_size: int = 256) -> to
 
 
 def model_card(name: str, folder: Path, test_images: int) -> str:
-    """Markdown of a model card, from the files beside it."""
+    """Write the Markdown of a model card, from the files beside it."""
     config = read_json(folder / "open_clip_config.json")["model_cfg"]
     recorded = read_json(folder / "recipe.json")
     history = pd.read_csv(folder / "history.csv")

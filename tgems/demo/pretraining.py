@@ -55,19 +55,19 @@ class CaptionTable:
         self.tokens = tokenizer(distinct)
 
     def used_tokens(self) -> torch.Tensor:
-        """The vocabulary entries that occur, `[k]` int64."""
+        """Return the vocabulary entries that occur, `[k]` int64."""
         return self.tokens.unique()
 
 
 def contrastive_loss(logits: torch.Tensor, caption_ids: torch.Tensor) -> torch.Tensor:
-    """Symmetric cross-entropy `[B, B] -> []` in which equal captions are each other's positives."""
+    """Compute the symmetric cross-entropy `[B, B] -> []` in which equal captions are each other's positives."""
     same = (caption_ids[:, None] == caption_ids[None, :]).float()
     target = same / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float = 0.05) -> float:
-    """Linear warm-up, then cosine to zero."""
+    """Return the learning rate of a step: a linear warm-up, then a cosine to zero."""
     progress = step / steps
     if progress < warmup:
         return peak * (step + 1) / (warmup * steps)
@@ -75,7 +75,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float = 0.05) -> f
 
 
 def batch_indices(n: int, batch: int, seed: int, step: int, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images `[B]` of one step and which of its captions each takes `[B]`: a function of (seed, step)."""
+    """Draw the images `[B]` of one step and which of its captions each takes `[B]`, from (seed, step) alone."""
     per_epoch = n // batch
     epoch, at = divmod(step, per_epoch)
     order = np.random.default_rng([seed, epoch]).permutation(n)[at * batch : (at + 1) * batch]

@@ -62,7 +62,7 @@ def samples(kind: str, split: str, n: int, seed: int) -> Iterator[Sample]:
 
 
 def photo(scene: sc.Scene) -> bytes:
-    """A scene, large, on a noisy gradient: a JPEG of 500 x 375 or 375 x 500 with the scene in its middle square.
+    """Draw a scene, large, on a noisy gradient: a JPEG of 500 x 375 or 375 x 500 pixels.
 
     It is drawn at half that size and enlarged, which takes a third of the time.
     """
@@ -83,7 +83,7 @@ def photo(scene: sc.Scene) -> bytes:
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Dark colors that blend into each other, blotched."""
+    """Draw dark, blotched colors that blend into each other."""
     corners = Image.fromarray(rng.integers(0, 70, (2, 2, 3), np.uint8))
     blotches = Image.fromarray(rng.integers(0, 50, (9, 12, 3), np.uint8))
     smooth, spots = (layer.resize(size, Image.Resampling.BICUBIC) for layer in (corners, blotches))
@@ -91,7 +91,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tgems.demo.rehearsal", description=str(__doc__).splitlines()[0])
     parser.add_argument("out", type=Path, help="folder of both data sets")
     parser.add_argument("--seed", type=int, default=0, help="seed of the images (default: 0)")

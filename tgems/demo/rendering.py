@@ -54,7 +54,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def coverage(digit: PlacedDigit, size: tuple[int, int] = (CANVAS, CANVAS)) -> np.ndarray:
-    """Coverage of one digit in [0, 1]: its 8 x 8 source under rotation, shear and scale.
+    """Compute the coverage of one digit in [0, 1]: its 8 x 8 source under rotation, shear and scale.
 
     Args:
         digit: With lengths in pixels of this canvas.
@@ -73,7 +73,7 @@ def coverage(digit: PlacedDigit, size: tuple[int, int] = (CANVAS, CANVAS)) -> np
 
 
 def _clutter(rng: np.random.Generator, strokes: int) -> np.ndarray:
-    """Grey line strokes, `[32, 32, 1]` float32."""
+    """Draw grey line strokes, `[32, 32, 1]` float32."""
     layer = Image.new("F", (CANVAS, CANVAS))
     draw = ImageDraw.Draw(layer)
     for _ in range(strokes):

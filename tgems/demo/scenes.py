@@ -1,6 +1,6 @@
-"""Digit scenes as data: what stands where, what can truly be said about it, and how it is said.
+"""Digit scenes as data: what is where, what can truly be said about it, and in which words.
 
-A scene is sampled from (seed, part, index) alone. A description is a set of claims about a scene; whether
+A scene is a function of (seed, part, index). A description is a set of claims about a scene; whether
 it holds is decided on the scene's metadata, never on strings.
 """
 
@@ -48,7 +48,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Claim:
-    """What is said of one digit; None says nothing."""
+    """What a description states about one digit; None states nothing."""
 
     value: int | None = None
     color: str | None = None
@@ -56,7 +56,7 @@ class Claim:
     position: str | None = None
 
     def holds(self, digit: PlacedDigit) -> bool:
-        """Whether every given attribute is the digit's."""
+        """Return whether every given attribute is the digit's."""
         return all(
             said is None or said == true
             for said, true in (
@@ -77,7 +77,7 @@ class Description:
     handwritten: bool = False
 
     def holds(self, scene: Scene) -> bool:
-        """Whether the description is true of the scene, by metadata."""
+        """Return whether the description is true of the scene, by metadata."""
         return (
             len(self.claims) == len(scene.digits)
             and (self.layout is None or self.layout == scene.layout)
@@ -139,14 +139,14 @@ def sample_scene(
 
 
 def plain_scene(source: int, value: int) -> Scene:
-    """One source image as it is, only resized to the canvas."""
+    """Make a scene of one source image as it is, only resized to the canvas."""
     half = CANVAS / 2
     digit = PlacedDigit(source, value, "white", "medium", "center", half, half, float(CANVAS), 0.0, 0.0)
     return Scene("plain", 0.0, (digit,), (0,))
 
 
 def full_description(scene: Scene) -> Description:
-    """Everything that a caption can say: values, colors, layout; for a single digit its size and position."""
+    """Describe everything that a caption can say: values, colors, layout; for a single digit its size and position."""
     if scene.layout == "plain":
         return Description((Claim(value=scene.digits[0].value),), "plain", handwritten=True)
     if scene.layout == "single":
@@ -157,7 +157,7 @@ def full_description(scene: Scene) -> Description:
 
 
 def partial_description(scene: Scene, rng: np.random.Generator) -> Description:
-    """A true description that leaves something out."""
+    """Draw a true description that leaves something out."""
     keep_value, keep_color = ((True, False), (False, True), (True, True))[rng.integers(3)]
     if scene.layout == "plain":
         return Description((Claim(value=scene.digits[0].value),), handwritten=bool(rng.integers(2)))
@@ -194,12 +194,12 @@ def caption(description: Description) -> str:
 
 
 def relation_phrase(layout: str) -> str:
-    """The class name of a layout in the data set `relations`."""
+    """Return the class name of a layout in the data set `relations`."""
     return f"one digit {layout} another" if layout in ("above", "left of") else f"a {layout} of three digits"
 
 
 def sample_rng(seed: int, part: str, stream: int, index: int, attempt: int = 0) -> np.random.Generator:
-    """The generator of one sample: a function of its arguments alone, so that samples can be made in any order."""
+    """Make the generator of one sample from its arguments alone, so that samples can be made in any order."""
     return np.random.default_rng([seed, PARTS.index(part), stream, index, attempt])
 
 

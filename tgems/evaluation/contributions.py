@@ -19,7 +19,7 @@ STEPS: dict[str, str | None] = {
     "bank_gates": "heads_confidence",
     "score_normalisation": "image_gates",
 }
-"""Each step, and the step that it stands on."""
+"""Each step, and the step that it builds on."""
 
 
 def policies_of_steps(policies: dict[str, Policy]) -> dict[str, list[str]]:
@@ -63,7 +63,7 @@ def contributions(
 
     Returns:
         One row per metric, rate and step: the policy that was picked, its value, and what it gains over the step it
-        stands on, each with both intervals. The rows `full` and `oracle` have rates of their own.
+        builds on, each with both intervals. The rows `full` and `oracle` have rates of their own.
     """
     sources, named = SharedSources(features.sources), policies_of_steps(policies)
     records = []
@@ -92,7 +92,7 @@ def contributions(
 
 
 def _bound(point: Point, metric: str, features: FeatureSet, sources: SharedSources, row: dict) -> list[dict]:
-    """The row of a point with a rate of its own, if it has the metric."""
+    """Return the row of a point with a rate of its own, if it has the metric."""
     if metric not in point.rows[0].hits:
         return []
     estimate = measure([point], metric, features)

@@ -39,16 +39,16 @@ class Curve:
     seeded: bool = True
 
     def knot(self, k: int) -> tuple[Estimate, Estimate]:
-        """Rate and value of a knot."""
+        """Return rate and value of a knot."""
         rate, value = self.influence(k)
         return Estimate(self.rates[:, k], rate, self.seeded), Estimate(self.values[:, k], value, self.seeded)
 
     def height(self, rate: float) -> float:
-        """Mean over seeds of the height at a rate; NaN where a seed's curve does not reach it."""
+        """Return the mean over seeds of the height at a rate; NaN if a seed's curve does not reach it."""
         return float(np.mean([self._between(s, rate)[3] for s in range(len(self.rates))]))
 
     def read(self, rate: Estimate) -> Estimate:
-        """Height at a rate, for each seed `[S]`; NaN outside of a curve.
+        """Read the height at a rate, for each seed `[S]`; NaN outside of a curve.
 
         To first order, the height moves with the values of the two knots around the rate, and with the slope times what
         the rate moves against theirs.
@@ -64,7 +64,7 @@ class Curve:
         return Estimate(values, influences, self.seeded or rate.seeded)
 
     def area(self, low: float = AREA_FROM, high: float = AREA_TO) -> np.ndarray:
-        """Mean height between two rates for each seed `[S]`; NaN where a curve does not reach both."""
+        """Compute the mean height between two rates for each seed `[S]`; NaN if a curve does not reach both."""
         found = []
         for s in range(len(self.rates)):
             knots = np.unique(np.concatenate(([low, high], self.rates[s].clip(low, high))))
@@ -73,7 +73,7 @@ class Curve:
         return np.array(found)
 
     def area_estimate(self, low: float = AREA_FROM, high: float = AREA_TO) -> Estimate:
-        """`area` with influences: what a knot's value and rate move is linear between its neighbours."""
+        """Compute `area` with influences: the effect of a knot's value and rate is linear between its neighbours."""
         values, influences = self.area(low, high), []
         for s in range(len(self.rates)):
             order = np.argsort(self.rates[s], kind="stable")
@@ -92,7 +92,7 @@ class Curve:
         return Estimate(values, np.stack(influences), self.seeded)
 
     def _between(self, s: int, x: float) -> tuple[int, int, float, float, float]:
-        """Knots around a rate, the share of the right one, height and slope there."""
+        """Return the knots around a rate, the share of the right one, and the height and slope there."""
         order = np.argsort(self.rates[s], kind="stable")
         rates, values = self.rates[s, order], self.values[s, order]
         j = int(np.clip(np.searchsorted(rates, x), 1, len(rates) - 1))
@@ -114,10 +114,10 @@ def curves_of(
     costs: ExitCosts,
     normalisation: str = "none",
 ) -> Curves:
-    """Curves of one split: metric -> (policy, twin_of, calibration) -> curve.
+    """Make the curves of one split: metric -> (policy, twin_of, calibration) -> curve.
 
-    A curve goes from everybody at the cheapest exit to everybody at the last. That of a policy which leaves computation
-    unused, since accuracy falls with depth, goes on level.
+    A curve begins with all images at the cheapest exit and ends with all images at the last. The curve of a policy that
+    leaves computation unused, because accuracy falls with depth, continues at its last height.
 
     Args:
         points: Operating points and the ends of curves (`rows.endpoint_rows`).
@@ -147,7 +147,7 @@ def curves_of(
 
 
 def _unused(point: Point, tolerance: float = 0.01) -> bool:
-    """Whether a mix of fixed exits spends less than its target, by more than the chance of the draw."""
+    """Return whether a mix of fixed exits spends less than its target, by more than the chance of the draw."""
     return float(point.rates.values.mean()) < point.about["rate_target"] - tolerance
 
 
@@ -169,7 +169,7 @@ def _curve(
 
 
 def as_frame(curves: Curves) -> pd.DataFrame:
-    """The knots of all curves, tidy."""
+    """Tabulate the knots of all curves."""
     frames = [
         pd.DataFrame({"rate_target": c.targets, "rate": c.rates[s], "value": c.values[s]}).assign(
             metric=metric, policy=policy, twin_of=twin_of, calibration=calibration, curve=s

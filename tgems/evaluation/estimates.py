@@ -13,7 +13,7 @@ PER_SEED = ("seed", "threshold", "rate_validation")
 
 
 def direction_of(metric: str) -> str:
-    """Which way a metric asks, from its clip_benchmark name."""
+    """Return the direction of a metric, from its clip_benchmark name."""
     if metric.startswith("image_retrieval"):
         return "text_to_image"
     return "image_to_text" if metric.startswith("text_retrieval") else "classification"
@@ -21,7 +21,7 @@ def direction_of(metric: str) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """One operating point: what identifies it, and its rows, one per seed, or one alone for what has no seeds."""
+    """One operating point: what identifies it, and its rows, one per seed, or a single one without seeds."""
 
     about: dict
     rows: list[Row]
@@ -43,7 +43,7 @@ class Point:
 
 
 def points_of(rows: list[Row]) -> list[Point]:
-    """Gather rows that differ in their seed alone."""
+    """Gather rows that differ only in their seed."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         key = tuple(sorted((k, str(v)) for k, v in row.about.items() if k not in PER_SEED))
@@ -52,13 +52,13 @@ def points_of(rows: list[Row]) -> list[Point]:
 
 
 def means(values: np.ndarray, seeded: bool) -> Estimate:
-    """Means over images: `[S, n, ...]`."""
+    """Compute means over images: `[S, n, ...]`."""
     mean = values.mean(1)
     return Estimate(mean, values - mean[:, None], seeded)
 
 
 def measure(points: list[Point], metric: str, features: FeatureSet) -> Estimate:
-    """One metric of points with the same seeds: `[S, m]` with influences `[S, n, m]`.
+    """Measure one metric of points with the same seeds: `[S, m]` with influences `[S, n, m]`.
 
     Args:
         points: They must have the metric.
@@ -82,6 +82,6 @@ def measure(points: list[Point], metric: str, features: FeatureSet) -> Estimate:
 
 
 def metrics_of(points: list[Point]) -> list[str]:
-    """Metrics that some of the points have."""
+    """List the metrics that some of the points have."""
     found = list(dict.fromkeys(name for point in points for name in point.rows[0].hits))
     return [*found, "mean_per_class_recall"] if "acc1" in found else found

@@ -15,7 +15,7 @@ THUMBNAIL = 64
 
 
 def pick_row(rows: list[Row], calibration: str, policies: dict[str, Policy]) -> Row | None:
-    """The T-GEM row to show: bank-guided where there is one, the middle rate target, the first seed."""
+    """Pick the T-GEM row to show: bank-guided if there is one, the middle rate target, the first seed."""
     contenders = [name for name, policy in policies.items() if policy.contender]
     for policy in sorted(contenders, key=lambda name: not policies[name].needs_bank):
         own = [r for r in rows if r.about["policy"] == policy and r.about["calibration"] == calibration]
@@ -29,7 +29,7 @@ def pick_row(rows: list[Row], calibration: str, policies: dict[str, Policy]) -> 
 def gallery(
     row: Row | None, samples: pd.DataFrame, blocks: tuple[int, ...], split: SplitFiles, seed: int = 0
 ) -> pd.DataFrame:
-    """A seeded draw of images of every exit, without regard to whether they were right.
+    """Draw images of every exit by a seed, without regard to whether they were right.
 
     Args:
         row: Operating point to show; None gives an empty table.

@@ -182,7 +182,7 @@ def with_normalised(plain: list[Split], bank: QueryBank | None) -> Iterator[Spli
 
 
 def _bank_captions(training: Path | str, features: FeatureSet) -> Tensor:
-    """Training captions in random order, without those of the split that is scored."""
+    """Draw training captions in random order, without those of the split that is scored."""
     texts, captions = load_captions(Path(training), features.manifest["weights"])
     own = [] if features.captions is None else features.captions["caption"]
     return draw_captions(texts, captions, set(own))

@@ -18,7 +18,7 @@ BLOCK = 1024
 
 
 def rank_of_label(scores: Tensor, labels: Tensor) -> Tensor:
-    """Number of other classes that score at least as high as the right one.
+    """Count the other classes that score at least as high as the right one.
 
     Args:
         scores: `[n, ..., C]`.
@@ -32,7 +32,7 @@ def rank_of_label(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def image_to_text_ranks(images: Tensor, texts: Tensor, text_image: Tensor, block: int = BLOCK) -> Tensor:
-    """Per image, the number of captions of other images that score at least as high as its best own caption.
+    """Count, per image, the captions of other images that score at least as high as its best own caption.
 
     Args:
         images: `[n, D]`.
@@ -53,7 +53,7 @@ def image_to_text_ranks(images: Tensor, texts: Tensor, text_image: Tensor, block
 
 
 def text_to_image_ranks(images: Tensor, texts: Tensor, text_image: Tensor, block: int = BLOCK) -> Tensor:
-    """Per caption, the number of other images that score at least as high as its own.
+    """Count, per caption, the other images that score at least as high as its own.
 
     Args:
         images: Gallery `[n, D]`.
@@ -74,7 +74,7 @@ def text_to_image_ranks(images: Tensor, texts: Tensor, text_image: Tensor, block
 
 
 def retrieval_ranks(images: Tensor, texts: Tensor, text_image: Tensor, block: int = BLOCK) -> tuple[Tensor, Tensor]:
-    """`image_to_text_ranks` and `text_to_image_ranks` from one pass over the scores."""
+    """Compute `image_to_text_ranks` and `text_to_image_ranks` in one pass over the scores."""
     pairs = _Pairs.of(images, texts, text_image)
     per_image, per_text = _Wins(pairs, pairs.best()), _Wins(pairs, pairs.own)
     _sweep(pairs, block, per_image, per_text)
@@ -111,7 +111,7 @@ class _Pairs:
         return cls(images, texts, text_image, own, largest)
 
     def best(self) -> Tensor:
-        """Highest score of each image with a caption of its own: `[n]` float64."""
+        """Return the highest score of each image with a caption of its own: `[n]` float64."""
         missing = (torch.bincount(self.text_image, minlength=len(self.images)) == 0).nonzero()
         if len(missing):
             raise ValueError(f"image {missing[0].item()} has no caption, so its retrieval rank is undefined")
@@ -178,11 +178,6 @@ def _sweep(pairs: _Pairs, block: int, per_image: _Wins | None = None, per_text: 
 
 
 def hits_per_image(ranks: Tensor, text_image: Tensor, n_images: int, k: int) -> Tensor:
-    """Captions of each image whose rank is below `k`: `[m]` -> `[n]` float64 (the unit is an image)."""
+    """Count the captions of each image whose rank is below `k`: `[m]` -> `[n]` float64."""
     hits = (ranks < k).double()
     return torch.zeros(n_images, dtype=torch.float64, device=ranks.device).index_add_(0, text_image, hits)
-
-
-def mean_per_class_recall(correct: Tensor, labels: Tensor) -> float:
-    """Mean over the classes present of the share that is right."""
-    return torch.stack([correct[labels == c].double().mean() for c in labels.unique()]).mean().item()

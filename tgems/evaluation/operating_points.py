@@ -48,16 +48,16 @@ class Scorer:
             self.image_hits = {f"acc{k}": (ranks < k).astype(float) for k in (1, 5) if len(self.truth.texts) >= k}
 
     def at(self, exits: np.ndarray, text_to_image: bool) -> dict[str, np.ndarray]:
-        """Hits where image i left at `exits[i]`."""
+        """Return hits if image i leaves at `exits[i]`."""
         hits = {name: table[np.arange(len(exits)), exits] for name, table in self.image_hits.items()}
         return hits | (self.text_to_image(exits) if text_to_image else {})
 
     def expected(self, shares: np.ndarray) -> dict[str, np.ndarray]:
-        """Expected hits where exits are drawn with `shares [E]`, without the text-to-image direction."""
+        """Return expected hits if exits are drawn with `shares [E]`, without the text-to-image direction."""
         return {name: table @ shares for name, table in self.image_hits.items()}
 
     def shuffled(self, exits: np.ndarray, text_to_image: bool, seed: list[int]) -> dict:
-        """Hits of the same exits without their information: exact, and for text-to-image a mean of permutations."""
+        """Return hits of the same exits, shuffled: exact, and for text-to-image a mean over permutations."""
         shares = np.bincount(exits, minlength=len(self.split.costs.blocks)) / len(exits)
         hits = self.expected(shares)
         if text_to_image and self.truth.text_image is not None:
@@ -67,7 +67,7 @@ class Scorer:
         return hits
 
     def text_to_image(self, exits: np.ndarray) -> dict[str, np.ndarray]:
-        """Hits of the texts in the gallery where image i left at `exits[i]`; none without captions."""
+        """Return hits of the texts in the gallery where image i left at `exits[i]`; none without captions."""
         if self.truth.text_image is None:
             return {}
         n, ranks = len(exits), self.split.gallery_ranks(torch.from_numpy(exits))
@@ -123,7 +123,7 @@ def policy_rows(
 
 
 def endpoint_rows(split: Split) -> Iterator[Row]:
-    """All images at the cheapest exit, all at the last: the ends of curves of a seed's heads, or of the frozen ones.
+    """Yield the ends of a seed's curves, or of the frozen ones: all images at the first exit, and all at the last.
 
     Heads that were trained together with gates have no ends of their own: their curves end where those of the shared
     heads do.
@@ -158,7 +158,7 @@ def _about(fit: Fitted, policy: Policy, calibration: str, split: Split) -> dict:
 
 
 def exit_shares(rows: list[Row], costs: ExitCosts, about: dict) -> pd.DataFrame:
-    """Share of images by exit, for every row that is calibrated to a rate target and decides."""
+    """Tabulate the share of images by exit, for every row that is calibrated to a rate target and decides."""
     records = []
     for row in rows:
         if row.exits is None or "rate_target" not in row.about or row.about["score_normalisation"] != "none":

@@ -49,7 +49,7 @@ class QueryBank:
         return self.beta / self.scale * self.log_sums(embeddings)
 
     def log_sums(self, embeddings: Tensor) -> Tensor:
-        """Log-sum-exp of the scaled similarities to the bank: unit embeddings `[n, ..., D]` -> `[n, ...]`."""
+        """Compute the log-sum-exp of scaled similarities to the bank: unit embeddings `[n, ..., D]` -> `[n, ...]`."""
         return torch.cat([(self.scale * rows @ self.texts.T).logsumexp(-1) for rows in embeddings.split(ROWS)])
 
 

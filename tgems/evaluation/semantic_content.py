@@ -11,10 +11,10 @@ THIRDS = ("clean", "middle", "hard")
 
 
 def semantic_content(raw: Split, trained: list[Split], about: dict) -> pd.DataFrame:
-    """Accuracy or R@1 of every block, with the frozen projection and with trained heads, for all images and by group.
+    """Measure accuracy or R@1 after every block, by the frozen projection and by trained heads, in all and by group.
 
     Args:
-        raw: Test images as the backbone alone sees them.
+        raw: Test images with the frozen projection.
         trained: The same images by the heads of each seed; hits are averaged.
         about: Common columns.
 
@@ -36,7 +36,7 @@ def semantic_content(raw: Split, trained: list[Split], about: dict) -> pd.DataFr
 
 
 def groups(samples: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
-    """(attribute, group, members `[n]` bool): everybody first, then the groups of each attribute that varies."""
+    """Return (attribute, group, members `[n]` bool): all images, then the groups of each attribute that varies."""
     found = [("all", "all", np.ones(len(samples), dtype=bool))]
     if "difficulty" in samples and samples["difficulty"].nunique() > 1:
         third = (samples["difficulty"].to_numpy() * 3).astype(int).clip(0, 2)
@@ -48,7 +48,7 @@ def groups(samples: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
 
 
 def _hits(splits: list[Split]) -> dict[str, list[np.ndarray]]:
-    """Hits over captions, per seed, of every image and block `[n, E]`."""
+    """Return hits over captions, per seed, of every image and block `[n, E]`."""
     truth = splits[0].truth
     first = [(s.ranks < 1).double().numpy() for s in splits]
     if truth.text_image is None:

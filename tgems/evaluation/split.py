@@ -105,7 +105,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Split:
-    """One split as one seed's modules see it; without modules, as the backbone alone does.
+    """One split with the modules of one seed, or with the backbone's own frozen projection.
 
     Attributes:
         features: Cached features, of the exits in use.
@@ -140,7 +140,7 @@ class Split:
         return "none" if self.query_bank is None else "querybank"
 
     def serves(self, policy: Policy) -> bool:
-        """Whether a policy is evaluated with these modules, and under this normalisation."""
+        """Return whether a policy is evaluated with these modules, and under this normalisation."""
         if policy.frozen_head != (self.modules is None):
             return False
         if self.query_bank is not None and not policy.index_safe:
@@ -206,5 +206,5 @@ class Split:
         return text_to_image_ranks(gallery, texts, self.truth.image_of_text)
 
     def text_recall(self, exits: Tensor) -> float:
-        """R@1 of the captions in that gallery."""
+        """Return R@1 of the captions in that gallery."""
         return (self.gallery_ranks(exits) < 1).double().mean().item()

@@ -42,7 +42,7 @@ class Fitted:
 
 
 def usable(policies: dict[str, Policy], costs: ExitCosts) -> dict[str, Policy]:
-    """Policies that can be used at exits of such costs; says in a log line why others cannot."""
+    """Return the policies that can be used at exits of such costs; log why others cannot."""
     reasons = {name: policy.unusable(costs) for name, policy in policies.items()}
     for name, reason in reasons.items():
         if reason:
@@ -79,7 +79,7 @@ def fit_policies(split: Split, policies: dict[str, Policy], rate_targets: list[f
 
 
 def as_json(fitted: list[Fitted], manifest: dict, query_bank: dict | None) -> dict:
-    """What `thresholds.json` holds."""
+    """Return what `thresholds.json` holds."""
     return {
         "query_bank": query_bank,
         "thresholds": [asdict(f) for f in fitted],

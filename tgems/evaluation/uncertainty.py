@@ -48,7 +48,7 @@ class SharedSources:
         self.degrees = self.n**2 / pairs - 1
 
     def variance(self, influence: np.ndarray) -> np.ndarray:
-        """Variance of the means of influences `[n, ...]` that sum to zero: `[...]`; NaN where all images are alike.
+        """Estimate the variance of the means of influences `[n, ...]`, which sum to zero; NaN if all images are alike.
 
         The estimate is unbiased whatever images with a common source have in common (Aronow, Samii and Assenova,
         "Cluster-robust variance estimation for dyadic data", 2015, of pairs), but for the usual factor of small
@@ -154,7 +154,7 @@ def intervals(estimate: Estimate, sources: SharedSources) -> Intervals:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down correction: `[m]` p values -> `[m]` adjusted ones; NaN is no test, and stays NaN."""
+    """Adjust p values `[m]` by Holm's step-down correction; NaN is no test, and stays NaN."""
     adjusted = np.full(len(p), np.nan)
     tested = np.flatnonzero(~np.isnan(p))
     order = tested[np.argsort(p[tested])]

@@ -17,7 +17,7 @@ ONE_SEED = "one seed, so that what another would give is unknown"
 
 
 def of_other_domain(validation: Curves, test: Curves) -> Curves:
-    """Another data set's validation curves, to pick competitors for one that has no validation images.
+    """Return another data set's validation curves, to pick competitors if there are no validation images.
 
     Where that data set, which has captions, lacks a metric, image-to-text recall stands in for it: like accuracy it is
     of images that look for their text.
@@ -30,7 +30,7 @@ def of_other_domain(validation: Curves, test: Curves) -> Curves:
 
 
 def areas(test: Curves, validation: Curves, sources: SharedSources, about: dict) -> pd.DataFrame:
-    """Area under every curve: on test with both intervals, and on validation where that is given."""
+    """Compute the area under every curve: on test with both intervals, and on validation if that is given."""
     records = []
     for metric, by_key in test.items():
         for key, curve in by_key.items():
@@ -90,7 +90,7 @@ def wins(
 def best_policy(
     curves: dict[Key, Curve], rate: float, among: Collection[str] | None = None, excluded: Collection[str] = ()
 ) -> Key | None:
-    """The policy, no twin, whose curve is highest at a rate; None where no curve reaches it.
+    """Return the policy, not a shuffled twin, whose curve is highest at a rate; None if no curve reaches it.
 
     Args:
         curves: Of one metric.
@@ -108,7 +108,7 @@ def best_policy(
 
 
 def difference(estimate: Estimate, sources: SharedSources) -> dict:
-    """A difference with both intervals, the p value of the method, and the reason where there is none."""
+    """Describe a difference: both intervals, the p value of the method, and the reason if there is none."""
     found = interval_of(estimate, sources)
     unknown = {OUTSIDE: found.value, ALIKE: found.of_images, ONE_SEED: found.of_seeds}
     reason = next((why for why, number in unknown.items() if np.isnan(number[0])), "")
@@ -116,12 +116,12 @@ def difference(estimate: Estimate, sources: SharedSources) -> dict:
 
 
 def interval_of(estimate: Estimate, sources: SharedSources) -> Intervals:
-    """`intervals` of one number `[S]`."""
+    """Compute `intervals` of one number `[S]`."""
     return intervals(Estimate(estimate.values[:, None], estimate.influence[..., None], estimate.seeded), sources)
 
 
 def _ends(found: Intervals, names: tuple[str, str]) -> dict:
-    """Ends of both intervals by column."""
+    """Return the ends of both intervals by column."""
     return {
         f"{name}_{end}": ends[0] if np.isfinite(found.value[0]) else np.nan
         for name, interval in zip(names, (found.modules, found.method), strict=True)

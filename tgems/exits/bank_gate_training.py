@@ -67,8 +67,8 @@ def draw_bank_examples(
 ) -> BankExamples:
     """Put every image before random banks: a caption of its own among M - 1 of all distinct captions.
 
-    M is log-uniform between 4 and `largest_bank` and the same within a batch; other captions of an image never stand
-    against it.
+    M is log-uniform between 4 and `largest_bank` and the same within a batch; other captions of an image are never in
+    its bank.
 
     Args:
         pairs: Training pairs.
@@ -174,7 +174,7 @@ def worth_of_going_on(
     product: Tensor,
     visited: Tensor,
 ) -> Tensor:
-    """One step of value iteration: what going on from each exit to the next visited one is worth.
+    """Take one step of value iteration: the worth of going on from each exit to the next visited one.
 
     Args:
         right: Estimated probability of being right `[B, E-1]`.

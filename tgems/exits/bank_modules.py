@@ -1,4 +1,4 @@
-"""Gates that also see what an exit's embedding says about a text bank (docs/method.md#bank-guidance)."""
+"""Gates that also see statistics of an exit's similarities to a text bank (docs/method.md#bank-guidance)."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class BankGuidedGates(Gates):
         self.up = ExitLinear(n_exits, bank_gate_inputs(summary_dim), hidden)
 
     def embed(self, summaries: Tensor, bank: Tensor) -> Tensor:
-        """Summaries `[n, E-1, S]` and `bank_features` -> hidden layer before its activation `[n, E-1, h]`."""
+        """Compute the hidden layer before its activation: summaries `[n, E-1, S]`, `bank_features` -> `[n, E-1, h]`."""
         return self.embed_normalised(self.norm(summaries), bank)
 
     def embed_normalised(self, u: Tensor, bank: Tensor) -> Tensor:
@@ -77,16 +77,16 @@ class BankGates(BankGuidedGates):
         return odds - self.break_even_at(exit_index, summaries, bank.features)
 
     def right(self, hidden: Tensor) -> Tensor:
-        """Hidden layer -> logit of the exit's best text being right `[n, E-1]`."""
+        """Compute the logit of the exit's best text being right `[n, E-1]` from the hidden layer."""
         return self.leave(F.gelu(hidden)).squeeze(-1)
 
     def worth(self, hidden: Tensor, price: Tensor) -> Tensor:
-        """Hidden layer, price for each image `[n]` or for all `[1]` -> worth of going on `[n, E-1]`."""
+        """Compute the worth of going on `[n, E-1]` at a price per image `[n]`, or one for all `[1]`."""
         shift = torch.einsum("nk,ekh->neh", _price_inputs(price), self.shift)
         return self.stay(F.gelu(hidden + shift)).squeeze(-1)
 
     def forward(self, summaries: Tensor, bank: Tensor, price: Tensor) -> Tensor:
-        """What leaving gains over going on, at a price: `[n, E-1]`; an image leaves where it is positive."""
+        """Compute the gain of leaving over going on at a price `[n, E-1]`; an image leaves where it is positive."""
         hidden = self.embed(summaries, bank)
         return self.right(hidden).sigmoid() - self.worth(hidden, price)
 
@@ -111,7 +111,7 @@ class JointBankGates(BankGuidedGates):
         self.down = ExitLinear(n_exits, hidden, 1)
 
     def forward(self, summaries: Tensor, bank: Tensor) -> Tensor:
-        """Summaries `[n, E-1, S]` and `bank_features` -> gate logits `[n, E-1]`."""
+        """Compute gate logits: summaries `[n, E-1, S]` and `bank_features` -> `[n, E-1]`."""
         return self.decide_normalised(self.norm(summaries), bank)
 
     def decide_normalised(self, u: Tensor, bank: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class JointBankGates(BankGuidedGates):
 class ConfidenceAndVarianceGates(Gates):
     """Gates on three numbers per exit: largest probability, its margin, and the spatial variance of the image.
 
-    A reconstruction of the gates of LRA-EE (arXiv 2605.26415); docs/method.md#policies says what it assumes.
+    A reconstruction of the gates of LRA-EE (arXiv 2605.26415); docs/method.md#policies states what it assumes.
 
     Args:
         n_exits: Number of exits before the last.
@@ -205,7 +205,7 @@ def required(bank: BankStatistics | None) -> BankStatistics:
 
 
 def break_even_price(gates: BankGates, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
-    """Log of the price of computation from which on an image leaves, at every exit.
+    """Compute the log of the price of computation above which an image leaves, at every exit.
 
     Args:
         gates: Trained.
@@ -234,7 +234,7 @@ def _price_grid(grid: int) -> list[float]:
 
 
 def _break_even(gain: Tensor) -> Tensor:
-    """Log of the price where what going on gains `[..., grid]` falls through zero, interpolated."""
+    """Interpolate the log of the price at which the gain of going on `[..., grid]` falls through zero."""
     low, high = PRICES
     span, grid = math.log(high / low), gain.shape[-1]
     last = ((gain > 0) * torch.arange(1, grid + 1, device=gain.device)).amax(-1)

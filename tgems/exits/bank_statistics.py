@@ -45,7 +45,7 @@ def bank_statistics(logits: Tensor, scale: float) -> BankStatistics:
 
 
 def bank_features(logits: Tensor, scale: float) -> Tensor:
-    """What an exit's similarities say about a bank, by that exit alone, so that exits may be passed over unseen.
+    """Compute the inputs of bank gates from an exit's own similarities, so that exits may be passed over.
 
     Args:
         logits: Scaled similarities `[n, E, M]`; -inf is not in the bank.

@@ -50,7 +50,7 @@ def cross_fit(pairs: Pairs, rates: Tensor, options: HeadOptions, seed: int) -> t
     """Train heads on either half of the images, so that gates can learn from heads that have not seen an image.
 
     Heads that were trained on an image are right about it far more often than about a new one, so that gates which
-    learn from them know too little of who is right where.
+    learn from them see too few mistakes.
 
     Args:
         pairs: Training pairs.
@@ -69,7 +69,7 @@ def cross_fit(pairs: Pairs, rates: Tensor, options: HeadOptions, seed: int) -> t
 
 
 def embed(heads: ExitHeads, summaries: Rows | Tensor, last: Tensor) -> Tensor:
-    """Embeddings at every exit, the backbone's own last: `[n, E-1, S]`, `[n, D]` -> `[n, E, D]`."""
+    """Embed images at every exit, by the backbone itself at the last: `[n, E-1, S]`, `[n, D]` -> `[n, E, D]`."""
     return torch.cat((map_rows(heads, summaries), last[:, None]), 1)
 
 
@@ -98,7 +98,7 @@ def embed_out_of_fold(folds: list[ExitHeads], unseen_by: Tensor, pairs: Pairs) -
 def train_confidence_gates(
     pairs: Pairs, z: Tensor | MappedRows, options: ConfidenceTraining, seed: int
 ) -> tuple[ImageGates, pd.DataFrame]:
-    """Train gates that see the image alone to tell whether its text ranks first in its batch at each exit, by BCE.
+    """Train gates that see only the image to predict whether its text ranks first in its batch at each exit, by BCE.
 
     Args:
         pairs: Training pairs.

@@ -1,4 +1,4 @@
-"""Train image-guided gates: first to foresee who is right, then under the rate regularizer (docs/method.md#gates)."""
+"""Train image-guided gates: first to predict correctness, then under the rate regularizer (docs/method.md#gates)."""
 
 import copy
 
@@ -18,7 +18,7 @@ from tgems.features.row_access import MappedRows, Rows, map_rows
 
 @torch.no_grad()
 def hit_probabilities(pairs: Pairs, z: Tensor | MappedRows, bank_size: int, generator: torch.Generator) -> Tensor:
-    """Probability that an image's longest caption ranks first at each exit among `bank_size - 1` random others.
+    """Estimate how probably an image's longest caption ranks first at each exit among `bank_size - 1` others.
 
     Estimated from the share of a batch's captions that score at least as high, equal captions left out.
 
@@ -155,6 +155,6 @@ def train_router(pairs: Pairs, right: Tensor, options: RouterTraining, seed: int
 
 @torch.no_grad()
 def hard_rate(gates: LookaheadGates, summaries: Rows, rates: Tensor) -> float:
-    """Mean rate if every image left at its first positive gate logit: what the regularizer alone achieves."""
+    """Return the mean rate if every image left at its first positive gate logit, as the regularizer alone achieves."""
     leaves = torch.cat((map_rows(gates, summaries) > 0, torch.ones(len(summaries), 1, dtype=torch.bool)), 1)
     return rates[leaves.int().argmax(1)].mean().item()

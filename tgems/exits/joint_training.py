@@ -23,9 +23,9 @@ def train_joint(
     """Minimise the text losses at the exit taken, in expectation, plus the rate regularizer.
 
     With pi the exit distribution of the gates and l the losses of `losses.per_exit_losses`:
-    `E sum_l pi_l l_l + every_exit * E mean_l l_l + regularizer(R)`, `R = E sum_l pi_l r_l`. Other images stand in the
-    mixed gallery by their own exit distribution, through which no gradient flows: gates would otherwise learn to send
-    images to exits where they disturb each other least. At first heads are trained alone, by the second term: gates
+    `E sum_l pi_l l_l + every_exit * E mean_l l_l + regularizer(R)`, `R = E sum_l pi_l r_l`. Other images are in the
+    mixed gallery with their own exit distribution, through which no gradient flows: gates would otherwise learn to send
+    images to exits where they disturb each other least. At first only heads are trained, by the second term: gates
     that see the losses of untrained heads send every image to the last exit.
 
     Args:
@@ -86,7 +86,7 @@ def train_joint(
 
 
 def relative_costs(costs: ExitCosts, guidance: str, bank_size: int) -> Tensor:
-    """Relative cost of leaving at each exit `[E]`, if all exits before it are visited."""
+    """Return the relative cost of leaving at each exit `[E]` if all exits before it are visited."""
     price = costs.image_guided() if guidance == "image" else costs.bank_guided(bank_size)
     return torch.from_numpy(price).float()
 
@@ -95,7 +95,7 @@ def relative_costs(costs: ExitCosts, guidance: str, bank_size: int) -> Tensor:
 def draw_bank(
     pairs: Pairs, z: Tensor, images: Tensor, own: Tensor, largest: int, generator: torch.Generator
 ) -> tuple[Tensor, int]:
-    """Draw a bank of random size for a batch, and describe what each embedding says about it.
+    """Draw a bank of random size for a batch, and describe the similarities of each embedding to it.
 
     Args:
         pairs: Training pairs.

@@ -9,7 +9,7 @@ from tgems.exits.text_losses import text_losses
 
 
 def soft_targets(caption_ids: Tensor) -> Tensor:
-    """`[B] -> [B, B]`: equal captions share the positive mass."""
+    """Share the positive mass among equal captions: `[B] -> [B, B]`."""
     same = (caption_ids[:, None] == caption_ids[None, :]).float()
     return same / same.sum(1, keepdim=True)
 
@@ -23,7 +23,7 @@ def per_exit_losses(
     log_shares: Tensor,
     options: HeadOptions,
 ) -> Tensor:
-    """Losses of a batch of pairs at every exit, the last included (docs/method.md#heads).
+    """Compute the losses of a batch of pairs at every exit, the last included (docs/method.md#heads).
 
     Args:
         z: Head embeddings `[B, E-1, D]`.
@@ -49,7 +49,7 @@ def per_exit_losses(
 def head_loss(
     z: Tensor, z_last: Tensor, texts: Tensor, caption_ids: Tensor, scale: float, shares: Tensor, options: HeadOptions
 ) -> Tensor:
-    """Loss of all heads on one batch: the mean of `per_exit_losses`, exits weighted by `shares` `[E]`."""
+    """Compute the loss of all heads on one batch: the mean of `per_exit_losses`, exits weighted by `shares` `[E]`."""
     log_shares = shares.log()[:, None].expand(-1, len(z))
     losses = per_exit_losses(z, z_last, texts, caption_ids, scale, log_shares, options)
     weights = shares[:-1] / shares[:-1].sum()
@@ -57,14 +57,14 @@ def head_loss(
 
 
 def exit_weights(rates: Tensor, target: float) -> Tensor:
-    """The exit distribution of highest entropy with a given mean rate: `p_l ~ exp(-beta r_l)`.
+    """Return the exit distribution of highest entropy with a given mean rate: `p_l ~ exp(-beta r_l)`.
 
     Args:
         rates: Relative cost of every exit `[E]`, ascending.
         target: Mean rate; 0 gives equal weights.
 
     Returns:
-        `[E]`, summing to 1; the cheapest or the last exit alone where the target is beyond it.
+        `[E]`, summing to 1; all at the cheapest or the last exit if the target is beyond it.
     """
     if not target:
         return torch.full_like(rates, 1 / len(rates))
@@ -77,7 +77,7 @@ def exit_weights(rates: Tensor, target: float) -> Tensor:
 
 
 def exit_log_probabilities(gate_logits: Tensor) -> Tensor:
-    """Stick-breaking: gate logits `[n, E-1]` -> log pi `[n, E]`; the last exit takes the rest."""
+    """Turn gate logits `[n, E-1]` into log pi `[n, E]` by stick-breaking; the last exit takes the rest."""
     stay = F.logsigmoid(-gate_logits).cumsum(-1)
     before = F.pad(stay, (1, 0))
     return torch.cat((F.logsigmoid(gate_logits) + before[:, :-1], before[:, -1:]), -1)
@@ -103,7 +103,7 @@ class RateRegularizer:
         self.mu = mu
 
     def __call__(self, rate: Tensor) -> Tensor:
-        """The term to add to the loss for a batch's expected rate `[]`; moves mu."""
+        """Return the term to add to the loss for a batch's expected rate `[]`, and move mu."""
         excess = rate - self.target
         if self.mode == "lambda":
             return self.weight * rate

@@ -38,10 +38,10 @@ def joint_guidance(gates: list[str]) -> list[str]:
 
 
 def joint_folder(guidance: str, seed: int, rate_target: float) -> str:
-    """Folder of the heads and gates that were trained together for one target."""
+    """Return the folder of the heads and gates that were trained together for one target."""
     return f"joint-{guidance}/rate-{rate_target:.2f}/seed-{seed}"
 
 
 def image_gates_folder(seed: int, rate_target: float) -> str:
-    """Folder of the image-guided gates of one target."""
+    """Return the folder of the image-guided gates of one target."""
     return f"image/rate-{rate_target:.2f}/seed-{seed}"

@@ -64,7 +64,7 @@ class Gates(nn.Module):
     """Gates of all exits before the last, each of which scores an image: the higher, the sooner it leaves.
 
     Attributes:
-        reads_bank: Whether a gate also sees what the exit's embedding says about a text bank.
+        reads_bank: Whether a gate also sees the exit's similarities to a text bank.
         architecture: Arguments of the constructor, which rebuild the module from a file.
     """
 
@@ -89,7 +89,7 @@ class Gates(nn.Module):
 
 
 class ImageGates(Gates):
-    """One logit per exit from the image alone: `w . gelu(V u + v) + b`."""
+    """One logit per exit from only the image: `w . gelu(V u + v) + b`."""
 
     def __init__(
         self, n_exits: int, summary_dim: int, hidden: int, outputs: int = 1, widths: Sequence[int] | None = None

@@ -33,7 +33,7 @@ class OneCycleAdamW:
         self._taken = 0
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
+        """Remove all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -62,7 +62,7 @@ class OneCycleAdamW:
         self._taken += 1
 
     def _schedule(self, step: int) -> tuple[float, float]:
-        """Learning rate and momentum (beta 1) of a step."""
+        """Return learning rate and momentum (beta 1) of a step."""
         lowest, top = self.peak / 25.0, RISE * self.steps - 1
         if step <= top:
             share = step / top

@@ -34,7 +34,7 @@ def text_losses(
     similarity: float,
     mixed_gallery: bool,
 ) -> TextLosses:
-    """Contrastive loss and distillation of similarities, per image and per text, at every exit.
+    """Compute contrastive loss and distillation of similarities, per image and per text, at every exit.
 
     Args:
         scores: Scaled similarities of images and texts at every exit, the last included `[E, B, B]`; image i and text i
@@ -109,5 +109,5 @@ class _TextLosses(torch.autograd.Function):
 
 
 def _log_sum(scores: Tensor, softmax: Tensor, dim: int) -> Tensor:
-    """`scores.logsumexp(dim)`, given the softmax: the largest score minus the logarithm of its probability."""
+    """Compute `scores.logsumexp(dim)`, given the softmax: the largest score minus the log of its probability."""
     return scores.amax(dim) - softmax.amax(dim).log()

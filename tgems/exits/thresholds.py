@@ -8,7 +8,7 @@ from tgems.errors import UserError
 
 
 def choose_exits(scores: Tensor, threshold: Tensor | float) -> Tensor:
-    """First exit whose score exceeds the threshold, one for all or each its own, else the last: `[n, E-1]` -> `[n]`."""
+    """Return the first exit whose score exceeds its threshold, else the last: `[n, E-1]` -> `[n]`."""
     last = torch.ones(len(scores), 1, dtype=torch.bool)
     return torch.cat((scores > threshold, last), 1).int().argmax(1)
 

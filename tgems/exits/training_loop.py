@@ -78,7 +78,7 @@ def products_in(precision: str) -> Iterator[None]:
 
 
 def shuffled_batches(n: int, batch_size: int, passes: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of indices below `n`; a last incomplete batch of a pass is dropped."""
+    """Yield batches of indices below `n`; a last incomplete batch of a pass is dropped."""
     size = min(batch_size, n)
     for _ in range(passes):
         order = torch.randperm(n, generator=generator)

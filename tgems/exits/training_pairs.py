@@ -24,7 +24,7 @@ class Pairs:
         texts: Distinct captions `[m, D]`.
         first: First caption row of each image `[n + 1]`.
         text_of_caption: `[captions]` index into texts.
-        longest: The longest caption of each image, most likely to be true of it alone `[n]` index into texts.
+        longest: The longest caption of each image, most likely to be true of no other `[n]` index into texts.
         scale: Logit scale.
         widths: Unpadded width of each part of a summary, per exit; None if all exits are equally wide.
         part_width: Numbers of each part of a summary, padding included.

@@ -76,7 +76,7 @@ class FeatureSet:
         ]
 
     def at_exits(self, blocks: Sequence[int], summary_dim: int) -> "FeatureSet":
-        """The same split as a backbone with fewer exits sees it.
+        """Return the same split as a backbone with fewer exits sees it.
 
         Args:
             blocks: Exits to keep, 1-based; the last is the encoder's depth.
@@ -110,7 +110,7 @@ class FeatureSet:
         return None if len(set(widths)) == 1 else widths
 
     def raw_at_all_exits(self) -> Tensor | None:
-        """Embeddings by the frozen pooling and projection at every exit `[n, E, D]`; None where it takes none."""
+        """Return embeddings by the frozen pooling and projection at every exit `[n, E, D]`; None if it accepts none."""
         if self.raw_embeddings is None:
             return None
         return torch.cat((self.raw_embeddings[:], self.embeddings[:, None]), 1)
@@ -235,7 +235,7 @@ def _read(folder: Path, manifest: dict, in_memory_gb: float) -> FeatureSet:
 
 
 def _summary_bytes(shards: Path, cache: Path, manifest: dict) -> int:
-    """What summaries and raw embeddings would take in memory, as float32; every file must have its size."""
+    """Return the memory of summaries and raw embeddings as float32, and check the size of every file."""
     total = 0
     for name, part in manifest["parts"].items():
         for file, size in part["bytes"].items():

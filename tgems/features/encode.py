@@ -19,7 +19,7 @@ class EncodedImages(NamedTuple):
             padded with zeros to the widest exit's W.
         embeddings: `[n, D]` unit embeddings, equal to open_clip's `encode_image(..., normalize=True)` bit for bit.
         raw_embeddings: `[n, E, D]` unit embeddings by the frozen pooling and projection; None where these accept the
-            last block's tokens alone.
+            last block's tokens only.
     """
 
     summaries: Tensor
@@ -28,7 +28,7 @@ class EncodedImages(NamedTuple):
 
 
 def summary_rows(tower: Tower, state: Tensor, width: int, grids: Sequence[int]) -> Tensor:
-    """Parts of a state's summary, each padded with zeros to `width`: `[n, P width]`."""
+    """Compute the parts of a state's summary, each padded with zeros to `width`: `[n, P width]`."""
     summary = tower.summarise(state, grids)
     return F.pad(summary, (0, width - summary.shape[-1])).flatten(1)
 
@@ -56,7 +56,7 @@ def encode_images(tower: Tower, images: Tensor, blocks: Sequence[int], grids: Se
 
 @torch.no_grad()
 def encode_texts(model: Any, tokenizer: Callable, texts: list[str], batch_size: int = 64) -> Tensor:
-    """Unit text embeddings `[m, D]` float32."""
+    """Encode texts as unit embeddings `[m, D]` float32."""
     device = model.logit_scale.device
     starts = tqdm(range(0, len(texts), batch_size), desc="texts", unit="batch", mininterval=2)
     batches = (tokenizer(texts[i : i + batch_size]).to(device) for i in starts)
@@ -66,7 +66,7 @@ def encode_texts(model: Any, tokenizer: Callable, texts: list[str], batch_size: 
 def class_embeddings(
     model: Any, tokenizer: Callable, classnames: tuple[str, ...], templates: tuple[str, ...]
 ) -> Tensor:
-    """Prompt ensemble `[C, D]`: the normalised mean over templates of unit text embeddings, as clip_benchmark does."""
+    """Compute the prompt ensemble `[C, D]` as clip_benchmark does: the normalised mean of unit text embeddings."""
     texts = [template.replace("{c}", name) for name in classnames for template in templates]
     embeddings = encode_texts(model, tokenizer, texts).reshape(len(classnames), len(templates), -1)
     return F.normalize(embeddings.mean(1), dim=-1)

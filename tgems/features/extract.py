@@ -1,6 +1,6 @@
 """Features of one split: encodes its shards where that is not done yet, then its texts, and seals the whole.
 
-Shards may have been encoded by other jobs, on other machines (`encode_part`); they lie beside the split's folder, in
+Shards may have been encoded by other jobs, on other machines (`encode_part`); they are beside the split's folder, in
 `{split}.shards/{i}`, and a job that was killed goes on with the first one that is not whole.
 """
 
@@ -69,7 +69,7 @@ def extract_features(backbone: Backbone, split: SplitFiles, task: str, out: Path
 
 
 def shard_folder(out: Path) -> Path:
-    """Where the shards of a split's features lie."""
+    """Return the folder of the shards of a split's features."""
     return out.with_name(f"{out.name}.shards")
 
 
@@ -84,7 +84,7 @@ def _encode(
 
 
 def _gather(folder: Path, found: dict[str, dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Samples and captions of all shards, captions with their image's row in the whole split."""
+    """Gather samples and captions of all shards; captions get their image's row in the whole split."""
     samples, captions, before = [], [], 0
     for name, shard in found.items():
         samples.append(pd.read_parquet(folder / name / "samples.parquet"))
@@ -95,7 +95,7 @@ def _gather(folder: Path, found: dict[str, dict]) -> tuple[pd.DataFrame, pd.Data
     samples, captions = pd.concat(samples, ignore_index=True), pd.concat(captions, ignore_index=True)
     twice = samples["key"][samples["key"].duplicated()]
     if len(twice):
-        raise UserError(f"{folder}: key {twice.iloc[0]!r} stands in two shards; keys must be unique in a split")
+        raise UserError(f"{folder}: key {twice.iloc[0]!r} is in two shards; keys must be unique in a split")
     return samples, captions
 
 

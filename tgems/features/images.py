@@ -1,4 +1,4 @@
-"""Decode the images of one shard, in order, in worker processes; what cannot be decoded is told, not raised."""
+"""Decode the images of one shard, in order, in worker processes; an image that cannot be decoded gives a reason."""
 
 from collections.abc import Callable
 from pathlib import Path

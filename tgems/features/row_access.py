@@ -1,4 +1,4 @@
-"""Rows of features, wherever they lie: in memory, or in mapped files that need not fit there."""
+"""Access to rows of features, in memory or in mapped files that need not fit there."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -60,7 +60,7 @@ class Rows:
         return replace(self, exits=chosen, have=have, parts=tuple(parts), width=width)
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        """Rows by index `[B]` int64, or a slice -> `[B, E, S]` float32."""
+        """Read rows by index `[B]` int64, or by a slice: `[B, E, S]` float32."""
         if isinstance(rows, slice):
             rows = torch.arange(len(self))[rows]
         if len(self.files) == 1:
@@ -81,7 +81,7 @@ class Rows:
         return rows.float()
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """Rows in order, `size` at a time."""
+        """Yield rows in order, `size` at a time."""
         return (self[start : start + size] for start in range(0, len(self), size))
 
 
@@ -101,7 +101,7 @@ class MappedRows:
         return self.shape[0]
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """Rows by index `[B]` int64."""
+        """Compute rows by index `[B]` int64."""
         return self.function(rows)
 
 

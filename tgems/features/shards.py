@@ -41,7 +41,7 @@ class Encoding:
     """How images are encoded.
 
     Attributes:
-        batch_size: Images a forward pass.
+        batch_size: Number of images per forward pass.
         dtype: Storage type of summaries and raw embeddings, `float32` or `float16`.
         precision: `float32`, or the type of autocast: `bfloat16` or `float16`.
         device: torch device.
@@ -73,7 +73,7 @@ class Encoding:
         return cls(**kept, **machine, code=code_digest([module, *import_closure(module)]))
 
     def fingerprint(self, backbone: Backbone, shard: str) -> dict:
-        """All that a shard's features depend on; `shard` is the digest of the tar."""
+        """Return all that a shard's features depend on; `shard` is the digest of the tar."""
         own = {k: v for k, v in asdict(self).items() if k in ("dtype", "precision", "on_bad_sample", "code")}
         images = {"weights": backbone.weights_digest, "preprocess": backbone.preprocess_digest, "shard": shard}
         kept = {"blocks": list(backbone.blocks), "grids": list(self.grids)}

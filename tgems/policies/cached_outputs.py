@@ -46,8 +46,8 @@ class CachedOutputs:
         right: Whether the best text is right `[n, E]` bool; for oracles, and for fits on labelled validation images.
         scale: Logit scale.
         costs: Costs of the exits.
-        modules: Trained modules; None for the backbone alone.
-        seed: Seed of the modules; None for the backbone alone.
+        modules: Trained modules; None for the frozen projection.
+        seed: Seed of the modules; None for the frozen projection.
         text_recall: Exits of all images `[n]` -> R@1 of the texts in the gallery that they make, for fits on labelled
             validation images; None if images have labels instead of captions.
         scores: Scores that policies have computed already, by policy and rate target.

@@ -116,7 +116,7 @@ class Saturation(ThresholdPolicy):
     color, marker = "#E69F00", "X"
 
     def unusable(self, costs: ExitCosts) -> str:
-        """Exits must be equally wide, and the frozen projection must accept them if it is used."""
+        """Require that exits are equally wide, and that the frozen projection accepts them if it is used."""
         different = len(set(costs.widths)) > 1
         return super().unusable(costs) or (
             f"it compares exits, which are {costs.widths} channels wide" if different else ""

@@ -1,4 +1,4 @@
-"""What a policy sees of images that stand at one exit. The view is also a meter: whatever is read must be paid for.
+"""What a policy sees of the images at one exit. The view is also a meter: whatever is read must be paid for.
 
 The evaluation shows a policy all cached images of a split; the runtime shows it the images that are still in the
 encoder. Both are views, so that a policy is written once and its simulated and real exits agree.
@@ -62,7 +62,7 @@ class ExitView(ABC):
 
     @property
     def whole_image(self) -> Tensor:
-        """The summary's part that stands for the whole image: the class token, or a maximum `[n, d]`."""
+        """The summary's part for the whole image: the class token, or a maximum `[n, d]`."""
         return self._summary()[:, : self.costs.widths[self.exit_index]]
 
     @property

@@ -1,6 +1,6 @@
 """A threshold for every exit, and which exits to look at, by dynamic programming on unlabelled validation images.
 
-Pure numpy. Costs are relative to the full encoder. An exit that is not looked at has the threshold +inf and costs
+Pure numpy. Costs are relative to the full encoder. An exit that is not visited has the threshold +inf and costs
 nothing (docs/method.md#thresholds).
 """
 
@@ -21,7 +21,7 @@ class PathCosts:
     Attributes:
         leaving: Cost of leaving at each exit without a look at any `[E]`.
         per_visit: Additional cost of a look at each exit before the last `[E-1]`.
-        per_pass: Additional cost of going on from an exit that was looked at `[E-1]`.
+        per_pass: Additional cost of going on from a visited exit `[E-1]`.
     """
 
     leaving: np.ndarray
@@ -30,14 +30,14 @@ class PathCosts:
 
     @classmethod
     def of(cls, prices: Callable[[tuple[int, ...]], np.ndarray]) -> "PathCosts":
-        """Take apart the costs of a policy, given as a function from the exits looked at to the cost of every exit."""
+        """Take apart the costs of a policy, given as a function from the visited exits to the cost of every exit."""
         leaving = prices(())
         alone = [prices((k,)) - leaving for k in range(len(leaving) - 1)]
         per_visit = np.array([extra[k] for k, extra in enumerate(alone)])
         return cls(leaving, per_visit, np.array([extra[k + 1] for k, extra in enumerate(alone)]) - per_visit)
 
     def at_exits(self, thresholds: np.ndarray) -> np.ndarray:
-        """Cost of leaving at every exit `[E]`."""
+        """Return the cost of leaving at every exit `[E]`."""
         visited, added = np.isfinite(thresholds), np.zeros(len(self.leaving))
         added[:-1] += visited * self.per_visit
         added[1:] += visited * self.per_pass
@@ -45,13 +45,13 @@ class PathCosts:
 
 
 def exits_taken(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """First exit whose score exceeds its own threshold, else the last: `[n, E-1]`, `[E-1]` -> `[n]`."""
+    """Return the first exit whose score exceeds its own threshold, else the last: `[n, E-1]`, `[E-1]` -> `[n]`."""
     leaves = scores > thresholds
     return np.where(leaves.any(1), leaves.argmax(1), scores.shape[1])
 
 
 def descending(scores: np.ndarray) -> np.ndarray:
-    """Order of each column's scores, highest first `[n, E-1]`."""
+    """Return the order of each column's scores, highest first `[n, E-1]`."""
     return np.argsort(-scores, axis=0, kind="stable")
 
 
@@ -62,10 +62,11 @@ def best_thresholds(
 
     The first pass supposes that all images reach every exit. Each further sweep goes backwards again with only those
     images that reach an exit by the thresholds so far: every step is then an exact maximum over one exit's threshold
-    and whether it is looked at, so that the objective never falls.
+    and whether it is visited, so that the objective never falls.
 
     Args:
-        scores: `[n, E-1]`; the higher, the sooner an image leaves. That of an exit must depend on that exit alone.
+        scores: `[n, E-1]`; the higher, the sooner an image leaves. The score of an exit must depend only on that exit,
+            or on exits that are always visited.
         order: `descending(scores)`.
         rewards: What leaving at each exit is worth `[n, E]`.
         costs: Of the exits.
@@ -73,7 +74,7 @@ def best_thresholds(
         sweeps: Sweeps after the first pass.
 
     Returns:
-        `[E-1]`; +inf where an exit is not looked at.
+        `[E-1]`; +inf for an exit that is not visited.
     """
     n, exits = scores.shape
     thresholds = np.full(exits, np.inf)
@@ -162,7 +163,7 @@ def _shifted(columns: np.ndarray, thresholds: np.ndarray, delta: float) -> np.nd
 
 
 def _below(descending: np.ndarray, count: int) -> float:
-    """A threshold that the first `count` of descending scores exceed, midway to the next where there is one."""
+    """Return a threshold that the first `count` of descending scores exceed, midway to the next if there is one."""
     if count == 0:
         return descending[0] + 1
     following = descending[count] if count < len(descending) else -np.inf

@@ -1,4 +1,4 @@
-"""Reference policies: nobody leaves, the same exit for all, chance, and oracles (docs/method.md#policies)."""
+"""Reference policies: the full encoder, fixed exits, chance, and oracles (docs/method.md#policies)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Full(Policy):
     frozen_head = True
 
     def unusable(self, costs: ExitCosts) -> str:
-        """The whole encoder can always be used."""
+        """Return nothing: the whole encoder can always be used."""
         return ""
 
     def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
@@ -81,7 +81,7 @@ class Hull(Policy):
     mixes = True
 
     def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
-        """The two exits and the share of the later one, for each target; needs labels."""
+        """Fit two exits and the share of the later one, for each target; needs labels."""
         rates = self.costs(validation.costs, len(validation.bank))
         vertices = concave_hull(rates, validation.right.double().mean(0).numpy())
         recall = validation.text_recall
@@ -108,7 +108,7 @@ class Hull(Policy):
         return _drawn(outputs, low, high, weight)
 
     def shares(self, point: OperatingPoint, n_exits: int) -> np.ndarray:
-        """Share of images at every exit `[E]`, where texts are ranked for an image."""
+        """Return the share of images at every exit `[E]`, for ranking texts per image."""
         low, high, weight = _mix(point, "image")
         shares = np.zeros(n_exits)
         shares[low] += 1 - weight
@@ -147,7 +147,7 @@ class Random(Policy):
     line = "-."
 
     def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
-        """The histogram of `tgem`, of `tgem_bank` where there is no other."""
+        """Fit the exit histogram of `tgem`, or of `tgem_bank` if only that is trained."""
         kinds = {kind for kind, _ in required(validation.modules).gates}
         tgem = TGem() if "image" in kinds else TGemBank()
         exits = validation.embeddings.shape[1]
@@ -177,11 +177,11 @@ class Oracle(Policy):
     oracle = True
 
     def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
-        """Nothing to fit: one point, without a target."""
+        """Return one point without a target: there is nothing to fit."""
         return [OperatingPoint()]
 
     def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
-        """First exit that is right; none right is index 0."""
+        """Return the first exit that is right, or index 0 if none is."""
         return outputs.right.int().argmax(1)
 
 
@@ -209,13 +209,13 @@ def required(value: Value | None) -> Value:
 
 
 def uniform(seed: int | None, key: str) -> float:
-    """A number in [0, 1) from seed and key, the same on every machine."""
+    """Return a number in [0, 1) from seed and key, the same on every machine."""
     digest = hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def concave_hull(rates: np.ndarray, values: np.ndarray) -> list[int]:
-    """Vertices of the upper concave hull of points sorted by rate, ascending, up to the first of the highest points."""
+    """Return the upper concave hull of points sorted by rate, ascending, up to the first of the highest points."""
     hull: list[int] = []
     for i in range(int(np.argmax(values)) + 1):
         while len(hull) >= 2:
@@ -229,7 +229,7 @@ def concave_hull(rates: np.ndarray, values: np.ndarray) -> list[int]:
 
 
 def mix_for_target(rates: np.ndarray, hull: list[int], target: float) -> tuple[int, int, float]:
-    """The hull's edge that holds the target, and the share of its upper end; the nearest vertex outside of the hull."""
+    """Return the hull's edge that holds the target and the share of its upper end; outside, the nearest vertex."""
     inside = float(np.clip(target, rates[hull[0]], rates[hull[-1]]))
     for low, high in zip(hull[:-1], hull[1:], strict=True):
         if inside <= rates[high]:

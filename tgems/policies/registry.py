@@ -25,7 +25,7 @@ POLICIES: dict[str, Policy] = {
 
 
 def find_policies(words: list[str]) -> dict[str, Policy]:
-    """Policies by name, in the configuration's order; `shuffled` is no policy of its own and left out.
+    """Find policies by name, in the configuration's order; `shuffled` is not a policy and is left out.
 
     Raises:
         UserError: A word names no policy, a file defines no such class, or two policies have the same name.

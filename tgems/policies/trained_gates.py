@@ -8,7 +8,7 @@ from tgems.policies.interface import ThresholdPolicy
 
 
 class TGem(ThresholdPolicy):
-    """The T-GEM's gate on the image alone, which is index-safe (docs/method.md#gates)."""
+    """The T-GEM's gate that sees only the image, which is index-safe (docs/method.md#gates)."""
 
     name = "tgem"
     label = "T-GEM, image-guided"
@@ -75,7 +75,7 @@ class LraGate(ThresholdPolicy):
     per_exit = True
 
     def unusable(self, costs: ExitCosts) -> str:
-        """Spatial variance needs a grid."""
+        """Require a grid, which spatial variance is computed on."""
         return "" if costs.grid else "its spatial variance needs a grid of means; set summary.grid to 2 or more"
 
     def score(self, view: ExitView) -> Tensor:

@@ -22,7 +22,7 @@ DEFAULTS = {
 
 
 def cost_table(model: str) -> str:
-    """Costs of every exit of an architecture, by the closed form, or traced where there is none.
+    """Tabulate the costs of every exit of an architecture, by the closed form or else traced.
 
     Args:
         model: Name of an open_clip architecture, or `local-dir:FOLDER`.

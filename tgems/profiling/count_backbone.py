@@ -24,7 +24,7 @@ def count_backbone(backbone: dict, tower: Tower, modules: dict, rate_targets: Se
         backbone: Entry of the configuration.
         tower: Its image tower; weights do not matter.
         modules: See `exit_costs`.
-        rate_targets: Targets of the variant that nobody has checked yet.
+        rate_targets: Rate targets of the variant that have not been checked yet.
         out: JSON file.
 
     Raises:
@@ -51,7 +51,7 @@ def count_backbone(backbone: dict, tower: Tower, modules: dict, rate_targets: Se
 
 
 def trace_modules(costs: ExitCosts, modules: dict) -> ExitCosts:
-    """The same costs with heads and gates traced, each exit's in its true width."""
+    """Return the same costs with heads and gates traced, those of each exit in its unpadded width."""
     hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
     early = len(costs.widths)
     rates = costs.fixed().tolist()
@@ -80,7 +80,7 @@ def trace_modules(costs: ExitCosts, modules: dict) -> ExitCosts:
 
 
 def parameters(tower: Tower, blocks: Sequence[int]) -> list[int]:
-    """Parameters of stem and blocks up to each exit; the last with everything."""
+    """Count the parameters of stem and blocks up to each exit; the last counts everything."""
     size = [sum(p.numel() for p in block.parameters()) for block in tower.blocks]
     named = dict(tower.visual.named_parameters())
     whole = sum(p.numel() for p in named.values())

@@ -1,8 +1,8 @@
 """Count MACs by tracing with fvcore. The only importer of fvcore.
 
-fvcore's "flops" are multiply-accumulates. Left alone it misses multi-head attention: its fast path is one opaque
+fvcore's "flops" are multiply-accumulates. By default it misses multi-head attention: its fast path is one opaque
 operation, and scaled dot-product attention has no handle. Here the fast path is off while tracing, the handle is
-given, operations that multiply nothing stand in one list, and every other operation that fvcore does not know is an
+given, operations that multiply nothing are in one list, and every other operation that fvcore does not know is an
 error.
 """
 
@@ -111,7 +111,7 @@ class Step(nn.Module):
 
 
 def _attention_macs(inputs: list, outputs: list) -> Counter:
-    """Products with keys and with values: B H S T (d + d_v)."""
+    """Count the products with keys and with values: B H S T (d + d_v)."""
     query, key, value = (i.type().sizes() for i in inputs[:3])
     *batch, sources, dim = query
     return Counter({"scaled_dot_product_attention": prod(batch) * sources * key[-2] * (dim + value[-1])})

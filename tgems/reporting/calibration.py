@@ -1,10 +1,10 @@
-"""Which rows stand for a data set where only one calibration and score normalisation is shown."""
+"""Choose the rows to show for a data set if only one calibration and score normalisation is shown."""
 
 import pandas as pd
 
 
 def shown_first(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows under a data set's own thresholds, or transferred ones where it has none; uncalibrated rows as they are.
+    """Return rows under a data set's own thresholds, or transferred ones if it has none; others stay as they are.
 
     Rows with normalised scores are left out.
     """
@@ -15,13 +15,13 @@ def shown_first(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def transferred(rows: pd.DataFrame) -> set[str]:
-    """Data sets that have transferred thresholds alone."""
+    """Return the data sets that have only transferred thresholds."""
     own = rows.loc[rows["calibration"].eq("in_domain"), "dataset"]
     return set(rows.loc[rows["calibration"].eq("transfer"), "dataset"]) - set(own)
 
 
 def fitted(rows: pd.DataFrame) -> pd.DataFrame:
-    """Single seeds' rows of policies with fitted thresholds, one for each operating point."""
+    """Return single seeds' rows of policies with fitted thresholds, one per operating point."""
     rows = rows[rows["score_normalisation"].eq("none") & rows["rate_validation"].notna() & rows["twin_of"].isna()]
     rows = rows[~rows["policy"].isin(["patience", "random", "hull", "hull_raw"]) & rows["seed"].ne("mean")]
     return rows.drop_duplicates(["backbone", "dataset", "policy", "calibration", "rate_target", "seed"])

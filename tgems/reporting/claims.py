@@ -46,7 +46,7 @@ def claims(folder: Path) -> str:
 
 
 def contributions_table(table: pd.DataFrame) -> str:
-    """Values of every step at equal rates, for one backbone: a row a step, three columns a task."""
+    """Tabulate values of every step at equal rates, for one backbone: a row per step, three columns per task."""
     own = table[table["step"].isin(STEPS) & table["rate"].round(6).isin(RATES)]
     keys = panels(own)
     lines = ["| | " + " | ".join(f"{dataset}: {METRIC_NAMES[metric]} | |" for dataset, metric in keys) + " |"]
@@ -67,7 +67,7 @@ def contributions_table(table: pd.DataFrame) -> str:
 
 
 def gains(table: pd.DataFrame) -> pd.DataFrame:
-    """Smallest and largest gain of each step over rates, and at how many of them the method's interval is clear."""
+    """Tabulate the smallest and largest gain of each step over rates, and how many are clear of zero."""
     own = table.dropna(subset=["over"])
     above, below = own["gain_method_ci_low"].gt(0), own["gain_method_ci_high"].lt(0)
     keys = ["backbone", "dataset", "metric", "step", "over"]
@@ -79,7 +79,7 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """How many rates have which verdict, and the range of differences, under a data set's own thresholds."""
+    """Count the verdicts over rates, with the range of differences, under a data set's own thresholds."""
     own = table[table["calibration"] == "in_domain"]
     keys = ["backbone", "policy", "against", "dataset", "direction"]
     counted = own.groupby([*keys, "verdict"], sort=False).size().unstack("verdict", fill_value=0)
@@ -89,7 +89,7 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def rates(table: pd.DataFrame) -> pd.DataFrame:
-    """How far realised rates are from their targets, single seeds of fitted policies."""
+    """Measure how far realised rates are from their targets, for single seeds of fitted policies."""
     own = fitted(table)
     own = own.assign(excess=own["rate"] - own["rate_target"])
     grouped = own.groupby(["calibration", "backbone", "dataset"])["excess"]
@@ -105,7 +105,7 @@ def half_way(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def normalised(table: pd.DataFrame) -> pd.DataFrame:
-    """Areas of text-to-image curves, means over seeds."""
+    """Tabulate areas of text-to-image curves, means over seeds."""
     own = table.query("direction == 'text_to_image' and policy != 'shuffled' and calibration != 'transfer'")
     own = own.assign(area=100 * own["area"])
     keys = ["backbone", "dataset", "policy"]
@@ -113,7 +113,7 @@ def normalised(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablations(table: pd.DataFrame) -> pd.DataFrame:
-    """Areas on validation: a row a variant, a column a policy and metric."""
+    """Tabulate areas on validation: a row per variant, a column per policy and metric."""
     own = table[table["rate_target"].isna() & table["metric"].isin(METRIC_NAMES)]
     own = own.assign(column=own["policy"] + ", " + own["metric"].map(METRIC_NAMES), area=100 * own["area_validation"])
     frame = own.pivot_table(index=["backbone", "variant"], columns="column", values="area", sort=False)

@@ -23,21 +23,21 @@ class Comparison:
     Attributes:
         config: Values of the configuration that differ.
         digests: Digests of weights, data and modules that differ.
-        alone: How many numbers, by backbone, data set and policy, one run has alone.
+        unmatched: Number of results, by backbone, data set and policy, that only one run has.
         moved: Numbers that moved beyond their intervals.
         summary: One line.
     """
 
     config: Rows
     digests: Rows
-    alone: Rows
+    unmatched: Rows
     moved: Rows
     summary: str
 
     @property
     def differs(self) -> bool:
-        """Whether a number moved beyond its interval, or exists in one run alone."""
-        return bool(self.moved or self.alone)
+        """Whether a number moved beyond its interval, or exists in only one run."""
+        return bool(self.moved or self.unmatched)
 
 
 def compare_runs(a: Path, b: Path) -> Comparison:
@@ -54,7 +54,7 @@ def compare_runs(a: Path, b: Path) -> Comparison:
     digests = _differences(*(_digests(p["evaluations"]) for p in (first, second)))
     points = [_points(folder) for folder in (a, b)]
     every = points[0].merge(points[1], "outer", on=KEYS, suffixes=("_a", "_b"), indicator=True)
-    both, alone = every[every["_merge"] == "both"], _alone(every[every["_merge"] != "both"])
+    both, unmatched = every[every["_merge"] == "both"], _unmatched(every[every["_merge"] != "both"])
     same = both["value_a"].eq(both["value_b"]) | (both["value_a"].isna() & both["value_b"].isna())
     apart = both["ci_low_a"].gt(both["ci_high_b"]) | both["ci_low_b"].gt(both["ci_high_a"])
     apart |= both[["ci_low_a", "ci_low_b"]].isna().any(axis=1) & ~same
@@ -64,14 +64,14 @@ def compare_runs(a: Path, b: Path) -> Comparison:
     ]
     summary = (
         f"{len(both):,} numbers in both runs: {int(same.sum()):,} equal, {len(moved):,} moved beyond their intervals; "
-        f"{len(every) - len(both):,} in one run alone; {len(config)} configuration values and {len(digests)} digests "
+        f"{len(every) - len(both):,} in only one run; {len(config)} configuration values and {len(digests)} digests "
         "differ"
     )
-    return Comparison(config, digests, alone, moved, summary)
+    return Comparison(config, digests, unmatched, moved, summary)
 
 
-def _alone(points: pd.DataFrame) -> Rows:
-    """How many numbers each run has alone."""
+def _unmatched(points: pd.DataFrame) -> Rows:
+    """Count the numbers that only one run has."""
     groups = points.groupby(["backbone", "dataset", "policy", "_merge"], observed=True).size().unstack(fill_value=0)
     groups = groups.reindex(columns=["left_only", "right_only"], fill_value=0)
     return [
@@ -92,7 +92,7 @@ def _points(folder: Path) -> pd.DataFrame:
 
 
 def _digests(evaluations: dict) -> dict[str, str]:
-    """Digests of weights, data and modules; not of versions and commits, which `recorded` holds."""
+    """Return digests of weights, data and modules, without versions and commits, which `recorded` holds."""
     return {k: v for k, v in flatten(evaluations).items() if "recorded" not in k.split(".")}
 
 

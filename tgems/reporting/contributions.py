@@ -20,7 +20,7 @@ COLORS = ("#9ECAE1", "#4292C6", "#08306B")
 
 
 def contributions(frames: dict[str, pd.DataFrame]) -> Figure:
-    """Every step from the frozen projection to gates and score normalisation, at up to three rates."""
+    """Plot every step from the frozen projection to gates and score normalisation, at up to three rates."""
     table = frames["contributions"]
     climbs = table[table["step"].isin(STEPS)]
     blocks = [[(b, *panel) for panel in panels(climbs)] for b in by_length(climbs["backbone"])]
@@ -50,7 +50,7 @@ def contributions(frames: dict[str, pd.DataFrame]) -> Figure:
 
 
 def _rates(table: pd.DataFrame) -> list[float]:
-    """Up to three rate targets, the usual ones where the run has them."""
+    """Return up to three rate targets, the usual ones if the run has them."""
     targets = sorted(table.loc[table["step"].isin(STEPS), "rate"].unique())
     usual = [rate for rate in targets if any(abs(rate - wanted) < 1e-9 for wanted in SHOWN)]
     return usual or targets[:3]

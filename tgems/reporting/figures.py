@@ -53,7 +53,7 @@ def plot_figure(
 
 
 def tradeoff(frames: dict[str, pd.DataFrame]) -> Figure:
-    """Quality over realised rate, all policies."""
+    """Plot quality over realised rate, for all policies."""
     points, foreign = shown_first(frames["tradeoff"]), transferred(frames["tradeoff"])
     blocks = [[(b, *panel) for panel in panels(points)] for b in by_length(points["backbone"])]
     figure, axes = panel_grid(blocks, 1.75)
@@ -93,7 +93,7 @@ def _tradeoff_panel(axis: Axes, part: pd.DataFrame) -> None:
 
 
 def exit_histogram(frames: dict[str, pd.DataFrame]) -> Figure:
-    """Where test images leave, per data set and target, mean over seeds."""
+    """Plot where test images leave, per data set and target, as means over seeds."""
     shares = shown_first(frames["exits"]).query("policy in ('tgem', 'tgem_bank')")
     keys = ["backbone", "dataset", "policy", "rate_target", "exit_block"]
     shares = shares.groupby(keys)["share"].mean().reset_index()
@@ -121,7 +121,7 @@ def exit_histogram(frames: dict[str, pd.DataFrame]) -> Figure:
 
 
 def rate_calibration(frames: dict[str, pd.DataFrame]) -> Figure:
-    """Rate realised minus target: on validation and on test, with own thresholds and with transferred ones."""
+    """Plot realised rate minus target: on validation and on test, with own thresholds and with transferred ones."""
     points = fitted(frames["tradeoff"])
     points = points.assign(excess=points["rate"] - points["rate_target"])
     policies = [p for p in in_order(points["policy"]) if not p.endswith("_raw")]

@@ -16,7 +16,7 @@ SIDE = 5
 
 
 def gallery(frames: dict[str, pd.DataFrame]) -> Figure:
-    """Per data set, of the deepest backbone: the first images to leave on the left, the last on the right."""
+    """Show, per data set, the first images to leave the deepest backbone on the left, and the last on the right."""
     images = frames["gallery"]
     backbone = by_length(images["backbone"])[-1]
     images = images[images["backbone"] == backbone]

@@ -18,7 +18,7 @@ def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> Non
 
     Args:
         parts: CSV files of single backbones.
-        table: CSV file to write; the others stand beside it.
+        table: CSV file to write; the other formats are written beside it.
         pdf: Figure to write.
         png: Figure to write.
     """
@@ -31,7 +31,7 @@ def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> Non
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """Speed-up over rate for every backbone and batch size, beside what the saving on paper promises."""
+    """Plot speed-up over rate for every backbone and batch size, beside what the saving in MACs promises."""
     early = frame[frame["encoder"] == "early exit"]
     backbones = list(dict.fromkeys(early["backbone"]))
     figure, axes = plt.subplots(

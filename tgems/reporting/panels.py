@@ -11,7 +11,7 @@ COLUMNS = 3
 
 
 def panels(points: pd.DataFrame) -> list[tuple[str, str]]:
-    """(dataset, metric) of every panel, classification first."""
+    """Return (dataset, metric) of every panel, classification first."""
     shown = points[points["metric"].isin(METRIC_NAMES)]
     pairs = shown[["dataset", "metric"]].drop_duplicates()
     order = list(METRIC_NAMES)
@@ -19,12 +19,12 @@ def panels(points: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def by_length(names: pd.Series) -> list[str]:
-    """Distinct names, numbers in them ascending as long as they differ in length."""
+    """Return distinct names in an order in which their numbers ascend."""
     return sorted(names.unique(), key=lambda name: (len(name), name))
 
 
 def panel_grid(blocks: list[list[tuple]], height: float) -> tuple[Figure, dict[tuple, Axes]]:
-    """A figure two columns wide, three panels abreast or four; every block of panels begins a new line.
+    """Make a figure two columns wide, with three or four panels per line; every block of panels begins a new line.
 
     Args:
         blocks: Keys of the panels.
@@ -46,7 +46,7 @@ def panel_grid(blocks: list[list[tuple]], height: float) -> tuple[Figure, dict[t
 
 
 def legend_below(figure: Figure, axes: dict, label: str) -> None:
-    """One label for all x axes and one legend with every line that occurs, under the panels."""
+    """Write one label for all x axes, and one legend with every line that occurs, under the panels."""
     handles = {}
     for axis in axes.values():
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):

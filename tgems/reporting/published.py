@@ -7,13 +7,13 @@ PUBLISHED = Path(__file__).with_name("published.csv")
 
 
 def identity(entry: dict) -> tuple[str | None, str]:
-    """Model and weights of a backbone's configuration; a `-quickgelu` architecture is the same model."""
+    """Return model and weights of a backbone's entry; a `-quickgelu` architecture is the same model."""
     model = entry.get("model")
     return (model.removesuffix("-quickgelu") if model else None), entry["pretrained"]
 
 
 def has_published(backbones: dict[str, dict], datasets: list[str]) -> bool:
-    """Whether any combination of these backbones and data sets has a published value."""
+    """Return whether any combination of these backbones and data sets has a published value."""
     with open(PUBLISHED, newline="") as file:
         known = {(row["model"], row["pretrained"], row["dataset"]) for row in csv.DictReader(file)}
     return any((*identity(entry), dataset) in known for entry in backbones.values() for dataset in datasets)

@@ -15,7 +15,7 @@ HEADS = {"trained": ("trained head", "#0072B2", "o"), "raw": ("frozen projection
 
 
 def semantic_content(frames: dict[str, pd.DataFrame]) -> Figure:
-    """Per block, all images: both heads, and the share right at some block so far; then by difficulty and digits."""
+    """Plot both heads and the share right so far after every block, for all images; then by difficulty and digits."""
     table = frames["semantic_content"]
     whole = table[table["attribute"] == "all"]
     backbones = by_length(table["backbone"])
@@ -39,7 +39,7 @@ def semantic_content(frames: dict[str, pd.DataFrame]) -> Figure:
 
 
 def _telling(table: pd.DataFrame, most: int = 3) -> list[tuple[str, str, str]]:
-    """(dataset, metric, attribute) whose groups lie farthest apart at some block, trained heads."""
+    """Return (dataset, metric, attribute) whose groups differ most at some block, by trained heads."""
     own = table[(table["attribute"] != "all") & (table["head"] == "trained")]
     keys = ["dataset", "metric", "attribute"]
     spread = own.groupby([*keys, "exit_block"])["value"].agg(lambda v: v.max() - v.min())

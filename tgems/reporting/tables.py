@@ -77,7 +77,7 @@ def decide(wins: pd.DataFrame, compared: list[str], margin: float, level: float)
 
 
 def precision(evaluations: Sequence[str]) -> pd.DataFrame:
-    """What autocast changes at full depth, on the images that were encoded in float32 too."""
+    """Tabulate what autocast changes at full depth, on the images that were also encoded in float32."""
     rows = []
     for path in evaluations:
         backbone, _, dataset = Path(path).parts[-4:-1]
@@ -88,7 +88,7 @@ def precision(evaluations: Sequence[str]) -> pd.DataFrame:
 
 
 def flops(backbone: str, variant: str, profile: dict) -> pd.DataFrame:
-    """Cost of every exit of one backbone, in GMACs (multiply-accumulates), modules of image guidance included."""
+    """Tabulate the cost of every exit of one backbone in GMACs, modules of image guidance included."""
     costs = costs_from(profile)
     total = costs.image_guided() * costs.full
     return pd.DataFrame(
@@ -108,10 +108,10 @@ def flops(backbone: str, variant: str, profile: dict) -> pd.DataFrame:
 
 
 def summary(points: pd.DataFrame) -> pd.DataFrame:
-    """The paper-style table: per backbone, policy and target, mean cost and each data set's headline metrics.
+    """Make the paper-style table: per backbone, policy and target, mean cost and each data set's headline metrics.
 
     Values are means over seeds, where there are any; `_std` columns hold the deviation over seeds. Rates and GMACs are
-    means over the data sets of what was realised on test. Data sets that have transferred thresholds alone are marked.
+    means over the data sets of what was realised on test. Data sets that have only transferred thresholds are marked.
     """
     shown = shown_first(points)
     shown = shown[~shown["policy"].isin(["fixed", "fixed_raw"])]
@@ -135,7 +135,7 @@ def summary(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablations(points: pd.DataFrame, areas: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
-    """Every variant beside the first: headline metrics at each rate target, and areas under the curve.
+    """Compare every variant with the first: headline metrics at each rate target, and areas under the curve.
 
     Differences to the first variant are of means over seeds. `rate_target` is empty where the value is an area.
     """
@@ -155,14 +155,14 @@ def ablations(points: pd.DataFrame, areas: pd.DataFrame, variants: list[str]) ->
 
 
 def _means(table: pd.DataFrame) -> pd.DataFrame:
-    """For reading: means over seeds, without the per-seed rows and columns that are all empty."""
+    """Keep what a reader wants: means over seeds, without per-seed rows and empty columns."""
     if "seed" in table:
         table = table[table["seed"].isna() | table["seed"].eq("mean")]
     return table.dropna(axis=1, how="all")
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """GitHub-flavoured Markdown."""
+    """Write a table in GitHub-flavoured Markdown."""
 
     def cell(value: Any) -> str:
         if pd.isna(value):

@@ -98,11 +98,11 @@ def run(arguments: list[str]) -> None:
         raised_by = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if not raised_by.is_relative_to(Path(models.__file__).parent.parent):
             raise
-        raise UserError(f"clip_benchmark: {first_line(error)} `tgems clip-benchmark eval --help` says more") from error
+        raise UserError(f"clip_benchmark: {first_line(error)} see `tgems clip-benchmark eval --help`") from error
 
 
 def _undecodable(error: Any) -> UserError:
-    """Return what to say about a webdataset's DecodingError, which an error of a worker process is in name alone."""
+    """Return the line for a webdataset's DecodingError; one of a worker process has lost all but its name."""
     if isinstance(error.__context__, UserError):
         return error.__context__
     if error.key is None:

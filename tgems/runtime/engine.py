@@ -141,7 +141,7 @@ def repacked(chunks: list[Chunk], size: int) -> list[Chunk]:
 
 
 def default_chunk(state: Tensor) -> int:
-    """Number of images per forward pass: on a CPU as many as keep the widest activation in reused memory, else all."""
+    """Return the number of images per forward pass: on a CPU as many as fit in reused memory, elsewhere all."""
     if state.device.type != "cpu":
         return len(state)
     widest = 4 * math.prod(state.shape[1:]) * state.element_size()

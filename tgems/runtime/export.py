@@ -161,7 +161,7 @@ def _calibrations(folder: Path, config: dict, policy: Policy, rate_target: float
 def _results(
     results: Path, keys: dict[str, str], training: str, rate_target: float | None, exit_block: int | None
 ) -> list[dict]:
-    """Headline metrics on test images beside the full encoder's, for each data set and whose thresholds were used.
+    """Read headline metrics on test images, beside the full encoder's, per data set and calibration.
 
     Args:
         results: Results folder.

@@ -104,7 +104,7 @@ def load(
     Args:
         folder: As `save` wrote it.
         backbone: A loaded backbone, or the word `pretrained` of a configuration (`local-dir:FOLDER`, `FILE`, ...) to
-            read it from elsewhere than the folder says; its digest must be the same.
+            read it from another place than the folder names; its digest must be the same.
         tokenizer: `local-dir:FOLDER` or a repository id on the hub, to use instead of the backbone's own tokenizer.
         trust_policy_file: File with the T-GEM's policy class, if that is not one of tgems' own; it is executed.
 
@@ -258,7 +258,7 @@ def _early_exit(config: SavedConfig, folder: Path, policy: Policy) -> EarlyExit:
 
 
 def tensors_of(early: EarlyExit) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers of heads and gates, by the names they are saved under."""
+    """Return parameters and buffers of heads and gates, by the names they are saved under."""
     return [(f"{name}.{k}", v) for name, m in _modules(early).items() for k, v in m.state_dict().items()]
 
 

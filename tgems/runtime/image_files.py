@@ -37,7 +37,7 @@ class ImageFiles(Dataset):
 
 
 def find_images(words: Sequence[str]) -> list[Named]:
-    """Images that files, folders, globs and tars name, in order, each once: name, and place in a tar or None.
+    """Find the images that files, folders, globs and tars name, in order, each once.
 
     Raises:
         UserError: A word names nothing, or a file of unknown kind.

@@ -53,7 +53,7 @@ class Done:
 
 
 def _as_is(batch: list) -> list:
-    """What a DataLoader is to make of a batch; a function with a name, so that workers can be started anyhow."""
+    """Return a batch as it is; a named function, so that workers can be started by any method."""
     return batch
 
 
@@ -77,10 +77,10 @@ def encode_images(
         name: Its folder or hub id, recorded for searching.
         images: Of `find_images`.
         out: Parquet file.
-        batch_size: Images a forward pass.
+        batch_size: Number of images per forward pass.
         workers: Processes that decode.
         skip_bad: Whether to leave out what cannot be read.
-        advance: Told how many more images are done.
+        advance: Called with the number of further images that are done.
 
     Raises:
         UserError: The policy looks at texts; an image cannot be read; none can; or parts of another run are in the way.
@@ -157,7 +157,7 @@ def _encode_part(
 
 
 def origin_of(model: EarlyExitCLIP) -> dict[str, str]:
-    """What made an embedding: embeddings of different origin are not comparable."""
+    """Return what made an embedding; embeddings of different origin are not comparable."""
     early = model.early_exit
     return {
         "backbone": model.backbone.weights_digest,
@@ -177,7 +177,7 @@ def search_index(
     tokenizer: str | None = None,
     trust_policy_file: Path | None = None,
 ) -> tuple[list[tuple[float, str, int]], list[str]]:
-    """Best images of an index for a text.
+    """Find the best images of an index for a text.
 
     Args:
         text: What to look for.

@@ -120,7 +120,7 @@ def run_latency(
 
 
 def trained_shares(exits: pd.DataFrame) -> dict[float, np.ndarray]:
-    """Share of images by exit for each rate target, of policy tgem, mean over seeds.
+    """Return the share of images by exit for each rate target, of policy tgem, as means over seeds.
 
     Raises:
         UserError: There are none.
@@ -134,7 +134,7 @@ def trained_shares(exits: pd.DataFrame) -> dict[float, np.ndarray]:
 
 
 def draw_exits(shares: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-    """Exits `[n]` with nearly these shares `[E]`, in random order: what is rounded away is spread evenly."""
+    """Draw exits `[n]` with nearly these shares `[E]`, in random order; rounding is spread evenly."""
     at = (np.arange(n) + 0.5) / n
     exits = np.searchsorted(np.cumsum(shares) / np.sum(shares), at)
     return np.random.default_rng(seed).permutation(exits)
@@ -143,7 +143,7 @@ def draw_exits(shares: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
 def _encoders(
     tower: Tower, decider: ExitDecider, images: Tensor, drawn: dict[float, np.ndarray], batch_size: int
 ) -> Encoders:
-    """Functions of the number of the call, by encoder and rate target."""
+    """Make functions of the number of the call, by encoder and rate target."""
     chunk = default_chunk(tower.stem(images))
     encoders: Encoders = {(FULL, None): lambda call: F.normalize(tower.visual(images), dim=-1)}
     if chunk < batch_size:
@@ -160,7 +160,7 @@ def _encoders(
 
 @torch.inference_mode()
 def _in_turn(encoders: dict, calls: int, options: LatencyOptions) -> dict[tuple, list[list[float]]]:
-    """Seconds of every call, by encoder and round; each round runs every encoder once over all calls."""
+    """Measure seconds of every call, by encoder and round; each round runs every encoder once over all calls."""
     times: dict[tuple, list[list[float]]] = {key: [] for key in encoders}
     start, rounds = time.perf_counter(), 0
     with autocast(options.device, options.dtype):

@@ -64,7 +64,7 @@ class ExitDecider:
 
 
 class LiveView(ExitView):
-    """Images that stand at one exit on their way through the encoder.
+    """Images that have reached one exit on their way through the encoder.
 
     Args:
         exit_index: The exit.

@@ -51,7 +51,7 @@ def model_card(early: EarlyExit, backbone: Backbone) -> str:
 
 
 def _introduction(early: EarlyExit, backbone: Backbone) -> list[str]:
-    """The hub's metadata, and what it is."""
+    """Write the hub's metadata and the introduction."""
     name = early.about.get("name", "backbone")
     metadata = {
         "library_name": "tgems",
@@ -90,7 +90,7 @@ def _guidance(early: EarlyExit) -> str:
         return (
             "The gate looks at the texts, so they must be set first (`set_text_bank`) and no image index can be built."
         )
-    return "The gate sees the image alone: an index of embeddings stays valid for any text."
+    return "The gate sees only the image: an index of embeddings stays valid for any text."
 
 
 def _results(rows: Rows) -> list[str]:

@@ -37,23 +37,23 @@ def describe(folder_or_hub_id: str | Path) -> tuple[Rows, Rows, Rows, Rows]:
 
 
 def backbone_reference(entry: dict) -> str:
-    """A backbone in words."""
+    """Return the name of a backbone: its architecture and weights."""
     return " ".join(filter(None, (entry.get("model"), entry["pretrained"])))
 
 
 def _range(thresholds: Sequence[float] | None) -> str:
-    """A threshold, or the range of those of several exits."""
+    """Write a threshold, or the range of those of several exits."""
     ends = [f"{end:.4g}" for end in (min(thresholds), max(thresholds))] if thresholds else ["none"]
     return " to ".join(dict.fromkeys(ends))
 
 
 def threshold_rows(calibrations: dict[str, dict]) -> Rows:
-    """Data set, threshold, mean rate on its validation images."""
+    """Return rows of data set, threshold, and mean rate on its validation images."""
     return [(name, _range(c["thresholds"]), f"{c['rate_validation']:.3f}") for name, c in calibrations.items()]
 
 
 def result_rows(results: list[dict]) -> Rows:
-    """Data set, whose thresholds, metric, value, the full encoder's, rate."""
+    """Return rows of data set, calibration, metric, value, the full encoder's value, and rate."""
     return [
         (r["dataset"], r["calibration"], r["metric"], *(f"{r[k]:.3f}" for k in ("value", "full", "rate")))
         for r in results
