@@ -37,8 +37,8 @@ def one_line_errors(
     """End the process with one line on stderr if the body of a command fails.
 
     The exit code is 1 for a `UserError`, 70 for any other exception, which is a bug, and 130 for an interrupt. The
-    traceback of a bug goes to a new file in the temporary folder. If the reader of the output has closed it, the process
-    ends without a line.
+    traceback of a bug goes to a new file in the temporary folder. If the reader of the output has closed it, the
+    process ends without a line.
 
     Args:
         show: Prints a line; None to write it to stderr.
