@@ -1,13 +1,13 @@
 """What pip installs works without the checkout: commands, data files and types."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
 from conftest import DEMO, ROOT
-from running import copy_project
 
 import tgems
 
@@ -17,8 +17,10 @@ def installed(tmp_path_factory):
     """Folder that a wheel of this checkout is installed in, apart from the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    copy_project(folder / "checkout")  # a build leaves files in its source
-    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "dist", folder / "checkout"]
+    source = shutil.copytree(ROOT / "tgems", folder / "checkout/tgems").parent  # a build leaves files in its source
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "dist", source]
     subprocess.run(wheel, check=True, capture_output=True, text=True)
     (file,) = (folder / "dist").glob("tgems-*.whl")
     assert file.name.startswith(f"tgems-{tgems.__version__}-")
