@@ -23,11 +23,6 @@ def test_both_sets_are_in_the_hubs_layout_and_the_same_each_time(tmp_path, monke
     assert len(read_prompts(tmp_path / "a/rehearsal_classification").classnames) == 10
 
 
-def test_sizes_are_those_of_a_rehearsal():
-    assert rehearsal.RETRIEVAL["train"] >= 256 and rehearsal.RETRIEVAL["validation"] == 96
-    assert rehearsal.RETRIEVAL["test"] == 128 and min(rehearsal.CLASSIFICATION.values()) >= 200
-
-
 def test_images_are_photo_sized_jpegs_with_something_on_them():
     drawn = list(islice(rehearsal.samples("classification", "test", 20, 0), 20))
     assert {s.label for s in drawn} <= set(range(10))

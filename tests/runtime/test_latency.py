@@ -50,7 +50,7 @@ def test_planned_exits_are_taken_and_their_gates_are_asked(demo_backbone, monkey
 def test_speedup_is_relative_to_the_faster_full_encoder():
     times = {(FULL, None): [[4.0], [5.0], [4.0]], ("full, in chunks", None): [[2.0], [2.0], [2.0]]}
     times[EARLY, 0.5] = [[1.0], [1.0], [2.0]]
-    table = latency._table(times, {(EARLY, 0.5): 0.5}, 8, 1).set_index("encoder")
+    table = latency.speed_table(times, {(EARLY, 0.5): 0.5}, 8, 1).set_index("encoder")
     assert table["speedup"].to_dict() == {FULL: 0.5, "full, in chunks": 1, EARLY: 2}
     assert table.loc[EARLY, "efficiency"] == 1 and table.loc[EARLY, "images_per_second"] == 8
     assert table.loc[FULL, "latency_ms_p50"] == 4000

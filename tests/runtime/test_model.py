@@ -141,8 +141,8 @@ def test_decisions_stay_on_an_accelerator(monkeypatch, policy):
     chosen, costs = POLICIES[policy], costs_of_sizes([4, 4, 4], 20, 6)
     chosen.reads(costs)
     # Turning a Python number into a fake tensor is not supported, so that the grid of prices is made beforehand.
-    grid = bank_modules._price_grid(40)
-    monkeypatch.setattr(bank_modules, "_price_grid", lambda n: grid)
+    grid = bank_modules.price_grid(40)
+    monkeypatch.setattr(bank_modules, "price_grid", lambda n: grid)
     with FakeTensorMode() as mode:
         for module in (heads, *gates.values()):
             for store in (s for m in module.modules() for s in (m._parameters, m._buffers)):

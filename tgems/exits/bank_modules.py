@@ -99,7 +99,7 @@ class BankGates(BankGuidedGates):
 
     def break_even_at(self, exit_index: int, summaries: Tensor, bank: Tensor, grid: int = 40) -> Tensor:
         """Compute `break_even_price` at a single exit: `[n, S]`, `[n, 11]` -> `[n]` float64."""
-        prices = torch.tensor(_price_grid(grid), device=summaries.device, dtype=summaries.dtype)
+        prices = torch.tensor(price_grid(grid), device=summaries.device, dtype=summaries.dtype)
         return _break_even(self.gains_at(exit_index, summaries, bank, prices).double())
 
 
@@ -218,7 +218,7 @@ def break_even_price(gates: BankGates, summaries: Tensor, bank: Tensor, grid: in
     """
     hidden = gates.embed(summaries, bank)
     right = gates.right(hidden).sigmoid()
-    prices = _price_grid(grid)
+    prices = price_grid(grid)
     return _break_even(torch.stack([(gates.worth(hidden, torch.tensor([p])) - right).double() for p in prices], -1))
 
 
@@ -228,7 +228,7 @@ def _price_inputs(price: Tensor) -> Tensor:
     return torch.stack((x, x * x / 2), -1)
 
 
-def _price_grid(grid: int) -> list[float]:
+def price_grid(grid: int) -> list[float]:
     low, high = PRICES
     return [low * math.exp(math.log(high / low) * step) for step in torch.linspace(0, 1, grid).tolist()]
 

@@ -75,7 +75,7 @@ def measure_latency(
         encoders = _encoders(tower, decider, images, drawn, batch_size)
         times = _in_turn(encoders, calls, options)
         realised = {(EARLY, target): float(rates[exits].mean()) for target, exits in drawn.items()}
-        frames.append(_table(times, realised, batch_size, calls))
+        frames.append(speed_table(times, realised, batch_size, calls))
     about = {"device": _device_name(options.device), "threads": torch.get_num_threads(), "dtype": options.dtype}
     return pd.concat(frames, ignore_index=True).assign(**about)
 
@@ -183,7 +183,7 @@ def _timed(encode: Callable, call: int, device: str) -> float:
     return time.perf_counter() - start
 
 
-def _table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.DataFrame:
+def speed_table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.DataFrame:
     totals = {key: [sum(one) for one in rounds] for key, rounds in times.items()}
     full = min((key for key in totals if key[0] != EARLY), key=lambda key: statistics.median(totals[key]))
     rows = []
