@@ -138,7 +138,7 @@ def get_tokenizer(
         Texts -> int64 `[m, context_length]`.
 
     Raises:
-        UserError: It is no saved T-GEM, or its backbone is unknown here.
+        UserError: It is not a saved T-GEM, or its backbone is unknown here.
     """
     from tgems.runtime.hub import load_tokenizer
 

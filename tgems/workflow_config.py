@@ -41,7 +41,7 @@ def complete_config(config: dict) -> dict[str, Any]:
     for name in complete["evaluation"]["compared"]:
         if name not in tested:
             hint = nearest(name, tested)
-            raise UserError(f"config: evaluation.compared: {name!r} is no key of datasets with test images; {hint}")
+            raise UserError(f"config: evaluation.compared: {name!r} is not a key of datasets with test images; {hint}")
     for name in complete["backbones"]:
         _check_backbone(name, complete)
     return complete
@@ -110,7 +110,7 @@ def _check_training(config: dict) -> None:
     trained = config["training"]["dataset"]
     if trained not in config["datasets"]:
         hint = nearest(trained, config["datasets"])
-        raise UserError(f"config: training.dataset {trained!r} is no key of datasets; {hint}")
+        raise UserError(f"config: training.dataset {trained!r} is not a key of datasets; {hint}")
     if (task := config["datasets"][trained]["task"]) != "zeroshot_retrieval":
         raise UserError(f"config: training.dataset {trained!r} has no captions (task {task!r}); name one that has")
     if all(entry["splits"]["test"] == "none" for entry in config["datasets"].values()):

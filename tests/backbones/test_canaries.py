@@ -179,7 +179,7 @@ def test_an_npz_is_not_taken_for_weights(demo_folder, tmp_path, canary):
 def test_an_unknown_program_is_not_opened(demo_folder, canary):
     (demo_folder / WEIGHTS).unlink()
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), str(demo_folder / "model.pth"))
-    assert "a TorchScript program that is none of OpenAI's" in refused(canary, load_backbone, backbone(demo_folder))
+    assert "a TorchScript program that is not one of OpenAI's" in refused(canary, load_backbone, backbone(demo_folder))
 
 
 def test_a_link_out_of_a_folder_is_not_followed(demo_folder, tmp_path, canary):

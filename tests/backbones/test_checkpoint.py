@@ -72,7 +72,7 @@ def test_openais_state_needs_quickgelu(tmp_path):
 def test_a_program_is_loaded_only_where_openai_published_it(tmp_path, monkeypatch):
     path = tmp_path / "weights.pt"
     torch.jit.save(torch.jit.script(Program(small())), str(path))
-    with pytest.raises(UserError, match="a TorchScript program that is none of OpenAI's releases"):
+    with pytest.raises(UserError, match="a TorchScript program that is not one of OpenAI's releases"):
         read_state(path)
     monkeypatch.setattr(checkpoint, "published_digests", lambda: {digest_file(path)})
     assert "visual_conv1_weight" in read_state(path)

@@ -73,7 +73,11 @@ PAIRS = {"source": "hub:a/b", "task": "zeroshot_retrieval"}
 @pytest.mark.parametrize(
     ("name", "entry", "message"),
     [
-        ("flickr30", {}, "datasets.flickr30 has no source, and 'flickr30' is no given name; did you mean 'flickr30k'?"),
+        (
+            "flickr30",
+            {},
+            "datasets.flickr30 has no source, and 'flickr30' is not a known name; did you mean 'flickr30k'?",
+        ),
         ("own", {"source": "wds:x"}, "datasets.own has no task"),
         ("own", OWN | {"source": "hub:flickr30k"}, "datasets.own.source: 'hub:flickr30k' is not allowed here"),
         (
@@ -114,7 +118,7 @@ PAIRS = {"source": "hub:a/b", "task": "zeroshot_retrieval"}
         (
             "own",
             OWN | {"splits": {"validation": "none"}},
-            "has no validation images (splits.validation is 'none'); say",
+            "has no validation images (splits.validation is 'none'); set",
         ),
         (
             "own",

@@ -80,7 +80,7 @@ def test_a_download_that_breaks_off_goes_on_in_the_next_fetch(hub, tmp_path, mon
         context.setattr("time.sleep", no_patience)
         fetch(tmp_path)
     assert "small: test/0.tar of clip-benchmark/wds_small@main broke off after 16384 of 40960 bytes" in str(error.value)
-    assert "(cable pulled); run again, it goes on from there" in str(error.value)
+    assert "(cable pulled); run again to resume from there" in str(error.value)
     assert not (tmp_path / "copy/test/0.tar").exists() and not (tmp_path / "receipt.json").exists()
     hub.requests.clear()
     fetch(tmp_path)

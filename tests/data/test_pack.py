@@ -92,7 +92,7 @@ def test_a_second_split_keeps_the_class_numbers(images, tmp_path):
         ("path,class\n", {}, "empty; expected a row per image"),
         ("path,clas\ncat/0.png,cat\n", {}, "there is no column 'class'; did you mean 'clas'?"),
         ("path,class\ncat/0.png,cat\ncat/9.png,cat\n", {}, "table.csv: row 3: there is no image .*cat/9.png"),
-        ("path,class\ncat/0.gif,cat\n", {}, "row 2: 'cat/0.gif' is no image file"),
+        ("path,class\ncat/0.gif,cat\n", {}, "row 2: 'cat/0.gif' is not an image file"),
         ("path,class\nbad.png,cat\n", {}, "row 2: image .*bad.png cannot be read"),
         ("path,class\ncat/0.png,\n", {}, "row 2: column 'class' is empty"),
         ("path,class\ncat/0.png,cat\ncat/0.png,dog\n", {}, "row 3: image 'cat/0.png' has a class already, in row 2"),

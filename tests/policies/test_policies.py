@@ -233,7 +233,7 @@ def test_own_policies_are_found_by_file_and_class(tmp_path):
         (f"{own}:Other", "defines no policy class 'Other'"),
         (f"{own}:Missing", "defines no policy class 'Missing'"),
         ("none.py:X", "no file 'none.py'"),
-        ("marginn", "is no policy"),
+        ("marginn", "is not a policy"),
     ]:
         with pytest.raises(UserError, match=message):
             find_policies([word])

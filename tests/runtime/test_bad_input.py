@@ -95,7 +95,7 @@ CASES = {
     "an index that is a CSV": (["search", "x", "-i", "index.csv"], "index.csv: not a Parquet file"),
     "an index that is a folder": (["search", "x", "-i", "index.parquet"], "index.parquet: a folder, not a file; make"),
     "a truncated index": (["search", "x", "-i", "cut.parquet"], "cut.parquet: not a Parquet file"),
-    "an index of words": (["search", "x", "-i", "words.parquet"], "words.parquet: no index of `tgems encode`: "),
+    "an index of words": (["search", "x", "-i", "words.parquet"], "words.parquet: not an index of `tgems encode`: "),
     "an index with empty cells": (["search", "x", "-i", "nulls.parquet"], "column 'embedding' has empty cells"),
     "no T-GEM": (["info", "no_images"], "no_images: not a saved T-GEM, config.json is missing"),
     "no folder": (["info", "gone"], "gone: no such folder here, and it cannot be downloaded"),
@@ -184,7 +184,10 @@ DOORS = {
         lambda p: find_policies([f"{p}/own.py:Own"]),
         r"own.py cannot be imported (ImportError at line 1 of",
     ),
-    "a policy that is no Python file": (lambda p: find_policies([f"{p}/list.json:Own"]), "is no Python file; expected"),
+    "a policy that is not a Python file": (
+        lambda p: find_policies([f"{p}/list.json:Own"]),
+        "is not a Python file; expected",
+    ),
     "a policy that is no Python": (lambda p: find_policies([f"{p}/cut.py:Own"]), "(SyntaxError at line 2 of "),
 }
 

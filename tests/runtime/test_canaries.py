@@ -75,8 +75,8 @@ def test_a_t_gem_names_no_folder_for_a_tokenizer_but_its_user_may(shared, demo_f
 def test_a_t_gem_names_no_policy_file(shared, canary, policy):
     (shared / "canary.py").write_text(f"open({str(canary.path)!r}, 'w')\nclass Canary: pass\n")
     edit_t_gem(shared, lambda c: c.update(policy=policy.format(folder=shared)))
-    assert "is none of tgems' own that can be run" in refused(canary, from_pretrained, shared)
-    assert "is none of tgems' own that can be run" in command("info", shared, code=1) and not canary.ran
+    assert "is not one of tgems' own policies that can be run" in refused(canary, from_pretrained, shared)
+    assert "is not one of tgems' own policies that can be run" in command("info", shared, code=1) and not canary.ran
 
 
 @pytest.mark.parametrize("form", PICKLES)

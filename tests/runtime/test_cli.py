@@ -137,7 +137,7 @@ def test_a_bad_image_ends_the_run_or_is_left_out(saved, pictures, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "p")
     (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:200])
     words = ["encode", folder, "-m", saved, "-o", tmp_path / "i.parquet"]
-    assert re.search(r"error: .*05\.png: cannot be read \(.*\); mend it, or leave it out", tgems(*words, code=1))
+    assert re.search(r"error: .*05\.png: cannot be read \(.*\); fix it, or leave it out", tgems(*words, code=1))
     assert not (tmp_path / "i.parquet").exists()
     output = tgems(*words, "--skip-bad", code=3)
     assert "11 images in" in output and re.search(r"left out: .*05\.png cannot be read", output)

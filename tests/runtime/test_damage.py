@@ -97,7 +97,7 @@ DAMAGE = {
     ),
     "other widths": (put("costs", "widths", 0, to=32), "costs are of exits .* of widths .32, 64"),
     "no widths": (put("modules", "heads", "widths", to=[]), r"widths \[\] do not fit 7 exits and summary_dim 320"),
-    "wide": (put("costs", "widths", 0, to=100), "costs.summary_dim 320 is no multiple"),
+    "wide": (put("costs", "widths", 0, to=100), "costs.summary_dim 320 is not a multiple"),
     "no grid": (put("costs", "summary_dim", to=192), "a summary of 3 parts does not consist of"),
     "no thresholds": (put("calibrations", to={}), r"calibrations is \{\}"),
     "NaN threshold": (put("calibrations", "scenes", "thresholds", to=[float("nan")] * 7), "scenes.thresholds.0 is "),

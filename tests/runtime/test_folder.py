@@ -48,7 +48,7 @@ def test_saving_again_replaces_a_t_gem_and_nothing_else(make, saved, tmp_path):
     assert EarlyExitCLIP.from_pretrained(folder).early_exit.gates is None
     other = shutil.copytree(ROOT / "assets/backbones/demo-vit-8", tmp_path / "backbone")
     weights = {p.name: p.read_bytes() for p in other.iterdir()}
-    with pytest.raises(UserError, match="holds files that are no T-GEM's"):
+    with pytest.raises(UserError, match="holds files that are not a T-GEM's"):
         make().save_pretrained(other)
     assert {p.name: p.read_bytes() for p in other.iterdir()} == weights
     with pytest.raises(UserError, match="is a file"):

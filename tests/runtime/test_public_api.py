@@ -137,7 +137,9 @@ def test_a_policy_cannot_read_more_for_some_images(known, tmp_path):
         "        return view.summary[:, 0] if len(view) == 2 else view.bank.first\n"
     )
     (policy,) = find_policies([f"{path}:Sly"]).values()
-    with pytest.raises(UserError, match="reads its head at exit 1 for some images only, so that its cost is unknown"):
+    with pytest.raises(
+        UserError, match="reads view.embedding at exit 1 for some images only, so that its cost is unknown"
+    ):
         policy.scores(known.split.outputs, 0.6)
 
 

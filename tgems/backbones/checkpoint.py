@@ -36,7 +36,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     elif _is_program(path):
         if digest_file(Path(path)) not in published_digests():
             raise UserError(
-                f"backbone weights {path!r} are a TorchScript program that is none of OpenAI's releases; "
+                f"backbone weights {path!r} are a TorchScript program that is not one of OpenAI's releases; "
                 "convert its tensors to .safetensors"
             )
         state = torch.jit.load(path, map_location="cpu").state_dict()

@@ -96,11 +96,11 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
     place = f"config: datasets.{name}"
     if "source" not in entry:
         if name not in given():
-            raise UserError(f"{place} has no source, and {name!r} is no given name; {nearest(name, given())}")
+            raise UserError(f"{place} has no source, and {name!r} is not a known name; {nearest(name, given())}")
         known = {key: value for key, value in given()[name].items() if key != "licence"}
         entry = known | entry | {"splits": known["splits"] | entry["splits"]}
     if "task" not in entry:
-        raise UserError(f"{place} has no task; say task: zeroshot_classification or zeroshot_retrieval")
+        raise UserError(f"{place} has no task; set task: zeroshot_classification or zeroshot_retrieval")
     scheme = entry["source"].partition(":")[0]
     if scheme == "hub":
         entry = {"revision": "main", "root": f"data/{name}"} | entry
@@ -117,7 +117,7 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
     _check_splits(name, splits, trained)
     if splits["validation"] == NONE and asked != ["transfer"]:
         raise UserError(
-            f"{place} has no validation images (splits.validation is 'none'); say calibration: [transfer] there, "
+            f"{place} has no validation images (splits.validation is 'none'); set calibration: [transfer] there, "
             "or name a part of train"
         )
     if trained and "in_domain" not in entry["calibration"]:

@@ -220,7 +220,7 @@ class HubCopy:
             except network_errors() as error:
                 raise UserError(
                     f"{self.dataset}: {path} of {self.place} broke off after {file.tell()} of {remote.size} bytes "
-                    f"({_reason(error)}); run again, it goes on from there"
+                    f"({_reason(error)}); run again to resume from there"
                 ) from None
 
 

@@ -106,10 +106,10 @@ def _row(table: Path, index: int) -> str:
 
 def _lines(path: Path) -> tuple[str, ...]:
     _check_file(Path(path))
-    text = read_text(path, "expected one entry a line, in UTF-8")
+    text = read_text(path, "expected one entry per line, in UTF-8")
     lines = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not lines:
-        raise UserError(f"{path}: empty; expected one entry a line")
+        raise UserError(f"{path}: empty; expected one entry per line")
     return lines
 
 
@@ -151,7 +151,7 @@ def _samples(
         place, path = _row(table, group.index[0]), images / str(name)
         suffix = path.suffix.lower().removeprefix(".")
         if suffix not in IMAGE_SUFFIXES:
-            raise UserError(f"{place}: {name!r} is no image file ({', '.join(IMAGE_SUFFIXES)})")
+            raise UserError(f"{place}: {name!r} is not an image file ({', '.join(IMAGE_SUFFIXES)})")
         try:
             if not path.is_file():
                 raise UserError(f"{place}: there is no image {path}")

@@ -171,11 +171,11 @@ def read_prompts(folder: Path) -> Prompts:
     for name in PROMPT_FILES:
         path = Path(folder) / name
         if not os.path.isfile(path):
-            raise ShardError(f"{path}: missing; zero-shot classification needs one entry a line")
-        text = read_text(path, "zero-shot classification needs one entry a line")
+            raise ShardError(f"{path}: missing; zero-shot classification needs one entry per line")
+        text = read_text(path, "zero-shot classification needs one entry per line")
         entries = tuple(line.strip() for line in text.splitlines() if line.strip())
         if not entries:
-            raise ShardError(f"{path}: empty; zero-shot classification needs one entry a line")
+            raise ShardError(f"{path}: empty; zero-shot classification needs one entry per line")
         lines.append(entries)
     return Prompts(*lines)
 

@@ -29,7 +29,7 @@ def install(source: Path, target: Path, test_images: int = 2000) -> None:
     """Copy every backbone below `source` and write `metrics.json` and `README.md` beside its weights.
 
     Raises:
-        UserError: There is no backbone, or one is not whole.
+        UserError: There is not a backbone, or one is not whole.
     """
     folders = sorted(p for p in Path(source).glob("*") if p.is_dir())
     if not folders:

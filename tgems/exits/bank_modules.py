@@ -229,6 +229,7 @@ def _price_inputs(price: Tensor) -> Tensor:
 
 
 def price_grid(grid: int) -> list[float]:
+    """Return `grid` prices of computation, log-uniform within `PRICES`."""
     low, high = PRICES
     return [low * math.exp(math.log(high / low) * step) for step in torch.linspace(0, 1, grid).tolist()]
 

@@ -174,7 +174,7 @@ def _check(path: Path, entries: list[Entry], batch: Batch, on_bad_sample: str, s
     for place, reason in batch.broken:
         line = f"{path}: sample {entries[place].key!r} {reason}"
         if on_bad_sample == "fail":
-            raise UserError(f"{line}; mend the shard, or set on_bad_sample: skip")
+            raise UserError(f"{line}; repair the shard, or set on_bad_sample: skip")
         logger.warning("%s; left out", line)
         skipped.append({"key": entries[place].key, "reason": reason})
 

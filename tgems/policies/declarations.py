@@ -29,18 +29,18 @@ def declared(word: str) -> dict[str, Any]:
     if ":" not in word:
         known = {own["name"]: own for own in _attributes(BUILT_IN).values() if "name" in own}
         if word not in known:
-            raise UserError(f"{place} is no policy; {nearest(word, [*known, 'shuffled'])}")
+            raise UserError(f"{place} is not a policy; {nearest(word, [*known, 'shuffled'])}")
         return known[word]
     path, _, name = word.rpartition(":")
     if not path.endswith(".py"):
-        raise UserError(f"{place}: {path!r} is no Python file; write FILE.py:CLASS")
+        raise UserError(f"{place}: {path!r} is not a Python file; write FILE.py:CLASS")
     try:
         own = _own_classes(Path(path))
     except OSError as error:
         raise UserError(f"{place}: {path!r} cannot be read from {Path.cwd()} ({error.strerror})") from None
     except (SyntaxError, ValueError) as error:
         where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise UserError(f"{place}: {path}{where} is not valid Python ({error}); mend it") from None
+        raise UserError(f"{place}: {path}{where} is not valid Python ({error}); fix it") from None
     if name not in own:
         raise UserError(f"{place}: {path} defines no class {name!r}; {nearest(name, own)}")
     found = _resolved(name, _classes(BUILT_IN) | own)

@@ -114,7 +114,7 @@ class ExitView(ABC):
     def _read(self, what: str) -> None:
         setattr(self.reads, what, True)
         if self.allowed is not None and not getattr(self.allowed, what):
-            raise self._unpaid(f"its {what}" if what != "remembered" else "what it remembered")
+            raise self._unpaid(f"view.{'embedding' if what == 'head' else 'memory' if what == 'remembered' else what}")
 
     def _unpaid(self, what: str) -> UserError:
         return UserError(

@@ -36,7 +36,7 @@ def find_policies(words: list[str]) -> dict[str, Policy]:
             continue
         policy = _load(word) if ":" in word else POLICIES.get(word)
         if policy is None:
-            raise UserError(f"config: policies: {word!r} is no policy; known: {', '.join(POLICIES)}")
+            raise UserError(f"config: policies: {word!r} is not a policy; known: {', '.join(POLICIES)}")
         if policy.name in found:
             raise UserError(f"config: policies: {word!r} gives the name {policy.name!r} a second time; rename one")
         found[policy.name] = policy
@@ -48,7 +48,7 @@ def _load(word: str) -> Policy:
     if not os.path.isfile(path):
         raise UserError(f"config: policies: {word!r}: no file {path!r}, seen from {Path.cwd()}")
     if not path.endswith(".py"):
-        raise UserError(f"config: policies: {word!r}: {path!r} is no Python file; expected FILE.py:CLASS")
+        raise UserError(f"config: policies: {word!r}: {path!r} is not a Python file; expected FILE.py:CLASS")
     spec = importlib.util.spec_from_file_location(f"tgems_policy_{Path(path).stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"config: policies: {word!r}: {path} cannot be imported; name a Python file")
@@ -60,7 +60,7 @@ def _load(word: str) -> Policy:
         place = error if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
             f"config: policies: {word!r}: {path} cannot be imported ({type(error).__name__} at line "
-            f"{place.lineno} of {place.filename}: {first_line(error)}); mend the file"
+            f"{place.lineno} of {place.filename}: {first_line(error)}); fix the file"
         ) from error
     policy = getattr(module, name, None)
     if not (isinstance(policy, type) and issubclass(policy, Policy)):

@@ -109,5 +109,5 @@ def _undecodable(error: Any) -> UserError:
         return UserError("clip_benchmark: a sample cannot be decoded; `--num_workers 0` names it")
     why = f" ({reason(error.__cause__)})" if error.__cause__ else ""
     return UserError(
-        f"{error.url}: {error.k.lstrip('.')} of sample {error.key!r} cannot be decoded{why}; mend the shard"
+        f"{error.url}: {error.k.lstrip('.')} of sample {error.key!r} cannot be decoded{why}; repair the shard"
     )

@@ -90,7 +90,7 @@ def check_free(folder: Path) -> None:
         raise UserError(f"{folder}: is a file; name a new folder to save in")
     names = {p.name for p in folder.iterdir() if not p.name.endswith(".partial")} if folder.is_dir() else set()
     if names and not is_saved(folder):
-        raise UserError(f"{folder}: holds files that are no T-GEM's ({min(names)}); name a new or empty folder")
+        raise UserError(f"{folder}: holds files that are not a T-GEM's ({min(names)}); name a new or empty folder")
 
 
 def load(

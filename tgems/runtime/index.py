@@ -119,7 +119,7 @@ def _join(parts: Path, out: Path, columns: dict[str, str]) -> Done:
     left_out = [(r["image"], r["reason"]) for r in table.filter(bad).select(["image", "reason"]).to_pylist()]
     table = table.filter(pc.invert(bad)).drop_columns(["reason"])
     if not len(table):
-        raise UserError(f"{left_out[0][0]}: {left_out[0][1]}; none of {len(left_out)} images can be read, mend them")
+        raise UserError(f"{left_out[0][0]}: {left_out[0][1]}; none of {len(left_out)} images can be read, fix them")
     for column, value in columns.items():
         table = table.append_column(column, pa.array([value] * len(table), pa.string()))
     with whole_file(out) as partial:
@@ -142,7 +142,7 @@ def _encode_part(
     for batch in DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=_as_is):
         bad = [(images[place][0], reason) for place, reason in batch if isinstance(reason, str)]
         if bad and not skip_bad:
-            raise UserError(f"{bad[0][0]}: {bad[0][1]}; mend it, or leave it out with --skip-bad")
+            raise UserError(f"{bad[0][0]}: {bad[0][1]}; fix it, or leave it out with --skip-bad")
         rows += [{"image": name, "reason": reason} for name, reason in bad]
         good = [(place, image) for place, image in batch if not isinstance(image, str)]
         if good:
@@ -231,13 +231,13 @@ def _read_index(path: Path) -> pa.Table:
     except pa.ArrowException as error:
         raise UserError(f"{path}: not a Parquet file ({first_line(error)}); {way_out}") from error
     if missing := [name for name in INDEX.names if name not in table.column_names]:
-        raise UserError(f"{path}: no index of `tgems encode`: it has no column {missing[0]!r}")
+        raise UserError(f"{path}: not an index of `tgems encode`: it has no column {missing[0]!r}")
     try:
         table = table.select(INDEX.names).cast(INDEX)
     except pa.ArrowException as error:
-        raise UserError(f"{path}: no index of `tgems encode`: {first_line(error)}") from error
+        raise UserError(f"{path}: not an index of `tgems encode`: {first_line(error)}") from error
     empty = [name for name in INDEX.names if table[name].null_count]
     if empty or not len(table):
         what = f"column {empty[0]!r} has empty cells" if empty else "it is empty"
-        raise UserError(f"{path}: no index of `tgems encode`: {what}")
+        raise UserError(f"{path}: not an index of `tgems encode`: {what}")
     return table

@@ -184,6 +184,14 @@ def _timed(encode: Callable, call: int, device: str) -> float:
 
 
 def speed_table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.DataFrame:
+    """Tabulate latency, throughput and speed-up of one batch size.
+
+    Args:
+        times: Seconds of every call, by encoder and round.
+        realised: Mean rate by encoder; 1 if absent.
+        batch_size: Number of images per call.
+        calls: Number of calls per round.
+    """
     totals = {key: [sum(one) for one in rounds] for key, rounds in times.items()}
     full = min((key for key in totals if key[0] != EARLY), key=lambda key: statistics.median(totals[key]))
     rows = []

@@ -76,7 +76,7 @@ class Costs(Closed):
         if missing := sorted(set(GATES) - set(self.gates)):
             raise ValueError(f"costs.gates lacks {missing[0]!r}")
         if self.summary_dim % max(self.widths):
-            raise ValueError(f"costs.summary_dim {self.summary_dim} is no multiple of the largest of costs.widths")
+            raise ValueError(f"costs.summary_dim {self.summary_dim} is not a multiple of the largest of costs.widths")
         grid_of(self.summary_dim // max(self.widths))
         if not self.encoder[-1]:
             raise ValueError("costs.encoder: the full encoder costs nothing")
@@ -147,7 +147,7 @@ class SavedConfig(Closed):
         except UserError:
             own = {}
         if not own.get("runs"):
-            raise ValueError(f"policy {self.policy!r} is none of tgems' own that can be run")
+            raise ValueError(f"policy {self.policy!r} is not one of tgems' own policies that can be run")
         kinds = {name: module.kind for name, module in self.modules.items()}
         heads = () if own["frozen_head"] else ("heads",)
         gates = () if own["gates"] is None else (own["gates"], f"joint_{own['gates']}")
@@ -210,7 +210,7 @@ def read_config(folder: Path) -> SavedConfig:
     path = file_inside(folder, CONFIG, WAY_OUT)
     header = read_json_as(_Header, path, WAY_OUT)
     if header.format != FORMAT:
-        raise UserError(f"{path}: format is {header.format!r}, not {FORMAT!r}: no saved T-GEM; {WAY_OUT}")
+        raise UserError(f"{path}: format is {header.format!r}, not {FORMAT!r}: not a saved T-GEM; {WAY_OUT}")
     if header.format_version != FORMAT_VERSION:
         raise UserError(
             f"{path}: format version {header.format_version!r}, this tgems reads {FORMAT_VERSION}; "
