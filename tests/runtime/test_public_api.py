@@ -3,14 +3,21 @@
 import copy
 import inspect
 import io
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
+from PIL import Image
 from runtime.conftest import EXAMPLE, OWN, RUNNABLE
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 import tgems
+from tgems.cli import app
 from tgems.errors import UserError
 from tgems.policies.registry import POLICIES, find_policies
 from tgems.runtime.model import EarlyExitCLIP
@@ -110,6 +117,27 @@ def test_a_policy_of_ones_own_is_run_only_if_its_file_is_trusted(make, own_polic
     make("tgem").save_pretrained(tmp_path / "plain")
     with pytest.raises(UserError, match="policy 'tgem' is tgems' own; leave trust_policy_file out"):
         tgems.from_pretrained(tmp_path / "plain", trust_policy_file=path)
+
+
+def test_the_page_on_policies_ends_with_an_encoded_image(results, own_policy, known, tmp_path, monkeypatch):
+    """The command and the code of docs/adding-a-policy.md, to the letter but for the backbone's name."""
+    page = (ROOT / "docs/adding-a-policy.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(own_policy.rpartition(":")[0], "my_policies.py")
+    Path("results").symlink_to(results)
+    command = re.search(r"```bash\n(tgems export .*?)\n```", page, re.S)[1].replace("demo-vit-8", "demo")
+    run = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert run.exit_code == 0, run.output
+    image = Image.open(io.BytesIO(known.samples[0].image)).convert("RGB")
+    found = {"image": image}
+    exec(page.split("```python\n")[-1].split("```")[0], found)
+    assert found["embedding"].shape == (1, 64) and 0 <= found["exit_index"].item() < 8
+
+
+def test_info_takes_an_id_on_the_hub(saved, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: {"owner/name": saved}[name])
+    run = CliRunner().invoke(app, ["info", "owner/name"])
+    assert run.exit_code == 0 and "demo-vit-8" in run.output
 
 
 @pytest.mark.parametrize(
