@@ -29,7 +29,7 @@ def test_demo_backbone_loads_like_any_other(demo_backbone):
             "there is no such file; weights of the Hugging Face hub are written 'hf-hub:no/such",
         ),
         ("ViT-B-32", str(ROOT / "README.md"), "expected a file that ends in .safetensors"),
-        ("ViT-B-32", DEMO["pretrained"], "has embed_dim 512, but the weights .* are of embed_dim 64"),
+        ("ViT-B-32", DEMO["pretrained"], "has embed_dim 512, but the weights .* have embed_dim 64"),
     ],
 )
 def test_bad_entries_are_named(model, pretrained, message):

@@ -155,7 +155,7 @@ def test_a_hubs_configuration_is_compared_with_the_model(remote, monkeypatch, qu
 
 def test_a_configuration_beside_a_checkpoint_file_is_compared_too(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "f")
-    with pytest.raises(UserError, match="'ViT-B-32' has .*, but the weights '.*f/open_clip_model.safetensors' are of"):
+    with pytest.raises(UserError, match="'ViT-B-32' has .*, but the weights '.*f/open_clip_model.safetensors' have"):
         find_source({"model": "ViT-B-32", "pretrained": f"{tmp_path}/f/open_clip_model.safetensors"})
 
 
