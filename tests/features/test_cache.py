@@ -53,9 +53,9 @@ def test_a_variant_s_grid_is_one_of_those_extracted(by_grids, grid, blocks):
 
 def test_a_grid_that_was_not_extracted_is_named(by_grids):
     whole = by_grids[1, 2]
-    with pytest.raises(UserError, match=r"extracted with grids \[1, 2\] of means, but grid 3 is wanted"):
+    with pytest.raises(UserError, match=r"extracted with grids \[1, 2\], but not with grid 3"):
         whole.at_exits(whole.manifest["blocks"], summary_dim({"grid": 3}, 64))
-    with pytest.raises(UserError, match=r"extracted with grids \[\] of means, but grid 2 is wanted"):
+    with pytest.raises(UserError, match=r"extracted with grids \[\], but not with grid 2"):
         by_grids[()].at_exits(whole.manifest["blocks"], summary_dim({"grid": 2}, 64))
 
 
