@@ -108,7 +108,7 @@ def test_tokenizers_of_open_clip_itself_are_built_alike():
 
 def test_without_network_the_two_ways_are_told(monkeypatch):
     monkeypatch.setattr(open_clip, "download_pretrained", without_network)
-    with pytest.raises(UserError, match="connect to the internet, or name a copy by 'pretrained: FILE'") as error:
+    with pytest.raises(UserError, match="connect to the internet, or use a local copy by 'pretrained: FILE'") as error:
         load_backbone({"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"})
     assert "laion2b_s34b_b79k" in str(error.value) and "\n" not in str(error.value)
 

@@ -94,7 +94,7 @@ def test_a_truncated_file_is_named(demo_features, tmp_path, name):
 def test_a_cache_without_manifest_is_not_whole(demo_features, tmp_path):
     cache = _copy(demo_features, tmp_path / "c")
     (cache / "manifest.json").unlink()
-    with pytest.raises(UserError, match="not whole"):
+    with pytest.raises(UserError, match="the cache is incomplete"):
         load_features(cache)
 
 
