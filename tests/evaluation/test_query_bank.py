@@ -74,6 +74,8 @@ def test_the_choice_weighs_recall_against_the_cost():
     weak, strong = (QueryBank(texts, beta, 20.0) for beta in (0.01, 1.0))
     choice = choose_query_bank(z, texts, owner, rates, 10_000, [weak, strong], [1.0])
     assert choice is strong
-    costly = QueryBank(texts.repeat(100, 1), 1.0, 20.0)
-    choice = choose_query_bank(z, texts, owner, rates, costly.macs * 2, [costly, QueryBank(texts, 1.0, 20.0)], [1.0])
-    assert choice is not costly
+    expensive = QueryBank(texts.repeat(100, 1), 1.0, 20.0)
+    choice = choose_query_bank(
+        z, texts, owner, rates, expensive.macs * 2, [expensive, QueryBank(texts, 1.0, 20.0)], [1.0]
+    )
+    assert choice is not expensive
