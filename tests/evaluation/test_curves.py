@@ -77,10 +77,10 @@ def test_influences_on_an_area_equal_numerical_derivatives(images):
 
 def test_a_curve_without_seeds_is_read_by_each_seed(images):
     rates, hits = images
-    alone = of_images(rates[:1], hits[:1], seeded=False)
-    read = alone.read(Estimate(np.array([0.5, 0.7]), np.zeros((2, 60)), True))
-    assert read.seeded and read.values.tolist() == [alone.height(0.5), alone.height(0.7)]
-    constant = alone.read(Estimate(np.array([0.5]), np.zeros((1, 60)), False))
+    unseeded = of_images(rates[:1], hits[:1], seeded=False)
+    read = unseeded.read(Estimate(np.array([0.5, 0.7]), np.zeros((2, 60)), True))
+    assert read.seeded and read.values.tolist() == [unseeded.height(0.5), unseeded.height(0.7)]
+    constant = unseeded.read(Estimate(np.array([0.5]), np.zeros((1, 60)), False))
     assert not constant.seeded and len(constant.values) == 1
 
 
