@@ -3,7 +3,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-# A configuration given by --configfile stands alone instead of being merged into the default.
+# A configuration given by --configfile replaces the default instead of being merged into it.
 if not workflow.configfiles:
 
     configfile: f"{workflow.basedir}/configs/config.yaml"

@@ -1,6 +1,6 @@
-"""`UserError`, the one exception that is the user's fault, and helpers that raise it where files are read.
+"""`UserError`, the exception for mistakes of the user, and helpers that raise it where files are read.
 
-Every other exception is a bug in tgems: tgems/failures.py defines how each of them ends a command or a job.
+Any other exception is a bug in tgems. tgems/failures.py defines how a command or a job ends on either.
 """
 
 import difflib
@@ -10,17 +10,17 @@ from pathlib import Path
 
 
 def printable(text: str) -> str:
-    """Escape characters that a terminal would obey: control characters, line breaks, changes of text direction.
+    """Escape characters that a terminal would interpret: control characters, line breaks, changes of text direction.
 
-    Names of images and models can come from strangers, and `\\x1b[2J` in one of them would clear the screen.
+    Names of images and models can be untrusted, and `\\x1b[2J` in one of them would clear the screen.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class UserError(Exception):
-    """An input that cannot be used. The message is one line that names the value, what is wrong, and the way out.
+    """Raised for input that cannot be used; the message is one line that says what is wrong and how to fix it.
 
-    It is no `ValueError`, so that code which handles errors of a library does not handle this one by accident.
+    It is not a `ValueError`, so that code that handles errors of a library does not handle this one by accident.
     """
 
     def __init__(self, message: str):
@@ -28,7 +28,7 @@ class UserError(Exception):
 
 
 def nearest(word: object, known: Iterable) -> str:
-    """Write a hint for an unknown word: the known one that it resembles, or all of them."""
+    """Return a hint for an unknown word: the known word that it resembles, or else all known words."""
     known = [str(k) for k in known]
     near = difflib.get_close_matches(str(word), known, 1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
@@ -40,21 +40,21 @@ def first_line(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return what an exception says. The operating system's own words leave out the path, which messages name first."""
+    """Return the message of an exception, without the path if it comes from the operating system."""
     return getattr(error, "strerror", None) or first_line(error)
 
 
 @contextmanager
 def reading(path: Path | str, way_out: str, *library: type[Exception]) -> Iterator[None]:
-    """Turn the errors of reading a file into one line. The body should do nothing else.
+    """Turn errors of reading a file into a `UserError`. The body should do nothing but read.
 
     Args:
         path: The file or folder, for the message.
-        way_out: What the user can do about it. The message ends with it.
-        library: What a library raises about damaged content, in addition to the operating system's errors.
+        way_out: What the user can do about the error, as the end of the message.
+        library: Exceptions that a library raises on damaged content, handled like the operating system's.
 
     Raises:
-        UserError: The body raised one of these errors.
+        UserError: The body raised one of these exceptions.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""How a command or a job ends on an error: one line for the user, and the traceback of a bug in a file."""
+"""End a command on an error with one line for the user, and write the traceback of a bug to a file."""
 
 import logging
 import os
@@ -16,15 +16,15 @@ from tgems.errors import UserError, first_line, printable
 from tgems.provenance import NO_ROOM, commit, versions
 
 BAD_INPUT, BUG, INTERRUPTED, CLOSED_PIPE = 1, 70, 130, 141
-"""Exit codes: 70 is EX_SOFTWARE of sysexits.h, 130 and 141 are what shells report for SIGINT and SIGPIPE."""
+"""Exit codes. 70 is EX_SOFTWARE of sysexits.h; 130 and 141 are what shells report for SIGINT and SIGPIPE."""
 
 
 def bug_line(error: BaseException, place: object) -> str:
-    """Return the line that a user reads about a bug.
+    """Return the line that a user is shown for a bug.
 
     Args:
         error: The exception.
-        place: Where its traceback is.
+        place: File with its traceback.
     """
     said = f": {first_line(error)}" if str(error).strip() else ""
     return printable(f"this is a bug in tgems: {type(error).__name__}{said}; the traceback is in {place}")
@@ -36,13 +36,13 @@ def one_line_errors(
 ) -> Iterator[None]:
     """End the process with one line on stderr if the body of a command fails.
 
-    The exit code is 1 for a `UserError`, 70 for any other exception, which is a bug, and 130 for an interrupt. The
-    traceback of a bug goes to a new file in the temporary folder. If the reader of the output has closed it, the
+    The exit code is 1 for a `UserError`, 130 for an interrupt, and 70 for any other exception, which is a bug. The
+    traceback of a bug is written to a new file in the temporary folder. If the reader of the output has closed it, the
     process ends without a line.
 
     Args:
-        show: Prints a line; None to write it to stderr.
-        leave: Exceptions that the caller handles.
+        show: Function that prints a line; None to write it to stderr.
+        leave: Exceptions to raise unchanged, since the caller handles them.
     """
     try:
         yield
@@ -75,7 +75,7 @@ def _end(error: BaseException, show: Callable[[str], None]) -> NoReturn:
 
 
 def _keep_traceback(error: BaseException) -> str:
-    """Write what a report of a bug needs to a new file that only the user can read, and return its name."""
+    """Write a bug's traceback and environment to a new file that only the user can read, and return its name."""
     about = {
         "command": shlex.join(sys.argv),
         "folder": os.getcwd(),
@@ -91,7 +91,7 @@ def _keep_traceback(error: BaseException) -> str:
 
 
 def _is_closed(*streams: TextIO) -> bool:
-    """Return whether the reader has closed a stream; if so, what is left to be written there is dropped."""
+    """Return whether the reader of one of the streams has closed it; further output to that stream is dropped."""
     closed = []
     for stream in streams:
         state = select.poll()

@@ -1,4 +1,4 @@
-"""Find the files that a script's results depend on: the modules that it imports, directly or not, and their data."""
+"""Find the files that the results of a script depend on: modules that it imports, directly or not, and data files."""
 
 import ast
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,12 @@ PACKAGE = Path(__file__).parent
 
 
 def import_closure(script: Path) -> list[Path]:
-    """Return every file of tgems that running a script may read, in alphabetical order, without the script itself.
+    """Return every file of tgems that running a script may read, in alphabetical order and without the script itself.
 
-    These are the modules of all import statements, those inside of functions included, followed from module to module,
-    and the data files that a module names by a string and that are beside it. Imports only for type checkers do not
-    count, since they never run, and neither do those inside of functions of a package's `__init__.py`, which importing
-    one of its modules does not call.
+    These are the modules of all import statements, including those in functions, followed from module to module, and
+    the data files beside a module that it names in a string. Imports for type checkers do not count, since they never
+    run. Neither do imports in functions of a package's `__init__.py`, because importing a module of the package does
+    not call these functions.
 
     Args:
         script: A Python file.
@@ -33,7 +33,7 @@ def import_closure(script: Path) -> list[Path]:
 
 
 def code_digest(files: Iterable[str | Path]) -> str:
-    """Return a digest of source files that comments, docstrings, layout and the place of the files do not change."""
+    """Return a digest of source files that does not depend on comments, docstrings, formatting and paths."""
     return digest_json(sorted(_digest(Path(file)) for file in files))
 
 
@@ -48,7 +48,7 @@ def _digest(file: Path) -> str:
 
 
 def _is_text(node: ast.AST) -> bool:
-    """Return whether a statement is a string by itself, such as a docstring."""
+    """Return whether a statement is only a string, such as a docstring."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
@@ -72,7 +72,7 @@ def _needed_by(file: Path) -> tuple[frozenset[Path], frozenset[Path]]:
 
 
 def _running(node: ast.AST, functions: bool) -> Iterator[ast.AST]:
-    """Walk a syntax tree without `if TYPE_CHECKING:`, and without bodies of functions unless they count."""
+    """Walk a syntax tree without `if TYPE_CHECKING:`, and without the bodies of functions unless `functions` is set."""
     yield node
     for child in ast.iter_child_nodes(node):
         typing = isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
@@ -81,7 +81,7 @@ def _running(node: ast.AST, functions: bool) -> Iterator[ast.AST]:
 
 
 def _modules(name: str) -> list[Path]:
-    """Return the files that importing a module of tgems runs: its own, and the `__init__.py` of its packages."""
+    """Return the files that importing a module of tgems runs: the module, and the `__init__.py` of its packages."""
     parts = name.split(".")
     if parts[0] != PACKAGE.name:
         return []

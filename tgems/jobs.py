@@ -1,4 +1,4 @@
-"""What every job of the workflow does around its one call: log, threads, determinism, one line for a failure."""
+"""Common environment of all jobs of the workflow: log, threads, determinism, and one line for a failure."""
 
 import logging
 import os
@@ -17,14 +17,14 @@ from tgems.process import collect_garbage_rarely
 def job(log: str, threads: int) -> Iterator[None]:
     """Run a job's body.
 
-    The package's log lines go to stderr and to the log file, libraries' warnings only to the file. Progress bars are
-    drawn only on a terminal. A body that fails ends the process with one line on stderr, which is also the log's last:
-    the message of a `UserError`, or else that there is a bug, whose traceback the log holds. The exit code is 1, and
+    Log lines of tgems go to stderr and to the log file, warnings of libraries only to the file. Progress bars are drawn
+    only on a terminal. If the body fails, the process ends with one line on stderr, which is also the last line of the
+    log: the message of a `UserError`, or else a line about a bug, whose traceback is in the log. The exit code is 1, or
     130 for an interrupt.
 
     Args:
         log: Log file.
-        threads: Threads of torch and of BLAS.
+        threads: Number of threads of torch and BLAS.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -42,7 +42,7 @@ def job(log: str, threads: int) -> Iterator[None]:
     warned.propagate, warned.handlers = False, [file]
     try:
         if "torch" in sys.modules:
-            raise RuntimeError("import torch inside the job, after its threads are set")
+            raise RuntimeError("torch was imported before the number of threads was set; import it inside the job")
         yield
     except UserError as error:
         logger.error("error: %s", error)

@@ -1,4 +1,4 @@
-"""Walk through nested pydantic models: which model an annotation holds, and which keys are allowed at a place."""
+"""Inspect nested pydantic models: the model of an annotation, and the keys that are allowed at a location."""
 
 from collections.abc import Iterable
 from typing import Any, get_args, get_origin
@@ -7,14 +7,14 @@ from pydantic import BaseModel
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the model of an annotation: its own, one of a union, or that of the entries of a mapping or list."""
+    """Return the model in an annotation, which may be in a union, or the type of the entries of a mapping or list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := model_in(part))), None)
 
 
 def keys_at(model: type[BaseModel], place: Iterable[str | int]) -> list[str]:
-    """Return the keys that the mapping at a place within a model may have.
+    """Return the keys that the mapping at a location in a model may have.
 
     Args:
         model: The outermost model.

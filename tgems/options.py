@@ -1,4 +1,4 @@
-"""Keyword options that a function does not have are errors that name the nearest one."""
+"""Errors on unknown keyword arguments that suggest the nearest one."""
 
 import functools
 import inspect
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 def names_nearest_option(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Make a function refuse keyword arguments that it does not have with a `TypeError` that names the nearest."""
+    """Decorate a function so that an unknown keyword argument is a `TypeError` that suggests the nearest one."""
     known = inspect.signature(function).parameters
 
     @functools.wraps(function)

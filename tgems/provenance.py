@@ -1,4 +1,4 @@
-"""Where a result comes from: digests, versions, commit; and writing files whole or not at all."""
+"""Provenance of results (digests, versions, commit), and writing files that appear only once they are complete."""
 
 import errno
 import hashlib
@@ -22,16 +22,16 @@ PACKAGES = ("tgems", "torch", "open_clip_torch", "clip-benchmark", "fvcore", "nu
 RUN_AGAIN = "delete it and run again"
 FINISHED = "give the results folder of a finished run"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Errors of a disk that is full or read-only; they carry no name of a file."""
+"""Error numbers of a disk that is full or read-only; the exceptions do not name a file."""
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-"""Environment variables that git sets within hooks, and that make it look at another repository."""
+"""Environment variables that git sets in hooks, and that point it at another repository."""
 
 
 def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal.
+    """Return the SHA-256 of a file as hexadecimal digits.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: The file cannot be read.
     """
     with reading(path, "check that it is a file that you may read"), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -43,9 +43,10 @@ def digest_json(value: object) -> str:
 
 
 def digest_tensors(tensors: "Iterable[tuple[str, Tensor]]") -> str:
-    """Return the SHA-256 over names, dtypes, shapes and bytes of torch tensors, in name order.
+    """Return the SHA-256 of the names, dtypes, shapes and bytes of torch tensors, in order of their names.
 
-    Floating-point tensors are hashed as float32, in which models run, so that the precision of a file does not matter.
+    Floating-point tensors are hashed as float32, the type in which models run, so that the precision in which a file
+    stores them does not matter.
     """
     import torch
 
@@ -59,23 +60,23 @@ def digest_tensors(tensors: "Iterable[tuple[str, Tensor]]") -> str:
 
 @cache
 def commit() -> str:
-    """Return the commit of tgems' own checkout, with `+dirty` if tracked files differ, or `unknown` without a checkout.
+    """Return the commit of tgems' checkout, with `+dirty` if tracked files differ, or `unknown` without a checkout.
 
-    An installed package may be within another project's repository, as in a virtual environment. The commit of that
-    repository is unrelated to tgems, so the repository must begin beside the package and track its files.
+    An installed package may be inside another project's repository, for example in a virtual environment. The commit of
+    that repository is unrelated to tgems, so the package must be at the root of the repository and tracked by it.
     """
     package = Path(__file__).resolve().parent
-    place = {name: value for name, value in os.environ.items() if name not in GIT_PLACES}
-    run = {"cwd": package.parent, "env": place, "capture_output": True, "text": True}
+    environment = {name: value for name, value in os.environ.items() if name not in GIT_PLACES}
+    options = {"cwd": package.parent, "env": environment, "capture_output": True, "text": True}
     try:
-        found = subprocess.run(["git", "rev-parse", "--show-toplevel", "HEAD"], **run)
+        found = subprocess.run(["git", "rev-parse", "--show-toplevel", "HEAD"], **options)
         top, _, head = found.stdout.strip().partition("\n")
         if found.returncode or Path(top).resolve() != package.parent:
             return "unknown"
-        own = ["git", "ls-files", "--error-unmatch", f"{package.name}/{Path(__file__).name}"]
-        if subprocess.run(own, **run).returncode:
+        tracked = ["git", "ls-files", "--error-unmatch", f"{package.name}/{Path(__file__).name}"]
+        if subprocess.run(tracked, **options).returncode:
             return "unknown"
-        dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **run)
+        dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options)
     except OSError:  # git is not installed, or cannot be run
         return "unknown"
     return head + ("+dirty" if dirty.stdout.strip() else "")
@@ -83,7 +84,7 @@ def commit() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that a result depends on; absent ones are left out."""
+    """Return the versions of the packages that results depend on, as far as they are installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -95,7 +96,7 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder under a temporary name: it replaces `folder` when the body ends, and is deleted if the body fails.
+    """Fill a folder under a temporary name. It replaces `folder` when the body ends, and is deleted if the body fails.
 
     Raises:
         UserError: The operating system refuses to write there, or the disk is full.
@@ -116,7 +117,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Write a file under a temporary name: it replaces `path` when the body ends, and is deleted if the body fails.
+    """Write a file under a temporary name. It replaces `path` when the body ends, and is deleted if the body fails.
 
     Raises:
         UserError: The operating system refuses to write there, or the disk is full.
@@ -127,7 +128,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # a link with this name would redirect what is written
+        partial.unlink(missing_ok=True)  # writing would follow a link of this name
         partial.touch(exist_ok=False)
         try:
             yield partial
@@ -138,11 +139,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path, partial: Path) -> Iterator[None]:
-    """Turn the errors of writing an output into one line; errors about other files pass.
+    """Turn errors of writing an output into a `UserError`; errors about other files are raised unchanged.
 
     Args:
         path: The file or folder, for the message.
-        partial: Where it is written before it is whole.
+        partial: Path that it is written to before it is complete.
 
     Raises:
         UserError: The operating system refuses to write there, or the disk is full.
@@ -152,12 +153,12 @@ def writing(path: Path, partial: Path) -> Iterator[None]:
     except OSError as error:
         places = [Path(name) for name in (error.filename, error.filename2) if isinstance(name, str)]
         above = (path, *path.parents, *partial.parents)
-        ours = any(place in above or str(place).startswith(str(partial)) for place in places)
-        if not ours and error.errno not in NO_ROOM:
+        about_output = any(place in above or str(place).startswith(str(partial)) for place in places)
+        if not about_output and error.errno not in NO_ROOM:
             raise
         raise _not_written(path, reason(error)) from error
     except Exception as error:
-        # safetensors has one exception for everything, whose text holds the operating system's
+        # safetensors raises one exception for everything; its message contains the operating system's
         if type(error).__name__ != "SafetensorError" or "I/O error: " not in str(error):
             raise
         raise _not_written(path, str(error).rpartition("I/O error: ")[2]) from error
@@ -168,23 +169,23 @@ def _not_written(path: Path, why: str) -> UserError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file, which appears only once it is complete."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object, sort_keys: bool = True) -> None:
-    """Write JSON, sorted unless order matters, and indented; NaN is an error since it is not JSON."""
+    """Write indented JSON, with sorted keys unless their order matters. NaN is an error, since it is not JSON."""
     write_text(path, json.dumps(value, indent=2, sort_keys=sort_keys, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON file that tgems wrote, whose top level is an object.
+    """Read a JSON object from a file that tgems wrote.
 
     Raises:
         UserError: The file is missing or damaged.
     """
-    with reading(path, "make it anew, or check that you may read it"):
+    with reading(path, "create it again, or check that you may read it"):
         data = Path(path).read_bytes()
     try:
         value = json.loads(data)
@@ -196,10 +197,11 @@ def read_json(path: Path) -> dict:
 
 
 def read_provenance(path: Path) -> dict:
-    """Read `provenance.json`, in which a finished run recorded beside its tables how it came about.
+    """Read `provenance.json`, which a finished run writes beside its tables.
 
     Returns:
-        Among others `config`, the complete configuration, and `evaluations`, digests of what each table depends on.
+        The content of the file, with the complete configuration in `config` and the digests of all inputs in
+        `evaluations`.
 
     Raises:
         UserError: The file is missing or damaged.

@@ -1,6 +1,6 @@
-"""Safe readers for files that may come from a stranger: JSON, safetensors, text, tables, files that link elsewhere.
+"""Safe readers for untrusted files: JSON, safetensors, text, tables, and files that may be links.
 
-This module imports nothing of tgems except errors. Functions that need torch, safetensors or pandas import them.
+Functions that need torch, safetensors or pandas import them when called.
 """
 
 import re
@@ -45,7 +45,7 @@ def read_json_as(model: type[Model], path: Path, way_out: str) -> Model:
     Args:
         model: The model that the content must satisfy.
         path: The file.
-        way_out: What the user can do about a bad file. Error messages end with it.
+        way_out: What the user can do about a bad file, as the end of error messages.
 
     Raises:
         UserError: The file is missing, too large, not valid JSON, or does not satisfy the model.
@@ -66,7 +66,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Describe the first problem that pydantic found, in one line that does not name the file."""
+    """Describe the first error that pydantic found in one line, which does not name the file."""
     first: Any = error.errors(include_url=False)[0]
     kind, place = first["type"], ".".join(str(part) for part in first["loc"] if _is_key(part))
     key = str(first["loc"][-1]) if first["loc"] else ""
@@ -84,18 +84,18 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _is_key(part: str | int) -> bool:
-    """Return whether a part of a pydantic location is a key or an index, rather than the name of a union's member."""
+    """Return whether a part of a pydantic location is a key or an index, rather than the name of a union member."""
     return isinstance(part, int) or not ("[" in part or "-" in part or part in ("int", "float", "str", "bool"))
 
 
 def file_inside(folder: Path, name: str, way_out: str) -> Path:
-    """Return the path of a file in a folder whose content may come from a stranger.
+    """Return the path of a file in a folder whose content may be untrusted.
 
-    A symbolic link may point to another place within the folder. In a snapshot of the Hugging Face cache it may point
-    to the cache's blobs.
+    The file may be a symbolic link to another file in the folder or, in a snapshot of the Hugging Face cache, to one of
+    the cache's blobs.
 
     Raises:
-        UserError: The file is missing, is not a regular file, or is a link to a place outside the folder.
+        UserError: The file is missing, is not a regular file, or links to a file outside the folder.
     """
     folder, path = Path(folder), Path(folder) / name
     with reading(path, way_out):
@@ -106,12 +106,12 @@ def file_inside(folder: Path, name: str, way_out: str) -> Path:
     if roots[0].parent.name == "snapshots":
         roots.append(roots[0].parent.parent / "blobs")
     if not any(target.is_relative_to(root) for root in roots):
-        raise UserError(f"{path}: a link to {target}, outside its folder; replace it by a copy")
+        raise UserError(f"{path}: a link to {target}, outside its folder; replace it with a copy")
     return path
 
 
 def read_safetensors(path: Path, way_out: str) -> "dict[str, Tensor]":
-    """Read all tensors of a safetensors file onto the CPU.
+    """Read all tensors of a safetensors file to the CPU.
 
     Raises:
         UserError: The file is missing or truncated, or has another format.
@@ -129,7 +129,7 @@ def read_text(path: Path, way_out: str) -> str:
     """Read a text file in UTF-8.
 
     Raises:
-        UserError: The file is missing, cannot be read, or holds other bytes.
+        UserError: The file is missing, cannot be read, or is not UTF-8.
     """
     with reading(path, way_out, UnicodeDecodeError):
         return Path(path).read_text(encoding="utf-8")
@@ -142,13 +142,13 @@ def read_table(
 
     Args:
         path: A file whose name ends in `.csv` or `.parquet`.
-        columns: Columns that it must have.
-        way_out: What the user can do about a bad file. Error messages end with it.
-        numbers: Further columns that it must have, with only numbers or empty cells.
-        options: Options of pandas.
+        columns: Columns that the table must have.
+        way_out: What the user can do about a bad file, as the end of error messages.
+        numbers: Further columns that the table must have, with only numbers or empty cells.
+        options: Options of pandas' reader.
 
     Raises:
-        UserError: The file is missing, truncated, empty or of another format, or lacks a column.
+        UserError: The file is missing, truncated, empty or in another format, or a column is missing or not numeric.
     """
     import pandas as pd
 
@@ -157,7 +157,7 @@ def read_table(
         if not path.is_file():
             raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'missing'}; {way_out}")
     if path.suffix == ".csv":
-        with reading(path, way_out, ValueError):  # pandas' errors about CSV files, and bytes that are no text
+        with reading(path, way_out, ValueError):  # pandas' errors on CSV files, and bytes that are not text
             table = pd.read_csv(path, **options)
     else:
         from pyarrow import ArrowException

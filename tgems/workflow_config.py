@@ -1,6 +1,6 @@
-"""Complete a run's configuration and check what no schema can check: architectures, data sets, policies, exits.
+"""Complete the configuration of a run, and check what a schema cannot: architectures, data sets, policies and exits.
 
-Imports neither torch nor open_clip, since it serves dry runs.
+Imports neither torch nor open_clip, for dry runs.
 """
 
 from typing import Any
@@ -17,16 +17,16 @@ from tgems.policies.declarations import declared
 
 
 def complete_config(config: dict) -> dict[str, Any]:
-    """Validate a configuration and fill in everything that it leaves out.
+    """Validate a configuration and fill in all defaults.
 
     Args:
-        config: As read from YAML; it is left as it is.
+        config: Configuration as read from YAML; it is not modified.
 
     Returns:
-        A new configuration of plain values, complete. Every variant holds all of its options.
+        A new, complete configuration of JSON values. Every variant has all of its options.
 
     Raises:
-        UserError: One line that names the key, the value and what was expected.
+        UserError: The configuration is not valid; the message names the key, the value and what was expected.
     """
     parsed = parse_config(config)
     complete = parsed.plain()
@@ -48,14 +48,14 @@ def complete_config(config: dict) -> dict[str, Any]:
 
 
 def recorded_config(config: dict) -> dict[str, Any]:
-    """Return the part of a complete configuration that can change a number of the tables.
+    """Return the part of a complete configuration on which numbers in the tables depend.
 
-    The rest is where files are and what a job may use: the results folder, worker processes, devices, memory, batch
-    sizes of the feature pass, the number of jobs. Measuring speed and pretraining backbones do not touch the tables,
-    and options of exit modules are in the variants.
+    The rest says where files are and which resources a job may use: the results folder, worker processes, devices,
+    memory, the batch size of the feature pass, the number of jobs. Measuring speed and pretraining backbones have no
+    effect on the tables, and options of exit modules are part of the variants.
     """
-    apart = {"results", "latency", "pretraining", *Variant.model_fields}
-    kept = {key: value for key, value in config.items() if key not in apart}
+    left_out = {"results", "latency", "pretraining", *Variant.model_fields}
+    kept = {key: value for key, value in config.items() if key not in left_out}
     kept["training"] = {"dataset": config["training"]["dataset"]}
     kept["demo"] = {key: value for key, value in config["demo"].items() if key != "backbone"}
     kept["variants"] = {
@@ -99,11 +99,11 @@ def costs_of(config: dict, backbone: str, variant: str) -> ExitCosts | None:
 
 
 def _variant(config: dict, variant: Variant) -> dict:
-    """Return all options of a variant: the configuration's own, except for the keys that the variant sets."""
-    own = {key: config[key] for key in Variant.model_fields if key != "training"}
-    own["training"] = {"scheme": config["training"]["scheme"]}
+    """Return all options of a variant: those of the configuration, updated with the keys that the variant sets."""
+    options = {key: config[key] for key in Variant.model_fields if key != "training"}
+    options["training"] = {"scheme": config["training"]["scheme"]}
     changes = variant.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-    return own | {key: own[key] | value if isinstance(value, dict) else value for key, value in changes.items()}
+    return options | {key: options[key] | value if isinstance(value, dict) else value for key, value in changes.items()}
 
 
 def _check_training(config: dict) -> None:
@@ -112,9 +112,9 @@ def _check_training(config: dict) -> None:
         hint = nearest(trained, config["datasets"])
         raise UserError(f"config: training.dataset {trained!r} is not a key of datasets; {hint}")
     if (task := config["datasets"][trained]["task"]) != "zeroshot_retrieval":
-        raise UserError(f"config: training.dataset {trained!r} has no captions (task {task!r}); name one that has")
+        raise UserError(f"config: training.dataset {trained!r} has no captions (task {task!r}); name one that does")
     if all(entry["splits"]["test"] == "none" for entry in config["datasets"].values()):
-        raise UserError("config: datasets: none has test images; add one that has")
+        raise UserError("config: datasets: none has test images; add one that does")
 
 
 def _check_policies(config: dict) -> None:
@@ -129,9 +129,9 @@ def _check_policies(config: dict) -> None:
 
 
 def _check_backbone(name: str, config: dict) -> None:
-    """Check what follows from the architecture: whether it is supported, and which rate targets its exits can reach.
+    """Check that the architecture is supported, and that its exits can meet the rate targets.
 
-    Where there is no closed form, the count of MACs checks the targets.
+    If there is no closed form of MACs, the targets are checked when the MACs are traced.
     """
     backbone = config["backbones"][name]
     model_cfg = model_config(backbone)

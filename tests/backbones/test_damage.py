@@ -128,7 +128,7 @@ WEIGHT_FILES = {
     "text": (lambda folder: (folder / WEIGHTS).write_text("weights"), "not a complete safetensors file"),
     "header too long": (lambda folder: (folder / WEIGHTS).write_bytes(b"\xff" * 64), "not a complete safetensors file"),
     "missing": (lambda folder: (folder / WEIGHTS).unlink(), "open_clip_model.safetensors: missing"),
-    "no tensor": (tensors(dict.clear), "hold no tensor"),
+    "no tensor": (tensors(dict.clear), "contain no tensors"),
     "one missing": (tensors(lambda state: state.pop("visual.proj")), "do not fit .*visual.proj"),
     "one too many": (tensors(lambda state: state.update(more=torch.zeros(2))), "do not fit .*more"),
     "wrong shape": (
@@ -144,7 +144,7 @@ WEIGHT_FILES = {
     "a number": (torch_file({"state_dict": 7}), "not tensors by name"),
     "a tensor": (torch_file(torch.zeros(3)), "not tensors by name"),
     "numbered": (torch_file({1: torch.zeros(3)}), "not tensors by name"),
-    "nothing": (torch_file({}), "hold no tensor"),
+    "nothing": (torch_file({}), "contain no tensors"),
 }
 
 

@@ -21,15 +21,15 @@ def test_demo_backbone_loads_like_any_other(demo_backbone):
     ("model", "pretrained", "message"),
     [
         (None, "local-dir:/no/such/folder", "does not exist"),
-        (None, "openai", "no model; name open_clip's architecture"),
+        (None, "openai", "has no model; set 'model' to an architecture"),
         ("ViT-B-33", "openai", "'ViT-B-33': open_clip has no such architecture; did you mean 'ViT-B-3"),
         (
             "ViT-B-32",
             "no/such.pt",
-            "there is no such file; weights of the Hugging Face hub are written 'hf-hub:no/such",
+            "there is no such file; for weights on the Hugging Face hub, write 'hf-hub:no/such",
         ),
         ("ViT-B-32", str(ROOT / "README.md"), "expected a file that ends in .safetensors"),
-        ("ViT-B-32", DEMO["pretrained"], "has embed_dim 512, but the weights .* are of embed_dim 64"),
+        ("ViT-B-32", DEMO["pretrained"], "has embed_dim 512, but the weights .* have embed_dim 64"),
     ],
 )
 def test_bad_entries_are_named(model, pretrained, message):

@@ -108,7 +108,7 @@ def test_tokenizers_of_open_clip_itself_are_built_alike():
 
 def test_without_network_the_two_ways_are_told(monkeypatch):
     monkeypatch.setattr(open_clip, "download_pretrained", without_network)
-    with pytest.raises(UserError, match="connect to the internet, or name a copy by 'pretrained: FILE'") as error:
+    with pytest.raises(UserError, match="connect to the internet, or use a local copy by 'pretrained: FILE'") as error:
         load_backbone({"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"})
     assert "laion2b_s34b_b79k" in str(error.value) and "\n" not in str(error.value)
 
@@ -155,7 +155,7 @@ def test_a_hubs_configuration_is_compared_with_the_model(remote, monkeypatch, qu
 
 def test_a_configuration_beside_a_checkpoint_file_is_compared_too(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "f")
-    with pytest.raises(UserError, match="'ViT-B-32' has .*, but the weights '.*f/open_clip_model.safetensors' are of"):
+    with pytest.raises(UserError, match="'ViT-B-32' has .*, but the weights '.*f/open_clip_model.safetensors' have"):
         find_source({"model": "ViT-B-32", "pretrained": f"{tmp_path}/f/open_clip_model.safetensors"})
 
 

@@ -113,7 +113,7 @@ PAIRS = {"source": "hub:a/b", "task": "zeroshot_retrieval"}
         (
             "own",
             OWN | {"splits": {"validation": "../x/test"}},
-            "expected a folder inside of the data set's source",
+            "expected a folder inside the data set's source",
         ),
         (
             "own",
@@ -130,7 +130,11 @@ PAIRS = {"source": "hub:a/b", "task": "zeroshot_retrieval"}
         ("own", OWN | {"source": "tars:x"}, "source 'tars:FOLDER' holds captioned images"),
         ("own", OWN | {"jobs": {"test": 0}}, "datasets.own.jobs.test is 0; it should be greater than or equal to 1"),
         ("own", OWN | {"on_bad_sample": "skp"}, "did you mean 'skip'?"),
-        ("digits", {"source": "demo", "task": OWN["task"], "splits": {"test": "test[:1]"}}, "a demo set has 'test'"),
+        (
+            "digits",
+            {"source": "demo", "task": OWN["task"], "splits": {"test": "test[:1]"}},
+            "a demo set only has 'test'",
+        ),
         ("scenes", PAIRS | {"splits": {"validation": "none"}}, "the training data set needs validation images"),
         ("scenes", PAIRS | {"calibration": ["transfer"]}, "add 'in_domain'"),
     ],

@@ -104,7 +104,7 @@ def test_a_file_that_is_altered_later_is_refused(hub, tmp_path, monkeypatch, con
     shard.write_bytes(shard.read_bytes()[:-3] + b"abc")
     if not connected:
         offline(monkeypatch)
-    with pytest.raises(UserError, match="test/0.tar: differs from what was fetched"):
+    with pytest.raises(UserError, match="test/0.tar: changed since it was downloaded"):
         fetch(tmp_path)
     shard.write_bytes(b"short")
     with pytest.raises(ShardError, match="0.tar: 5 bytes instead of [0-9]+ since .*receipt.json was written"):
@@ -153,7 +153,7 @@ def test_without_network_and_copy_both_ways_out_are_named(hub, tmp_path, monkeyp
         fetch(tmp_path)
     message = str(error.value)
     assert f"small: {tmp_path}/copy/classnames.txt is missing, and " in message and "cannot be reached" in message
-    assert f"connect, to fetch {REPO}@main, or put the data set at {tmp_path}/copy" in message
+    assert f"connect to download {REPO}@main, or put the data set at {tmp_path}/copy" in message
     assert "docs/adding-a-dataset.md" in message and "\n" not in message
     assert not (tmp_path / "receipt.json").exists()
 
@@ -164,7 +164,7 @@ def test_without_network_and_copy_both_ways_out_are_named(hub, tmp_path, monkeyp
         ({"revision": "v9"}, "@v9: no such revision; check datasets.small.revision"),
         ({"repo": "clip-benchmark/none"}, "no such data set, or a private one; check the name, or set HF_TOKEN"),
         ({"repo": "clip-benchmark/gated"}, "its owner must grant access"),
-        ({"where": "trian"}, "holds no 'trian/nshards.txt'; its splits: test, train"),
+        ({"where": "trian"}, "has no 'trian/nshards.txt'; its splits: test, train"),
         ({"where": "train[3:7]"}, "holds 5 shards, but splits names shard 6; shards are counted from 0"),
         ({"where": "train[5:]"}, "holds 5 shards, but splits names shard 5"),
     ],

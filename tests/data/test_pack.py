@@ -80,7 +80,7 @@ def test_a_second_split_keeps_the_class_numbers(images, tmp_path):
             label_column="class",
             classnames=tmp_path / "names.txt",
         )
-    with pytest.raises(UserError, match="for classification, this split is for retrieval"):
+    with pytest.raises(UserError, match="for classification, but this split is for retrieval"):
         pack(images, tmp_path / "dogs.csv", tmp_path / "out", "more", caption_column="class")
     assert not (tmp_path / "out/more").exists()
 
@@ -95,9 +95,9 @@ def test_a_second_split_keeps_the_class_numbers(images, tmp_path):
         ("path,class\ncat/0.gif,cat\n", {}, "row 2: 'cat/0.gif' is not an image file"),
         ("path,class\nbad.png,cat\n", {}, "row 2: image .*bad.png cannot be read"),
         ("path,class\ncat/0.png,\n", {}, "row 2: column 'class' is empty"),
-        ("path,class\ncat/0.png,cat\ncat/0.png,dog\n", {}, "row 3: image 'cat/0.png' has a class already, in row 2"),
+        ("path,class\ncat/0.png,cat\ncat/0.png,dog\n", {}, "row 3: image 'cat/0.png' already has a class, in row 2"),
         ("path,class\ncat/0.png,catt\n", {"classnames": "cat\ndog\n"}, "row 2: class 'catt' .* did you mean 'cat'"),
-        ("path,class\ncat/0.png,cat\n", {"classnames": "cat\ncat\n"}, "class 'cat' is there twice"),
+        ("path,class\ncat/0.png,cat\n", {"classnames": "cat\ncat\n"}, "class 'cat' is listed twice"),
         ("path,class\ncat/0.png,cat\n", {"templates": "a photo\n"}, "template 'a photo' has no {c}"),
         ("path,class\ncat/0.png,a cat, grey\n", {}, "rows have more cells than there are column names"),
         ("path,class\ncat/0.png,cat\ncat/0.png,a,b\n", {}, "table.csv: cannot be read .*; expected a CSV in UTF-8"),

@@ -82,7 +82,8 @@ def test_truncated_shard_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "missing; a split needs"), ("two", "'two' is not a number"), ("3", "missing: ")]
+    ("content", "message"),
+    [(None, "missing; it must hold the number"), ("two", "'two' is not a number"), ("3", "missing: ")],
 )
 def test_shard_counts_are_checked(tmp_path, content, message):
     if content is not None:

@@ -53,9 +53,9 @@ def test_a_variant_s_grid_is_one_of_those_extracted(by_grids, grid, blocks):
 
 def test_a_grid_that_was_not_extracted_is_named(by_grids):
     whole = by_grids[1, 2]
-    with pytest.raises(UserError, match=r"extracted with grids \[1, 2\] of means, but grid 3 is wanted"):
+    with pytest.raises(UserError, match=r"extracted with grids \[1, 2\], but not with grid 3"):
         whole.at_exits(whole.manifest["blocks"], summary_dim({"grid": 3}, 64))
-    with pytest.raises(UserError, match=r"extracted with grids \[\] of means, but grid 2 is wanted"):
+    with pytest.raises(UserError, match=r"extracted with grids \[\], but not with grid 2"):
         by_grids[()].at_exits(whole.manifest["blocks"], summary_dim({"grid": 2}, 64))
 
 
@@ -94,7 +94,7 @@ def test_a_truncated_file_is_named(demo_features, tmp_path, name):
 def test_a_cache_without_manifest_is_not_whole(demo_features, tmp_path):
     cache = _copy(demo_features, tmp_path / "c")
     (cache / "manifest.json").unlink()
-    with pytest.raises(UserError, match="not whole"):
+    with pytest.raises(UserError, match="the cache is incomplete"):
         load_features(cache)
 
 

@@ -81,7 +81,7 @@ def test_a_shard_of_bad_samples_alone_is_an_error(demo_backbone, tmp_path):
 
 def test_workers_parts_and_small_files_change_no_number(demo_backbone, demo_data, demo_features, tmp_path, monkeypatch):
     split, whole = SplitFiles.of_folder(demo_data / "digits/test"), load_features(demo_features / "digits")
-    monkeypatch.setattr(shards, "ROWS_A_FILE", 20)
+    monkeypatch.setattr(shards, "ROWS_PER_FILE", 20)
     encoding = Encoding(batch_size=32, workers=1)
     for part in range(3):
         receipt = shard_folder(tmp_path / "f") / f"part-{part}-of-3.json"
@@ -160,7 +160,7 @@ def test_autocast_is_recorded_with_exact_embeddings_beside(demo_data, demo_featu
 def test_shards_of_the_demo_hold_flat_files(demo_backbone, tmp_path, monkeypatch):
     generate_split("digits", "test", 30, 0, tmp_path / "digits/test", 30)
     write_prompts(tmp_path / "digits", Prompts(tuple("0123456789"), ("{c}",)))
-    monkeypatch.setattr(shards, "ROWS_A_FILE", 8)
+    monkeypatch.setattr(shards, "ROWS_PER_FILE", 8)
     split = SplitFiles.of_folder(tmp_path / "digits/test")
     extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding(batch_size=8))
     assert len(split.shards) == 1
@@ -175,7 +175,7 @@ from tgems.backbones.load import load_backbone
 from tgems.data.webdataset import SplitFiles
 from tgems.features import shards
 from tgems.features.extract import extract_features
-shards.ROWS_A_FILE = 1
+shards.ROWS_PER_FILE = 1
 backbone = load_backbone({"pretrained": sys.argv[1]})
 split = SplitFiles.of_folder(Path(sys.argv[2]))
 extract_features(backbone, split, "zeroshot_classification", Path(sys.argv[3]), shards.Encoding(batch_size=1))

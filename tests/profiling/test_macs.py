@@ -78,7 +78,7 @@ def test_exit_placement(placement, blocks):
 
 @pytest.mark.parametrize("placement", [[5], [0, 2], [6]])
 def test_impossible_exits_are_named(placement):
-    with pytest.raises(UserError, match="expected some of blocks 1 to 4, before the last, 5"):
+    with pytest.raises(UserError, match="expected at least one of blocks 1 to 4; the last, 5, is added"):
         exit_blocks(placement, range(1, 6))
 
 
@@ -120,7 +120,7 @@ def test_a_target_out_of_reach_is_refused_where_costs_are_traced_alone(tmp_path)
 def test_variants_choose_among_the_exits_that_are_kept():
     costs = module_costs(model_config(DEMO), variant(exits="every_other") | {"kept": [1, 2, 5, 7]})
     assert costs.blocks == (1, 5, 8)
-    with pytest.raises(UserError, match="exits .4.: expected some of blocks 1 to 2, before the last, 8"):
+    with pytest.raises(UserError, match="exits .4.: expected at least one of blocks 1 to 2; the last, 8, is added"):
         module_costs(model_config(DEMO), variant(exits=[4]) | {"kept": [1, 2]})
 
 

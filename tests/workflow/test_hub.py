@@ -56,7 +56,7 @@ def test_a_hub_set_is_fetched_once_and_encoded(hub, project, monkeypatch):
     (project / "results/smoke/data/own/validation.json").unlink()
     run = snakemake(project, "--cores", "1", f"{FEATURES}/validation", *ARGUMENTS, check=False)
     line = next(line for line in run.stdout.splitlines() if "data/own/train/2.tar is missing" in line)
-    assert f"connect, to fetch {REPO}@main, or put the data set at data/own" in line
+    assert f"connect to download {REPO}@main, or put the data set at data/own" in line
     assert run.returncode and "Traceback" not in run.stdout
 
 

@@ -1,1 +1,1 @@
-"""Architectures of CLIP models, as open_clip describes them: read and checked, never built."""
+"""Configurations of open_clip architectures, read and checked without building a model."""

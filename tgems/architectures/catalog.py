@@ -1,4 +1,4 @@
-"""The architectures that open_clip knows, and what their configurations say. Imports neither torch nor open_clip."""
+"""Look up open_clip's architectures by name and inspect their configurations. Imports neither torch nor open_clip."""
 
 import difflib
 import re
@@ -15,19 +15,19 @@ TIMM_TRANSFORMERS = re.compile(r"(vit_(?!relpos|srelpos)|vitamin|eva|flexivit|ai
 
 
 def architecture(name: str) -> dict:
-    """Return the configuration of one of open_clip's own architectures, with the keys that open_clip's file has.
+    """Return the configuration of an open_clip architecture, with only the keys that open_clip's file sets.
 
     Raises:
-        UserError: There is none of that name; tells the nearest.
+        UserError: open_clip has no architecture of that name; the message suggests the nearest one.
     """
     return read_architecture(name).model_dump(exclude_unset=True)
 
 
 def read_architecture(name: str) -> ModelConfig:
-    """Read the configuration of one of open_clip's own architectures.
+    """Read and validate the configuration of an open_clip architecture.
 
     Raises:
-        UserError: There is none of that name; tells the nearest.
+        UserError: open_clip has no architecture of that name; the message suggests the nearest one.
     """
     installed = find_spec("open_clip")
     if installed is None or not installed.submodule_search_locations:
@@ -46,23 +46,27 @@ def vision_config(model_cfg: dict) -> dict:
     return VisionConfig().model_dump() | model_cfg["vision_cfg"]
 
 
-def check_same(name: str, held: ModelConfig, pretrained: str) -> None:
-    """Refuse a configuration beside weights that describes another image tower than `name`.
+def check_same(name: str, config: ModelConfig, pretrained: str) -> None:
+    """Check that a configuration stored beside weights describes the image tower of an open_clip architecture.
+
+    Args:
+        name: Name of the architecture.
+        config: The configuration stored beside the weights.
+        pretrained: Name of the weights, for the message.
 
     Raises:
-        UserError: They differ; names the first key.
+        UserError: The image towers differ; the message names the first key in which they do.
     """
-    own = read_architecture(name)
-    sides = [
-        {"embed_dim": config.embed_dim, "quick_gelu": config.quick_gelu}
-        | config.vision_cfg.model_dump(exclude=INERT["vision_cfg"])
-        for config in (own, held)
-    ]
-    for key, ours in sides[0].items():
-        if ours != (theirs := sides[1][key]):
+    named, stored = (
+        {"embed_dim": one.embed_dim, "quick_gelu": one.quick_gelu}
+        | one.vision_cfg.model_dump(exclude=INERT["vision_cfg"])
+        for one in (read_architecture(name), config)
+    )
+    for key, value in named.items():
+        if value != stored[key]:
             raise UserError(
-                f"backbone model {name!r} has {key} {ours!r}, but the weights {pretrained!r} are of {key} {theirs!r}; "
-                "name their architecture"
+                f"backbone model {name!r} has {key} {value!r}, but the weights {pretrained!r} have {key} "
+                f"{stored[key]!r}; set 'model' to the architecture of the weights"
             )
 
 
@@ -75,7 +79,7 @@ def family(model_cfg: dict) -> str:
 
 
 def positions_at_exits(model_cfg: dict) -> tuple[int, int] | None:
-    """Return rows and columns of the coarsest feature map at an exit before the last; None for timm's towers.
+    """Return the rows and columns of the coarsest feature map at any exit but the last; None for timm's towers.
 
     Args:
         model_cfg: open_clip model configuration of a supported tower.
@@ -89,7 +93,7 @@ def positions_at_exits(model_cfg: dict) -> tuple[int, int] | None:
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """Return height and width of a size that open_clip writes as one number or two."""
+    """Return the height and width of a size that open_clip writes as one number or as two."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
@@ -99,10 +103,10 @@ def check_supported(model_cfg: dict, name: str) -> None:
 
     Args:
         model_cfg: open_clip model configuration.
-        name: How the user calls it.
+        name: The user's name for the model, for the message.
 
     Raises:
-        UserError: One line that names the model and what is supported.
+        UserError: The image tower is not supported; the message says why, and what is.
     """
     vision = vision_config(model_cfg)
     timm = vision["timm_model_name"]

@@ -1,6 +1,6 @@
 """The keys and values that tgems accepts in an open_clip_config.json, as closed pydantic models.
 
-The file comes with weights and may therefore come from a stranger. The allowed keys are the fields of open_clip's own
+The file comes with weights and may therefore be untrusted. The allowed keys are the fields of open_clip's own
 dataclasses. No value can name code, and names refer to the Hugging Face hub, never to paths. This module imports
 neither torch nor open_clip.
 """
@@ -25,7 +25,7 @@ INERT = {
     "init_logit_scale": True,
     "init_logit_bias": True,
 }
-"""Keys that do not influence how a model with loaded weights embeds an image or a text."""
+"""Keys that have no effect on the embeddings of a model with loaded weights."""
 
 
 class Activation(Closed):
@@ -41,7 +41,7 @@ class Norm(Closed):
 
 
 class Attention(Closed):
-    """Options of attention blocks that both towers share."""
+    """Options of transformer blocks that both towers have."""
 
     act_kwargs: Activation | None = None
     norm_kwargs: Norm | None = None
@@ -83,7 +83,7 @@ class VisionConfig(Attention):
 
 
 class TokenizerOptions(Closed):
-    """`tokenizer_kwargs`: how texts are cleaned. Other options of tokenizers could name code or files."""
+    """`tokenizer_kwargs`: how texts are cleaned. Other options are refused, since they could name code or files."""
 
     clean: Literal["canonicalize", "lower", "whitespace"] | None = None
     strip_sep_token: bool | None = None
@@ -140,15 +140,15 @@ class ModelConfig(Closed):
     pad_id: Annotated[int, Field(ge=0)] = 0
 
     def differs(self, other: "ModelConfig") -> str | None:
-        """Return the first key that makes another architecture embed images or texts differently, or None.
+        """Return the first key by which another architecture embeds images or texts differently, or None.
 
-        Keys of sections are joined by dots, as in `vision_cfg.layers`.
+        Nested keys are joined by dots, as in `vision_cfg.layers`.
         """
-        ours, theirs = (_flat(config.model_dump(exclude=INERT)) for config in (self, other))
-        return next((key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)), None)
+        left, right = (_flat(config.model_dump(exclude=INERT)) for config in (self, other))
+        return next((key for key in sorted({*left, *right}) if left.get(key) != right.get(key)), None)
 
     def value(self, key: str) -> Any:
-        """Return the value of a key as `differs` writes it."""
+        """Return the value of a key in the form that `differs` returns, such as `vision_cfg.layers`."""
         return _flat(self.model_dump()).get(key)
 
 
@@ -165,15 +165,15 @@ class PreprocessConfig(Closed):
 
 
 class OpenClipConfig(Closed):
-    """The whole of open_clip_config.json."""
+    """The complete content of open_clip_config.json."""
 
     model_cfg: ModelConfig
     preprocess_cfg: PreprocessConfig = PreprocessConfig()
 
 
-def _flat(tree: dict, before: str = "") -> dict[str, Any]:
-    """Flatten nested mappings; keys are joined by dots."""
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings, joining keys by dots."""
     flat = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

@@ -1,4 +1,4 @@
-"""Read a checkpoint file into a model. No file is executed, except for the archives that OpenAI published."""
+"""Read a checkpoint file into a model. The only files that are executed are the archives that OpenAI published."""
 
 import zipfile
 from collections.abc import Mapping
@@ -43,12 +43,12 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     else:
         state = _saved_tensors(path)
     if not state:
-        raise UserError(f"backbone weights {path!r} hold no tensor; {DOWNLOAD_AGAIN}")
+        raise UserError(f"backbone weights {path!r} contain no tensors; {DOWNLOAD_AGAIN}")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def is_openais(state: Mapping[str, Tensor]) -> bool:
-    """Return whether a state is one of OpenAI's releases, which hold keys that no other checkpoint has."""
+    """Return whether a state is one of OpenAI's releases, which have keys that no other checkpoint has."""
     return state.keys() >= set(OPENAI_KEYS)
 
 
@@ -57,13 +57,13 @@ def load_checkpoint(model: Any, path: str | Path, name: str, quick_gelu: bool) -
 
     Args:
         model: An open_clip model, changed in place.
-        path: See `read_state`.
+        path: A file that `read_state` reads.
         name: Name of the architecture, for messages.
         quick_gelu: Whether the model has QuickGELU, with which OpenAI's releases were trained.
 
     Raises:
-        UserError: See `read_state`; or the weights do not fit the model, or were trained with QuickGELU and the model
-            has GELU.
+        UserError: The file cannot be read (see `read_state`), the weights do not fit the model, or they were trained
+            with QuickGELU and the model has GELU.
     """
     import open_clip
 

@@ -54,23 +54,23 @@ class Backbone:
 
     @property
     def logit_bias(self) -> float | None:
-        """What SigLIP adds to all scaled similarities before the sigmoid that it was trained with; None without one.
+        """Bias that models trained with a sigmoid loss, such as SigLIP, add to scaled similarities; else None.
 
-        Being the same for all texts, it changes neither ranks nor a softmax over texts, which all policies use.
+        It is the same for all texts, so that it changes neither ranks nor the softmax over texts that policies use.
         """
         bias = self.model.logit_bias
         return None if bias is None else bias.item()
 
 
 def load_backbone(backbone: dict) -> Backbone:
-    """Load what an entry of the configuration describes (docs/adding-a-backbone.md).
+    """Load the backbone that an entry of the configuration describes (docs/adding-a-backbone.md).
 
     Args:
         backbone: `pretrained`, and where needed `model`, `exits` and `tokenizer`.
 
     Raises:
-        UserError: Unknown architecture or weights, weights that cannot be fetched or do not fit, or weights trained
-            with another activation than the architecture's.
+        UserError: The architecture or the weights are unknown, the weights cannot be downloaded or do not fit, or they
+            were trained with another activation function than the architecture's.
     """
     return build_backbone(find_source(backbone))
 
@@ -127,7 +127,7 @@ def train_transform(backbone: Backbone, aug_cfg: dict | None = None) -> Callable
     """Build the augmenting preprocessing of training as open_clip does: PIL image -> float32 `[3, h, w]`.
 
     Args:
-        backbone: Loaded.
+        backbone: A loaded backbone.
         aug_cfg: open_clip's `AugmentationCfg` as a mapping; None for its defaults.
     """
     from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -138,11 +138,11 @@ def train_transform(backbone: Backbone, aug_cfg: dict | None = None) -> Callable
 
 
 def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
-    """Build a backbone's image tower from its architecture, for counting.
+    """Build a backbone's image tower without its weights, for counting MACs and parameters.
 
     Args:
         backbone: Entry of the configuration.
-        device: Parameters have no values on `meta`, and arbitrary ones elsewhere; untouched memory is never taken up.
+        device: Device of the parameters. They have no values on `meta`, and arbitrary values elsewhere.
 
     Raises:
         UserError: The architecture is unknown or not supported.

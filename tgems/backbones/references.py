@@ -1,4 +1,4 @@
-"""Find the files that an entry of `backbones` refers to. Imports neither torch nor open_clip, since dry runs use it.
+"""Find the files that an entry of `backbones` refers to. Imports neither torch nor open_clip, for dry runs.
 
 An entry is `{model, pretrained, source, tokenizer, exits}` (docs/adding-a-backbone.md).
 """
@@ -21,7 +21,7 @@ DOWNLOAD_AGAIN = "download or copy the folder again"
 
 
 def weights_form(pretrained: str) -> str:
-    """Return how `pretrained` names weights: `random`, `hf-hub`, `local-dir`, `file`, or else `tag`."""
+    """Return the form in which `pretrained` names weights: `random`, `hf-hub`, `local-dir`, `file` or `tag`."""
     scheme, colon, _ = pretrained.partition(":")
     if colon and scheme in ("hf-hub", "local-dir"):
         return scheme
@@ -66,14 +66,14 @@ def checkpoint_in(folder: Path) -> Path:
 
 
 def model_config(backbone: dict) -> dict:
-    """Read open_clip's model configuration of an entry.
+    """Read the open_clip model configuration of an entry.
 
     Args:
         backbone: Entry of the configuration, `model` and `pretrained`.
 
     Raises:
-        UserError: There is no such architecture, folder or checkpoint, the entry names no architecture, or it names
-            another than the folder holds.
+        UserError: The architecture, folder or checkpoint does not exist, or the entry does not name an architecture, or
+            names another one than the folder's.
     """
     pretrained, name = backbone["pretrained"], backbone.get("model")
     form = weights_form(pretrained)
@@ -81,26 +81,24 @@ def model_config(backbone: dict) -> dict:
         _check_file(pretrained)
     if form != "local-dir":
         if not name:
-            raise UserError(
-                f"backbone with pretrained {pretrained!r}: no model; name open_clip's architecture by 'model'"
-            )
+            raise UserError(f"backbone with pretrained {pretrained!r} has no model; set 'model' to an architecture")
         if form == "file" and os.path.isfile(beside := Path(pretrained).parent / CONFIG_NAME):
             check_same(name, folder_config(beside.parent).model_cfg, pretrained)
         return architecture(name)
     folder = local_folder(pretrained)
     if folder is None or not os.path.isdir(folder):
         raise UserError(f"backbone {pretrained!r}: folder {folder} does not exist in {Path.cwd()} or in {CHECKOUT}")
-    held = folder_config(folder).model_cfg
+    config = folder_config(folder).model_cfg
     if name:
-        check_same(name, held, pretrained)
-    return held.model_dump(exclude_unset=True)
+        check_same(name, config, pretrained)
+    return config.model_dump(exclude_unset=True)
 
 
 def folder_config(folder: Path) -> OpenClipConfig:
-    """Read the configuration beside weights.
+    """Read the configuration that is stored in a folder with weights.
 
     Raises:
-        UserError: It is missing, a link out of the folder, damaged, or holds a key or value that is not allowed.
+        UserError: The file is missing, damaged or a link out of the folder, or has a key or value that is not allowed.
     """
     return read_json_as(OpenClipConfig, file_inside(folder, CONFIG_NAME, DOWNLOAD_AGAIN), DOWNLOAD_AGAIN)
 
@@ -108,7 +106,7 @@ def folder_config(folder: Path) -> OpenClipConfig:
 def _check_file(pretrained: str) -> None:
     if not os.path.isfile(pretrained):
         hub = (
-            f"; weights of the Hugging Face hub are written 'hf-hub:{pretrained}'" if pretrained.count("/") == 1 else ""
+            f"; for weights on the Hugging Face hub, write 'hf-hub:{pretrained}'" if pretrained.count("/") == 1 else ""
         )
         raise UserError(f"backbone weights {pretrained!r}: there is no such file{hub}")
     if not pretrained.endswith(CHECKPOINTS):

@@ -26,7 +26,7 @@ from tgems.provenance import digest_tensors
 from tgems.untrusted import file_inside, is_hub_id, read_json_as
 
 logger = logging.getLogger(__name__)
-CONNECT = "connect to the internet, or name a copy by 'pretrained: FILE' or 'pretrained: local-dir:FOLDER'"
+CONNECT = "connect to the internet, or use a local copy by 'pretrained: FILE' or 'pretrained: local-dir:FOLDER'"
 RESIZING = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -81,7 +81,7 @@ def read_config(backbone: dict) -> OpenClipConfig:
     if (folder := local_folder(pretrained)) is not None:
         return folder_config(folder)
     if name is None:
-        raise UserError(f"backbone with pretrained {pretrained!r}: no model; name open_clip's architecture by 'model'")
+        raise UserError(f"backbone with pretrained {pretrained!r} has no model; set 'model' to an architecture")
     if form == "hf-hub":
         path = _from_hub(pretrained, name, CONFIG_NAME)
         config = read_json_as(OpenClipConfig, path, f"{pretrained} cannot be used")

@@ -1,4 +1,4 @@
-"""Image towers as stem, blocks and end, so that images may be dropped in between (docs/adding-a-backbone.md)."""
+"""Image towers split into stem, blocks and end, so that images can leave in between (docs/adding-a-backbone.md)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,20 +14,19 @@ from tgems.errors import UserError
 
 
 class Tower(ABC):
-    """An open_clip image tower cut between its blocks.
+    """An open_clip image tower that can be run block by block.
 
-    The state between two steps is one tensor, images first: `state[keep]` drops images.
+    The state between two steps is one tensor whose first dimension is the images, so that `state[keep]` drops images.
 
     Attributes:
-        visual: The tower itself.
+        visual: open_clip's image tower.
         blocks: Its blocks.
-        end: How names of parameters of the frozen pooling and projection begin.
+        end: Prefixes of the names of the parameters of the frozen pooling and projection.
         depth: Number of blocks L.
-        widths: Channels of a token or position after each block `[L]`.
+        widths: Number of channels of a token or position after each block, `[L]`.
         has_class_token: Whether token 0 represents the whole image.
         image_size: Height and width in pixels.
-        accepts_raw: Whether the frozen pooling and projection accept any block's tokens.
-        raw_reason: Why not; empty where they do.
+        raw_reason: Why the frozen pooling and projection do not accept the state after any block; empty if they do.
     """
 
     end: ClassVar[tuple[str, ...]]
@@ -51,32 +50,32 @@ class Tower(ABC):
         """Compute the state before the first block from images `[n, 3, h, w]`."""
 
     def block(self, k: int, state: Tensor) -> Tensor:
-        """Apply one block, counted from 0."""
+        """Apply block k, counted from 0."""
         return self.blocks[k](state)
 
     @abstractmethod
     def finish(self, state: Tensor) -> Tensor:
-        """Apply the frozen pooling and projection: state -> embeddings `[n, D]`, not normalised.
+        """Apply the frozen pooling and projection, and return embeddings `[n, D]` that are not normalised.
 
-        After the last block equal to `visual(images)` bit for bit.
+        After the last block they equal `visual(images)` bit for bit.
         """
 
     @abstractmethod
     def feature_map(self, state: Tensor) -> Tensor:
-        """Return the state at its positions in the image `[n, w, h, b]`, without class and register tokens."""
+        """Return the state as a map of positions `[n, w, height, width]`, without class and register tokens."""
 
     def whole_image(self, state: Tensor) -> Tensor:
-        """Return the class token; without one, the maximum over all positions: `[n, w]`."""
+        """Return the class token `[n, w]`, or without one the maximum over all positions."""
         return self.feature_map(state).amax((2, 3))
 
     def summarise(self, state: Tensor, grids: Sequence[int]) -> Tensor:
-        """Summarise a state as exit modules see it (docs/method.md#notation).
+        """Summarise a state for exit modules (docs/method.md#notation).
 
         Args:
             state: State after a block.
-            grids: Numbers g; each one adds the means over the cells of a g x g grid of positions, row by row. Cells
-                overlap by one position where g does not divide the number of positions, as in
-                `torch.nn.AdaptiveAvgPool2d`. 0 adds nothing.
+            grids: Sizes g of grids. Each adds the means over the cells of a g x g grid of positions, row by row, as
+                `torch.nn.AdaptiveAvgPool2d` computes them: cells overlap by one position where g does not divide the
+                number of positions. 0 adds nothing.
 
         Returns:
             `whole_image` followed by the cells of each grid, `[n, 1 + sum of g^2, w]`.
@@ -94,11 +93,11 @@ class Tower(ABC):
 
 
 class TokenTower(Tower):
-    """A tower whose state is tokens `[n, N, w]`, class and register tokens first.
+    """A tower whose state is a sequence of tokens `[n, N, w]`, with class and register tokens first.
 
     Attributes:
         prefix: Number of class and register tokens.
-        grid_size: Rows and columns of patches.
+        grid_size: Number of rows and columns of patches.
     """
 
     prefix = 1

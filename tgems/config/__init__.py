@@ -1,1 +1,1 @@
-"""The typed configuration of a run. Its models are the only definition: the schema and configs/README.md follow."""
+"""The configuration of a run as pydantic models, from which the JSON schema and configs/README.md are generated."""

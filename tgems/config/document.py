@@ -1,4 +1,4 @@
-"""Write what follows from the models of the configuration: the JSON schema, and the table in configs/README.md.
+"""Generate the JSON schema of the configuration and the table of keys in configs/README.md from the models.
 
 python -m tgems.config.document [CHECKOUT]
 """
@@ -24,7 +24,7 @@ NUMBERS = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
 
 def schema() -> str:
-    """Return the JSON schema of a configuration, for editors and other programs."""
+    """Return the JSON schema of the configuration, for editors and other programs."""
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | RunConfig.model_json_schema(by_alias=True)
     return json.dumps(whole, indent=2) + "\n"
 
@@ -43,7 +43,7 @@ def keys() -> list[str]:
 
 
 def with_table(readme: str) -> str:
-    """Return a page whose table of keys is the current one."""
+    """Return a page with its table of keys replaced by the current one."""
     before, rest = readme.split(BEGIN)
     return before + BEGIN + table() + END + rest.split(END)[1]
 
@@ -59,7 +59,7 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, 
 
 
 def _default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
-    """Return how the table shows a default; a section's default is shown at its keys."""
+    """Format a default for the table; the defaults of a section are shown at its keys."""
     if field.is_required():
         return "required"
     if inner is not None or field.default is None or field.default is PydanticUndefined:
@@ -92,7 +92,7 @@ def _bare(annotation: Any) -> Any:
 
 
 def main() -> None:
-    """Write both files in a checkout."""
+    """Write the schema and the table in a checkout."""
     root = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
     write_text(root / SCHEMA, schema())
     write_text(root / README, with_table((root / README).read_text()))

@@ -1,4 +1,4 @@
-"""Read a configuration strictly, and say in one line what is wrong with it."""
+"""Validate a configuration strictly, with one-line errors."""
 
 import reprlib
 from collections.abc import Hashable, Iterable
@@ -14,13 +14,13 @@ from tgems.model_keys import keys_at
 
 
 def parse_config(config: dict) -> RunConfig:
-    """Validate a configuration by itself, without looking at files or at what it refers to.
+    """Validate a configuration against the models, without reading the files that it refers to.
 
     Args:
-        config: As read from YAML.
+        config: Configuration as read from YAML.
 
     Raises:
-        UserError: One line that names the key, the value and what was expected.
+        UserError: The configuration is not valid; the message names the key, the value and what was expected.
     """
     try:
         return RunConfig.model_validate(config)
@@ -29,10 +29,10 @@ def parse_config(config: dict) -> RunConfig:
 
 
 def refuse_duplicate_keys(files: Iterable[Path]) -> None:
-    """Refuse YAML files in which a mapping has a key twice; YAML readers keep the last one and say nothing.
+    """Refuse YAML files in which a mapping has a duplicate key, of which YAML readers silently keep the last.
 
     Raises:
-        UserError: Names the file, the line and the key.
+        UserError: There is a duplicate key; the message names the file, the line and the key.
     """
     for file in files:
         loader = yaml.SafeLoader(Path(file).read_text())
@@ -59,7 +59,7 @@ def _refuse_in(node: yaml.Node | None, file: Path) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    """Describe the most telling of the problems that pydantic found: a misspelt key, else the innermost one."""
+    """Describe the most helpful of pydantic's errors: an unknown key, or else the most deeply nested one."""
     problems: list[Any] = list(error.errors(include_url=False))
     found = [(one, _keys_of(one)) for one in problems]
     first, loc = min(found, key=lambda pair: (pair[0]["type"] != "extra_forbidden", -len(pair[1])))
@@ -88,7 +88,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _keys_of(problem: Any) -> list[str | int]:
-    """Return the keys and indices of a problem's location, without pydantic's marks such as `tuple[...]`."""
+    """Return the keys and indices that lead to an error, without pydantic's own parts such as `tuple[...]`."""
     *inner, last = problem["loc"] or ("[",)
     kept = [part for part in inner if isinstance(part, int) or "[" not in part]
     unknown = problem["type"] == "extra_forbidden"

@@ -1,4 +1,4 @@
-"""The configuration of a run: backbones, data sets, exit modules, evaluation, and what runs where."""
+"""Models of the configuration: backbones, data sets, exit modules, evaluation and devices."""
 
 from typing import Annotated, Literal
 
@@ -29,13 +29,13 @@ class BackboneEntry(Section):
     """An image encoder."""
 
     model: Text | None = None
-    """Name of an open_clip architecture; may be left out where pretrained is a 'local-dir:FOLDER'."""
+    """Name of an open_clip architecture; optional if pretrained is a 'local-dir:FOLDER'."""
     pretrained: Text
-    """Weights: a tag of open_clip, 'hf-hub:ORG/REPO', 'local-dir:FOLDER' (open_clip_config.json beside weights), a
-    checkpoint file, or 'random'. A relative folder that does not exist in the working directory is looked for in the
-    checkout."""
+    """Weights: a tag of open_clip, 'hf-hub:ORG/REPO', 'local-dir:FOLDER' (with open_clip_config.json beside the
+    weights), a checkpoint file, or 'random'. A relative folder that does not exist in the working directory is looked
+    up in the checkout."""
     source: str | None = None
-    """Where the weights come from and their licence, in your words; kept with the results."""
+    """Origin and licence of the weights in your own words; recorded with the results."""
     tokenizer: (
         Annotated[
             str,
@@ -43,32 +43,32 @@ class BackboneEntry(Section):
         ]
         | None
     ) = None
-    """Tokenizer to use instead of the one that the weights' configuration names: 'ORG/REPO' on the Hugging Face hub, or
-    'local-dir:FOLDER' for a folder that you trust."""
+    """Tokenizer to use instead of the one named by the configuration of the weights: 'ORG/REPO' on the Hugging Face
+    hub, or 'local-dir:FOLDER' for a folder that you trust."""
     exits: Exits = "all"
-    """Blocks that features are kept for, as the key exits; variants choose among these."""
+    """Blocks whose features are kept, in the form of the key exits; variants choose among these."""
 
 
 class Splits(Section):
-    """Which images have which role: a split folder, or some of its shards as in 'train[2:5]', counted from 0."""
+    """Images of each role: a split folder, or a slice of its shards such as 'train[2:5]', counted from 0."""
 
     train: str | None = None
-    """Images that heads and gates are trained on; read from the training data set only, default 'train'."""
+    """Images for training heads and gates, default 'train'; read only from the training data set."""
     validation: str | None = None
-    """Images that thresholds are fitted on, default 'validation'; 'none' needs calibration [transfer]."""
+    """Images for fitting thresholds, default 'validation'; 'none' requires calibration [transfer]."""
     test: str | None = None
-    """Images that results are reported on, default 'test'; 'none' for a training data set that is not reported."""
+    """Images for reporting results, default 'test'; 'none' for a training data set that is not reported."""
 
 
 class Jobs(Section):
     """Number of jobs that share a split's shards in the feature pass, on any number of machines."""
 
     train: Count = 1
-    """For train; more jobs than shards are of no use."""
+    """Jobs for train; more jobs than shards have no effect."""
     validation: Count = 1
-    """For validation."""
+    """Jobs for validation."""
     test: Count = 1
-    """For test."""
+    """Jobs for test."""
 
 
 class DatasetEntry(Section):
@@ -76,21 +76,21 @@ class DatasetEntry(Section):
 
     source: Annotated[str, StringConstraints(pattern=r"^(demo|hub:[^/:@ ]+/[^/:@ ]+|wds:.+|tars:.+)$")] | None = None
     """'demo' for the embedded digit scenes, 'hub:ORG/REPO' or 'wds:FOLDER' in clip_benchmark's webdataset layout,
-    'tars:FOLDER' as img2dataset writes it; may be left out for given names."""
+    'tars:FOLDER' as img2dataset writes it; optional for known names."""
     task: Literal["zeroshot_classification", "zeroshot_retrieval"] | None = None
-    """Task that is measured; may be left out for given names."""
+    """Task to evaluate; optional for known names."""
     directions: Directions = ("image_to_text", "text_to_image")
     """Ways of retrieval to report; policies that look at the texts have no text_to_image."""
     splits: Splits = Splits()
     revision: Text | None = None
-    """Commit, branch or tag of a 'hub:' source; default 'main', given names have their own."""
+    """Commit, branch or tag of a 'hub:' source; default 'main', or that of a known name."""
     root: Text | None = None
     """Folder that a 'hub:' source is downloaded to, or is in already; default 'data/NAME'."""
     calibration: Calibrations | None = None
-    """Where this data set's thresholds come from; default is the calibration of all."""
+    """Where the thresholds of this data set come from; the default is the key calibration."""
     jobs: Jobs = Jobs()
     on_bad_sample: Literal["fail", "skip"] = "fail"
-    """Action at a sample that cannot be read: 'fail' stops the job, 'skip' leaves the sample out and lists it."""
+    """Action on a sample that cannot be read: 'fail' stops the job, 'skip' leaves the sample out and lists it."""
 
 
 class Scheme(Section):
@@ -102,31 +102,31 @@ class Scheme(Section):
 
 
 class Training(Scheme):
-    """Captioned images that heads and gates are trained on: the train images of one data set."""
+    """Training of heads and gates, on the captioned train images of one data set."""
 
     dataset: Text
-    """A key of datasets with captions."""
+    """Key of a data set with captions."""
 
 
 class QueryBankOptions(Section):
-    """Query-bank normalisation: every image is penalised by how similar it is to a bank of training captions."""
+    """Query-bank normalisation, which penalises every image by its similarity to a bank of training captions."""
 
     sizes: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(distinct)] = (256, 1024, 4096)
-    """Numbers of captions in the bank, of which one is chosen on validation."""
+    """Numbers of captions in the bank, one of which is chosen on validation images."""
     betas: Annotated[tuple[Positive, ...], Field(min_length=1), AfterValidator(distinct)] = (0.125, 0.25, 0.5, 1.0)
-    """Weights of the penalty, of which one is chosen on validation."""
+    """Weights of the penalty, one of which is chosen on validation images."""
 
 
 class SummaryOptions(Section):
-    """Summary of a block's tokens that exit modules see."""
+    """Summary of a block's tokens, the input of exit modules."""
 
     grid: Annotated[Whole, Field(ge=0, le=64)] = 2
-    """Size g of a g x g grid; exit modules see the mean patch token of each cell, beside the CLS token. With 0 they see
-    only the CLS token."""
+    """Size g of a g x g grid. Exit modules see the CLS token and the mean patch token of each cell, or with 0 only the
+    CLS token."""
 
 
 class Variant(Section):
-    """Changes to the exit modules and their training; keys that are left out are those of the configuration."""
+    """Changes to the exit modules and their training; other keys keep the values of the configuration."""
 
     rate_targets: Rates | None = None
     summary: SummaryOptions | None = None
@@ -147,11 +147,11 @@ class FeatureOptions(Section):
     dtype: Literal["float32", "float16"] = "float32"
     """Storage type of summaries."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the encoder: float32, or autocast, whose change of the full-depth metrics is then reported."""
+    """Precision of the encoder: float32, or an autocast type, whose effect on full-depth metrics is then reported."""
     workers: Annotated[Whole, Field(ge=0)] = 0
     """Number of processes per job that decode images; with 0 the job itself decodes them."""
     in_memory_gb: NotNegative = 8.0
-    """Summaries of a split that take more memory are read from disk by rows, in training and evaluation."""
+    """Memory in GB above which the summaries of a split are read from disk by rows in training and evaluation."""
     device: Device = "cpu"
     """Device that encodes images and texts."""
 
@@ -160,28 +160,27 @@ class EvaluationOptions(Section):
     """Comparisons made on the test images; fix these keys before you look at the results."""
 
     compared: Names | None = None
-    """Data sets on which T-GEMs are compared with other policies: one family of Holm's correction for each backbone,
-    variant, T-GEM, calibration and kind of opponent. They are also those of the headline figure. Leave out sets that
-    are solved at the first exit. The default is all data sets with test images."""
+    """Data sets on which T-GEMs are compared with other policies, and which the headline figure shows. Holm's
+    correction covers one family of comparisons for each backbone, variant, T-GEM, calibration and kind of opponent.
+    Leave out data sets that are solved at the first exit. The default is all data sets with test images."""
     margin: Level = 0.01
-    """Differences within this margin count as none: policies whose difference has a 95 % interval inside of it are
-    equivalent."""
+    """Margin of equivalence: policies are equivalent if the 95 % interval of their difference is within it."""
     level: Level = 0.05
-    """Level of the tests, all of a family together."""
+    """Family-wise significance level of the tests."""
 
 
 class LatencyOptions(Section):
-    """Measuring speed, full encoder and early exit in turn; without batch sizes nothing is measured."""
+    """Measuring the speed of full encoder and early exit, in turn; without batch sizes nothing is measured."""
 
     batch_sizes: Annotated[tuple[Count, ...], AfterValidator(distinct)] = ()
     """Numbers of images per call."""
     seconds: Positive = 10.0
-    """Time for each batch size of a backbone; at least three rounds are measured."""
+    """Seconds for each backbone and batch size; at least three rounds are measured."""
     exits: Literal["trained", "drawn"] = "trained"
-    """Which images leave where: 'trained', as policy tgem decides on the training data set; 'drawn', as random as the
-    rate allows."""
+    """Distribution of exits: 'trained', that of policy tgem on the training data set; 'drawn', as random as the rate
+    allows."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the encoder; bfloat16 is autocast."""
+    """Precision of the encoder; bfloat16 is autocast."""
     device: Device = "cpu"
     """Device on which speed is measured."""
 
@@ -204,16 +203,16 @@ class DemoOptions(Section):
 
 
 class PretrainingOptions(Section):
-    """Recipe of the demo backbones; used by the target `pretrain` only."""
+    """Pretraining of the demo backbones; used only by the target `pretrain`."""
 
     seed: Annotated[Whole, Field(ge=0)] = 0
-    """Seed of initialisation and order."""
+    """Seed of the initial weights and of the order of pairs."""
     samples_seen: Count = 2100000
-    """Number of pairs seen in all."""
+    """Total number of pairs seen."""
     batch_size: Pairs = 256
     """Number of pairs per step."""
     learning_rate: Positive = 0.002
-    """Peak of the schedule."""
+    """Peak learning rate."""
     weight_decay: NotNegative = 0.1
     """Weight decay of AdamW."""
 
@@ -222,36 +221,37 @@ class RunConfig(Section):
     """The configuration of a tgems run."""
 
     results: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9_][A-Za-z0-9_./-]*$")] = "results"
-    """Folder of this run's data, features, exit modules, results and logs. Give every configuration its own: two runs
-    in one folder replace each other's files."""
+    """Folder of this run's data, features, exit modules, results and logs. Give every configuration its own: runs
+    in one folder overwrite each other's files."""
     seeds: Seeds
     """Seeds of head and gate training; every number is reported per seed and as a mean."""
     rate_targets: Rates
-    """Mean relative costs, in (0, 1], that a calibrated policy must not exceed on validation images."""
+    """Mean relative costs in (0, 1] that a calibrated policy must not exceed on validation images."""
     backbones: Annotated[dict[Name, BackboneEntry], Field(min_length=1)]
-    """Image encoders to compare, by a name of your choice."""
+    """Image encoders to compare, under names of your choice."""
     datasets: Annotated[dict[Name, DatasetEntry], Field(min_length=1)]
-    """Data sets by a name of your choice; demo sets and given names (docs/adding-a-dataset.md) by their own."""
+    """Data sets under names of your choice, except that demo sets and known data sets (docs/adding-a-dataset.md) have
+    fixed names."""
     training: Training
     policies: Names = ALL_POLICIES
-    """Exit policies to compare, by name, or 'FILE.py:CLASS' for one of your own (docs/adding-a-policy.md)."""
+    """Exit policies to compare: names, or 'FILE.py:CLASS' for your own (docs/adding-a-policy.md)."""
     calibration: Calibrations = ("in_domain", "transfer")
     """Where thresholds come from: 'in_domain', a data set's own validation images; 'transfer', the validation images of
-    the training data set, applied unchanged."""
+    the training data set, whose thresholds are applied unchanged."""
     score_normalisation: Annotated[
         tuple[Literal["none", "querybank"], ...], Field(min_length=1), AfterValidator(distinct)
     ] = ("none", "querybank")
     """How texts are scored against images of different depths in text-to-image retrieval: 'none', by similarity;
-    'querybank', less the penalty of the section query_bank. Each has rows of its own."""
+    'querybank', by similarity minus the penalty of the section query_bank. Results are reported for each."""
     query_bank: QueryBankOptions = QueryBankOptions()
     summary: SummaryOptions = SummaryOptions()
     exits: Exits = "all"
     """Blocks after which an image may leave: 'all', 'every_other' (counted from the last), 'last_half', or a list of
     block numbers."""
     variants: Annotated[dict[Name, Variant], Field(min_length=1)] = {"default": Variant()}
-    """Named changes to exit modules and their training, each trained and evaluated beside the others; figures show the
-    first one. A variant may have the keys rate_targets, summary, exits, training.scheme, heads, image_gates,
-    bank_gates, confidence_gates and joint; what it leaves out is that of the configuration."""
+    """Variants of the exit modules and their training by name, each of which is trained and evaluated; figures show the
+    first one. A variant may set the keys rate_targets, summary, exits, training.scheme, heads, image_gates,
+    bank_gates, confidence_gates and joint; other keys keep the values of the configuration."""
     features: FeatureOptions = FeatureOptions()
     heads: HeadOptions = HeadOptions()
     confidence_gates: ConfidenceGateOptions = ConfidenceGateOptions()

@@ -1,4 +1,4 @@
-"""Options of the exit modules and of their training, one section of the configuration per kind of module."""
+"""Models of the options of exit modules and their training, one section of the configuration per kind of module."""
 
 from typing import Annotated, Literal
 
@@ -10,14 +10,14 @@ Products = Literal["bfloat16", "float32"]
 
 
 class Schedule(Section):
-    """What every training loop needs: AdamW on a one-cycle schedule over shuffled batches."""
+    """Options of every training loop: AdamW on a one-cycle schedule over shuffled batches."""
 
     passes: Annotated[Whole, Field(ge=0)]
     """Number of passes over the training pairs."""
     batch_size: Pairs
     """Number of pairs per step."""
     learning_rate: Positive
-    """Peak of the one-cycle schedule."""
+    """Peak learning rate of the one-cycle schedule."""
     weight_decay: NotNegative
     """Weight decay of AdamW."""
 
@@ -26,30 +26,30 @@ class HeadOptions(Schedule):
     """Training of the exit heads, once per backbone and seed."""
 
     hidden: Annotated[Whole, Field(ge=0)] = 256
-    """Hidden width; 0 makes a head a linear map."""
+    """Hidden width; with 0 a head is a linear map."""
     text: NotNegative = 1.0
-    """Weight of the contrastive loss with texts."""
+    """Weight of the contrastive loss between images and texts."""
     rate_target: Share = 0.0
-    """Weighs exits for this mean rate instead of equally; 0 weighs them equally."""
+    """Mean rate for which exits are weighted; with 0 they are weighted equally."""
     passes: Count = 32
     """Number of passes over the training pairs."""
     batch_size: Pairs = 256
     """Number of pairs per step."""
     learning_rate: Positive = 0.016
-    """Peak of the one-cycle schedule."""
+    """Peak learning rate of the one-cycle schedule."""
     weight_decay: NotNegative = 0.3
     """Weight decay of AdamW."""
     products: Products = "bfloat16"
-    """Precision of matrix products while heads are trained; bfloat16, with sums in float32, is used where the CPU has
-    units for it."""
+    """Precision of matrix products while heads are trained. bfloat16, accumulated in float32, is used if the CPU
+    supports it in hardware."""
     fold_passes: Annotated[Whole, Field(ge=0)] = 6
-    """Number of passes over either half of the pairs, for the heads that gates learn from: each image is embedded by
-    heads that have not seen it. With 0, gates learn from the heads themselves."""
+    """Number of passes over each half of the pairs for the heads that gates learn from, so that each image is embedded
+    by heads that have not seen it. With 0, gates learn from the heads themselves."""
     whiten: bool = True
-    """Whether heads are trained on whitened summaries, which takes fewer passes; a step costs more where summaries are
-    streamed from disk."""
+    """Whether heads are trained on whitened summaries. This takes fewer passes, but each step takes longer if summaries
+    are streamed from disk."""
     mixed_gallery: bool = True
-    """Whether the contrastive loss compares texts with images at all depths, instead of images at one depth."""
+    """Whether the contrastive loss compares texts with images at all exits, instead of with images at one exit."""
     similarity: NotNegative = 0.5
     """Weight of the distillation of the last exit's similarities."""
     distill: NotNegative = 1.0
@@ -65,7 +65,7 @@ class ConfidenceGateOptions(Schedule):
     batch_size: Pairs = 256
     """Number of pairs per step."""
     learning_rate: Positive = 0.003
-    """Peak of the one-cycle schedule."""
+    """Peak learning rate of the one-cycle schedule."""
     weight_decay: NotNegative = 0.01
     """Weight decay of AdamW."""
 
@@ -81,22 +81,22 @@ class RouterTraining(ConfidenceTraining):
     """The section `confidence_gates` together with the width and the bank of the image-guided gates."""
 
     bank_size: Pairs
-    """Number of texts among which an image is imagined to be ranked rightly or wrongly."""
+    """Size of the text bank for which gates predict whether an image would be ranked correctly."""
 
 
 class LookaheadOptions(Section):
-    """Training of the part of image-guided gates that foresees which exits will be right, once per seed."""
+    """Training of the part of image-guided gates that predicts which exits are right, once per seed."""
 
     hidden: Count = 16
     """Hidden width."""
     temperature: Positive = 0.05
     """Temperature of the gate logits."""
     bank_size: Pairs = 2000
-    """Number of texts among which an image is imagined to be ranked rightly or wrongly."""
+    """Size of the text bank for which gates predict whether an image would be ranked correctly."""
     foresight_passes: Annotated[Whole, Field(ge=0)] = 4
-    """Number of passes in which gates learn which exits are right about an image."""
+    """Number of passes in which gates learn to predict which exits are right about an image."""
     foresight_learning_rate: Positive = 0.003
-    """Peak of the one-cycle schedule of these passes."""
+    """Peak learning rate of the one-cycle schedule of these passes."""
     batch_size: Pairs = 512
     """Number of pairs per step."""
     weight_decay: NotNegative = 0.01
@@ -117,9 +117,9 @@ class ImageGateOptions(LookaheadOptions, Schedule):
     """Training of gates that see only the image: lookahead once per seed, then a rate regularizer per rate target."""
 
     passes: Annotated[Whole, Field(ge=0)] = 2
-    """Number of passes of the regularized objective."""
+    """Number of passes with the regularized objective."""
     learning_rate: Positive = 0.0003
-    """Peak of the one-cycle schedule."""
+    """Peak learning rate of the one-cycle schedule."""
     entropy: NotNegative = 0.0
     """Weight of the entropy of the exit distribution, which encourages exploration."""
     regularizer: Literal["lagrangian", "penalty", "lambda"] = "lagrangian"
@@ -129,7 +129,7 @@ class ImageGateOptions(LookaheadOptions, Schedule):
     eta: NotNegative = 0.02
     """Step of the Lagrange multiplier."""
     lambda_: Annotated[NotNegative, Field(alias="lambda")] = 1.0
-    """Price of the rate where the regularizer is 'lambda'."""
+    """Price of the rate if the regularizer is 'lambda'."""
 
 
 class BankGateOptions(Schedule):
@@ -138,17 +138,17 @@ class BankGateOptions(Schedule):
     hidden: Count = 32
     """Hidden width."""
     passes: Count = 6
-    """Number of passes over the drawn banks."""
+    """Number of passes over the sampled banks."""
     batch_size: Pairs = 1024
     """Number of examples per step."""
     learning_rate: Positive = 0.006
-    """Peak of the one-cycle schedule."""
+    """Peak learning rate of the one-cycle schedule."""
     weight_decay: NotNegative = 0.1
     """Weight decay of AdamW."""
     pass_over: Share = 0.5
-    """Share of exits that are passed over at random in training."""
+    """Share of exits that are skipped at random in training."""
     largest_bank: Annotated[Whole, Field(ge=4)] = 2048
-    """Largest bank; sizes are log-uniform from 4."""
+    """Largest size of a bank; sizes are log-uniform from 4 up to it."""
     banks_per_image: Count = 3
     """Number of random banks for each image."""
     bank_batch_size: Pairs = 256
@@ -156,7 +156,7 @@ class BankGateOptions(Schedule):
 
 
 class JointOptions(Section):
-    """Training of heads and gates together, where training.scheme is 'joint'; sizes, losses and steps are those of
+    """Training of heads and gates together, if training.scheme is 'joint'; sizes, losses and steps are those of
     heads."""
 
     passes: Count = 32
@@ -164,13 +164,13 @@ class JointOptions(Section):
     warm_up: Share = 0.25
     """Share of the passes in which only the heads are trained."""
     every_exit: NotNegative = 1.0
-    """Weight of the mean loss over all exits beside the loss at the exit taken."""
+    """Weight of the mean loss over all exits, relative to the loss at the exit taken."""
     kappa: NotNegative = 5.0
     """Weight of the squared rate error."""
     eta: NotNegative = 0.02
     """Step of the Lagrange multiplier."""
     largest_bank: Annotated[Whole, Field(ge=4)] = 2048
-    """Largest bank; sizes are log-uniform from 4."""
+    """Largest size of a bank; sizes are log-uniform from 4 up to it."""
 
 
 class JointTraining(JointOptions, HeadOptions):
@@ -181,4 +181,4 @@ class JointTraining(JointOptions, HeadOptions):
     regularizer: Literal["lagrangian", "penalty", "lambda"] = "lagrangian"
     """Rate regularizer, that of image_gates."""
     lambda_: Annotated[NotNegative, Field(alias="lambda")] = 1.0
-    """Price of the rate where the regularizer is 'lambda', that of image_gates."""
+    """Price of the rate if the regularizer is 'lambda', that of image_gates."""

@@ -1,1 +1,1 @@
-"""Multiply-accumulates in closed form: of encoders, of exit modules, and of leaving at each exit."""
+"""Closed-form multiply-accumulate counts (MACs) of encoders and exit modules, and the cost of leaving at each exit."""

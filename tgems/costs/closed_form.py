@@ -1,4 +1,7 @@
-"""Closed forms of MACs. Imports neither torch nor open_clip: a dry run can tell which rate targets are out of reach."""
+"""Closed-form MAC counts of encoders and exit modules.
+
+Imports neither torch nor open_clip, so that a dry run can check which rate targets are out of reach.
+"""
 
 from dataclasses import dataclass
 from itertools import accumulate
@@ -13,16 +16,16 @@ VARIANCE_GATE_INPUTS = 3
 
 @dataclass(frozen=True)
 class EncoderCost:
-    """MACs of an image encoder, matrix and convolution products only.
+    """MACs of an image encoder for one image; `blocks` and `finish` count only matrix and convolution products.
 
     Attributes:
-        blocks: Stem and blocks 1..k, for k = 1..L.
-        finish: Frozen pooling and projection.
-        blocks_normalisation: Norms of stem and blocks 1..k, as fvcore counts them: 5 per element of a LayerNorm, 2 of a
-            BatchNorm.
-        finish_normalisation: The same of pooling and projection.
-        widths: Channels of a token or position after each block.
-        embed_dim: `D`.
+        blocks: MACs of the stem and blocks 1..k, for k = 1..L.
+        finish: MACs of the frozen pooling and projection.
+        blocks_normalisation: Operations of the norms of the stem and blocks 1..k as fvcore counts them: 5 per element
+            of a LayerNorm, 2 per element of a BatchNorm.
+        finish_normalisation: The same for the frozen pooling and projection.
+        widths: Number of channels of a token or position after each block.
+        embed_dim: Dimension `D` of the embeddings.
     """
 
     blocks: tuple[int, ...]
@@ -34,17 +37,17 @@ class EncoderCost:
 
     @property
     def full(self) -> int:
-        """Stem, all blocks, pooling and projection."""
+        """MACs of the whole encoder: stem, all blocks, pooling and projection."""
         return self.blocks[-1] + self.finish
 
     @property
     def full_normalisation(self) -> int:
-        """Norms of the whole encoder."""
+        """Operations of all norms of the encoder."""
         return self.blocks_normalisation[-1] + self.finish_normalisation
 
 
 def encoder_cost(model_cfg: dict) -> EncoderCost | None:
-    """Count a supported image encoder; None for timm's, whose sizes the configuration does not hold.
+    """Count the MACs of a supported image encoder; None for timm's, whose sizes are not in the configuration.
 
     Args:
         model_cfg: open_clip model configuration.
@@ -55,10 +58,11 @@ def encoder_cost(model_cfg: dict) -> EncoderCost | None:
 
 
 def _transformer_cost(vision: dict, embed_dim: int) -> EncoderCost:
-    """Count g^2 3p^2 w + k (4 N w^2 + 2 N^2 w + 2 m N w^2), then w D of one pooled token.
+    """Count the MACs of a Vision Transformer.
 
-    g^2 = patches, N = g^2 + 1 tokens, w = width, m = MLP ratio, D = embedding dimension. An attentional pooler of q
-    queries adds 2 q D^2 + 2 N w D + 2 q N D, and projects D to D.
+    With g^2 patches of p x p pixels, N = g^2 + 1 tokens, width w, MLP ratio m and embedding dimension D, the stem and k
+    blocks take g^2 3p^2 w + k (4 N w^2 + 2 N^2 w + 2 m N w^2), and the projection of the pooled token takes w D. An
+    attentional pooler with q queries takes 2 q D^2 + 2 N w D + 2 q N D, and is followed by a projection from D to D.
     """
     width, depth = vision["width"], vision["layers"]
     (height, breadth), (tall, wide) = as_pair(vision["image_size"]), as_pair(vision["patch_size"])
@@ -89,10 +93,10 @@ def _transformer_cost(vision: dict, embed_dim: int) -> EncoderCost:
 
 
 def _resnet_cost(vision: dict, embed_dim: int) -> EncoderCost:
-    """Count three stem convolutions, four stages of bottlenecks, and attention pooling of N = g^2 + 1 tokens.
+    """Count the MACs of a ResNet: three stem convolutions, four stages of bottlenecks, and attention pooling.
 
-    A bottleneck of p planes multiplies, a position, i p + 9 p^2 before its stride and 4 p^2 after, and 4 i p where it
-    widens or strides; i are its input channels.
+    A bottleneck with i input channels and p planes takes i p + 9 p^2 MACs per position before its stride and 4 p^2
+    after it, and another 4 i p after it if its shortcut has a convolution. Attention pooling has N = g^2 + 1 tokens.
     """
     width, size = vision["width"], vision["image_size"] // 2
     half = width // 2
@@ -126,7 +130,7 @@ def _resnet_cost(vision: dict, embed_dim: int) -> EncoderCost:
 
 
 def head_macs(summary_dim: int, hidden: int, embed_dim: int) -> int:
-    """Return the MACs of one head, `A u + MLP(u)`; with `hidden` 0 it is a linear map."""
+    """Return the MACs of one head, `A u + MLP(u)`; with `hidden` 0 the head is a linear map."""
     return summary_dim * embed_dim + summary_dim * hidden + hidden * embed_dim
 
 

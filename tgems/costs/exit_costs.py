@@ -29,20 +29,20 @@ GATES = ("image", "bank", "confidence", "variance", "router")
 
 @dataclass(frozen=True)
 class ExitCosts:
-    """MACs of the encoder and of the modules; all counts are of one image.
+    """MACs of the encoder and of the exit modules for one image.
 
-    Tuples per exit are of the exits before the last, unless said otherwise.
+    Tuples have one entry per exit before the last, unless said otherwise.
 
     Attributes:
-        blocks: Exits, 1-based, ascending; the last is L.
-        encoder: Stem and blocks up to each exit; the last with pooling and projection.
-        head: One head, per exit.
-        gates: One gate of each kind (`GATES`), per exit, without the head and the bank product that it may need.
-        projection: The frozen pooling and projection; None where these accept only the last block's tokens.
-        embed_dim: `D`.
-        widths: `d`, the number of channels of a token or position, per exit.
-        summary_dim: `S`, the length of a summary; those of narrower exits are padded to it.
-        query_bank: What every image pays for query-bank normalisation, wherever it leaves.
+        blocks: Blocks after which an image may leave, 1-based and ascending; the last is L.
+        encoder: MACs of the stem and the blocks up to each exit; at the last exit, of the whole encoder.
+        head: MACs of one head.
+        gates: MACs of one gate of each kind (`GATES`), without the head and the bank product that it may need.
+        projection: MACs of the frozen pooling and projection; None if these accept only the last block's tokens.
+        embed_dim: Dimension `D` of the embeddings.
+        widths: Number of channels `d` of a token or position.
+        summary_dim: Length `S` of a summary; summaries of narrower exits are padded to it.
+        query_bank: MACs of query-bank normalisation, which every image pays at whichever exit it leaves.
     """
 
     blocks: tuple[int, ...]
@@ -57,17 +57,17 @@ class ExitCosts:
 
     @property
     def width(self) -> int:
-        """Numbers of one part of a summary: the widest exit's `d`."""
+        """Length of one part of a summary: the `d` of the widest exit."""
         return max(self.widths)
 
     @property
     def grid(self) -> int:
-        """The g of the g x g grid of means in a summary; 0 without one."""
+        """Size g of the g x g grid of means in a summary; 0 without a grid."""
         return grid_of(self.summary_dim // self.width)
 
     @property
     def full(self) -> int:
-        """MACs of the untouched encoder: what rates are relative to."""
+        """MACs of the unmodified encoder, to which rates are relative."""
         return self.encoder[-1]
 
     def at_exits(
@@ -80,18 +80,19 @@ class ExitCosts:
         """Return the relative cost `[E]` float64 of leaving at each exit.
 
         Args:
-            per_visit: MACs at every exit before the last that is visited, the one taken included; one for all, or each.
-            at_exit: MACs once, where an exit before the last is taken; one for all, or each.
-            per_pass: MACs at every visited exit before the one taken; one for all, or each.
-            visited: Exits (0-based) that are visited on the way; None for all of them. No image leaves at the others.
+            per_visit: MACs at every visited exit up to and including the one taken, except the last; a scalar, or one
+                value per exit.
+            at_exit: MACs at the exit taken, unless it is the last; a scalar, or one value per exit.
+            per_pass: MACs at every visited exit before the one taken; a scalar, or one value per exit.
+            visited: Exits (0-based) before the last that are visited; None for all. No image leaves at the others.
         """
         exits = len(self.encoder)
-        looks, passed, taken = np.zeros(exits), np.zeros(exits), np.zeros(exits)
+        visits, passed, taken = np.zeros(exits), np.zeros(exits), np.zeros(exits)
         where = list(range(exits - 1)) if visited is None else list(visited)
-        looks[where] = np.broadcast_to(per_visit, exits - 1)[where]
+        visits[where] = np.broadcast_to(per_visit, exits - 1)[where]
         passed[np.array(where, dtype=int) + 1] = np.broadcast_to(per_pass, exits - 1)[where]
         taken[:-1] = at_exit
-        return (np.array(self.encoder) + np.cumsum(looks + passed) + taken + self.query_bank) / self.full
+        return (np.array(self.encoder) + np.cumsum(visits + passed) + taken + self.query_bank) / self.full
 
     def fixed(self) -> np.ndarray:
         """Return the relative cost of the encoder and one head, per exit."""
@@ -104,7 +105,7 @@ class ExitCosts:
     def bank_guided(self, bank_size: int) -> np.ndarray:
         """Return the relative cost of the encoder, heads and bank-guided gates on the way, and bank products, per exit.
 
-        The product at the exit that is taken is the cost of the answer and not part of it.
+        The bank product at the exit taken is the cost of the answer (`answer`) and not included.
         """
         return self.at_exits(np.add(self.head, self.gates["bank"]), per_pass=self.answer(bank_size))
 
@@ -114,13 +115,13 @@ class ExitCosts:
 
 
 def exit_costs(encoder: EncoderCost, modules: dict, accepts_raw: bool) -> ExitCosts:
-    """Compute the costs of a variant's exits on an encoder, those of modules by the closed form.
+    """Compute the costs of a variant's exits on an encoder; those of exit modules follow from a closed form.
 
     Args:
-        encoder: Traced or by the closed form.
-        modules: A variant of the configuration: `exits`, `summary`, `hidden` of `heads`, `image_gates` and
-            `bank_gates`, and the `scheme` of `training`; and `kept`, the backbone's own `exits`, if any.
-        accepts_raw: Whether the frozen projection accepts the tokens of every block.
+        encoder: Costs of the encoder, traced or from the closed form.
+        modules: A variant of the configuration, of which `exits`, `summary`, `training.scheme` and the `hidden` of
+            `heads`, `image_gates` and `bank_gates` are read; the optional key `kept` holds the backbone's own `exits`.
+        accepts_raw: Whether the frozen pooling and projection accept the tokens of every block.
     """
     kept = exit_blocks(modules.get("kept", "all"), range(1, len(encoder.blocks) + 1))
     blocks = exit_blocks(modules["exits"], kept)
@@ -148,7 +149,7 @@ def exit_costs(encoder: EncoderCost, modules: dict, accepts_raw: bool) -> ExitCo
 
 
 def module_costs(model_cfg: dict, modules: dict) -> ExitCosts | None:
-    """Compute costs by the closed form, from the configuration alone; None if there is no closed form.
+    """Compute the costs of a variant's exits from the configuration; None if the encoder has no closed form.
 
     Args:
         model_cfg: open_clip model configuration.
@@ -159,15 +160,15 @@ def module_costs(model_cfg: dict, modules: dict) -> ExitCosts | None:
 
 
 def check_targets(costs: ExitCosts, rate_targets: Sequence[float], owner: str) -> None:
-    """Refuse rate targets below the cheapest exit: they cannot be met.
+    """Check that no rate target is below the cheapest exit, where it could not be met.
 
     Args:
-        costs: Of the exits.
+        costs: Costs of the exits.
         rate_targets: Mean relative costs.
-        owner: Whose exits these are, for the message.
+        owner: What has these exits, for the message.
 
     Raises:
-        UserError: Names the first target that is too low.
+        UserError: A target is too low; the message names the first one.
     """
     cheapest = costs.image_guided()[0]
     for target in rate_targets:
@@ -179,12 +180,12 @@ def check_targets(costs: ExitCosts, rate_targets: Sequence[float], owner: str) -
 
 
 def write_costs(path: Path, costs: ExitCosts, rest: dict) -> None:
-    """Write costs as JSON, with `rest` beside them."""
+    """Write costs as JSON, with the keys of `rest` beside them."""
     write_json(path, {"costs": asdict(costs)} | rest)
 
 
 def read_costs(path: Path) -> ExitCosts:
-    """Read what `write_costs` wrote.
+    """Read the costs in a file of `write_costs`.
 
     Raises:
         UserError: The file is missing or damaged, or an earlier version of tgems wrote it.
@@ -197,6 +198,6 @@ def read_costs(path: Path) -> ExitCosts:
 
 def costs_from(profile: dict) -> ExitCosts:
     """Return the costs in a mapping that `write_costs` wrote."""
-    own: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in profile["costs"].items()}
-    own["gates"] = {kind: tuple(macs) for kind, macs in own["gates"].items()}
-    return ExitCosts(**own)
+    costs: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in profile["costs"].items()}
+    costs["gates"] = {kind: tuple(macs) for kind, macs in costs["gates"].items()}
+    return ExitCosts(**costs)

@@ -1,4 +1,4 @@
-"""Where exits are, and how long the summary is that exit modules see there. Imports nothing heavy: dry runs use it."""
+"""Positions of exits, and lengths of the summaries that exit modules see there. Imports nothing heavy, for dry runs."""
 
 import math
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ def n_parts(grids: Sequence[int]) -> int:
 
 
 def grid_of(parts: int) -> int:
-    """Return the grid g of a summary of 1 + g^2 parts.
+    """Return the grid size g of a summary with 1 + g^2 parts.
 
     Raises:
-        ValueError: No grid has that many parts.
+        ValueError: No grid gives that many parts.
     """
     grid = math.isqrt(parts - 1)
     if parts != n_parts([grid]):
@@ -28,8 +28,8 @@ def require_grid(grid: int, positions: Sequence[int], owner: str) -> None:
 
     Args:
         grid: Number of rows and columns of the grid.
-        positions: Rows and columns of positions.
-        owner: Whose positions these are, for the message.
+        positions: Number of rows and columns of positions.
+        owner: What has these positions, for the message.
 
     Raises:
         UserError: The grid has more rows or columns than there are positions.
@@ -48,14 +48,14 @@ def summary_dim(summary: dict, width: int) -> int:
 
 
 def exit_blocks(placement: str | list[int], available: Sequence[int]) -> list[int]:
-    """Return the blocks after which an image may leave, 1-based and ascending; the last available one always is one.
+    """Return the blocks after which an image may leave, 1-based and ascending; the last available block is always one.
 
     Args:
         placement: `all`, `every_other` (counted from the last), `last_half`, or block numbers.
-        available: Blocks to choose from, ascending; the last is L.
+        available: Blocks to choose from, in ascending order; the last is L.
 
     Raises:
-        UserError: A block is not available, or no block before the last is named.
+        UserError: A block is not available, or no block before the last is chosen.
     """
     n = len(available)
     named = {
@@ -67,12 +67,13 @@ def exit_blocks(placement: str | list[int], available: Sequence[int]) -> list[in
     if not set(blocks) <= set(available) or len(blocks) < 2:
         *before, last = available
         raise UserError(
-            f"config: exits {placement!r}: expected some of blocks {_listed(before)}, before the last, {last}"
+            f"config: exits {placement!r}: expected at least one of blocks {_listed(before)}; the last, {last}, "
+            "is added"
         )
     return blocks
 
 
 def _listed(blocks: Sequence[int]) -> str:
-    """Write numbers in words, as a range if there are no gaps."""
+    """Return block numbers as text, as a range if there are no gaps."""
     whole = len(blocks) > 1 and list(blocks) == list(range(blocks[0], blocks[-1] + 1))
     return f"{blocks[0]} to {blocks[-1]}" if whole else ", ".join(map(str, blocks))

@@ -1,1 +1,1 @@
-"""Data sets in clip_benchmark's webdataset layout, and the embedded digit scenes."""
+"""Data sets in clip_benchmark's webdataset layout: download, check, read, write and pack them."""

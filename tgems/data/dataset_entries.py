@@ -14,27 +14,31 @@ from tgems.errors import UserError, nearest
 DEMO_DATASETS = ("scenes", "digits", "colors", "relations", "handwriting")
 ROLES = ("train", "validation", "test")
 NONE = "none"
-WHERE = re.compile(r"(?P<folder>[^\[\]]*)(\[(?P<start>\d*):(?P<end>\d*)\])?")
+PART = re.compile(r"(?P<folder>[^\[\]]*)(\[(?P<start>\d*):(?P<end>\d*)\])?")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A split folder, or its shards from `start` up to `end` (exclusive; None is the last)."""
+    """The shards of a split folder from `start` up to `end` (exclusive; None for all that follow)."""
 
     folder: str
     start: int = 0
     end: int | None = None
 
     def overlaps(self, other: "Part") -> bool:
-        """Return whether some shard may be in both."""
+        """Return whether a shard may be in both parts."""
         ends = [part.end for part in (self, other) if part.end is not None]
         return self.folder == other.folder and (not ends or max(self.start, other.start) < min(ends))
 
     def pick(self, shards: list, place: str) -> list:
-        """Pick the part's shards out of all that there are.
+        """Return the shards of this part.
+
+        Args:
+            shards: All shards of the split folder, in order.
+            place: What holds them, for the message.
 
         Raises:
-            UserError: There are not that many.
+            UserError: There are too few shards.
         """
         last = self.start if self.end is None else self.end - 1
         if last >= len(shards):
@@ -45,49 +49,53 @@ class Part:
 
 
 def parse_part(text: str, place: str) -> Part:
-    """Read `FOLDER` or `FOLDER[a:b]`.
+    """Parse a part of a data set, written as `FOLDER` or `FOLDER[a:b]`.
+
+    Args:
+        text: What the configuration says.
+        place: The key that says it, for the message.
 
     Raises:
-        UserError: It is neither, or holds no shard.
+        UserError: The text has neither form, or describes no shard.
     """
-    match = WHERE.fullmatch(text)
+    match = PART.fullmatch(text)
     if match is None:
         raise UserError(
-            f"config: {place} is {text!r}, expected a split folder, or some of its shards as 'train[:2]' or 'train[2:]'"
+            f"config: {place} is {text!r}, expected a split folder, or a slice of its shards such as 'train[:2]'"
         )
     folder = posixpath.normpath(match["folder"]) if match["folder"] else ""
     if folder.startswith(("/", "..")):
-        raise UserError(f"config: {place} is {text!r}, expected a folder inside of the data set's source")
+        raise UserError(f"config: {place} is {text!r}, expected a folder inside the data set's source")
     start, end = int(match["start"] or 0), int(match["end"]) if match["end"] else None
     if end is not None and end <= start:
-        raise UserError(f"config: {place} is {text!r}, which holds no shard; expected bounds as in 'train[2:5]'")
+        raise UserError(f"config: {place} is {text!r}, which holds no shard; expected bounds such as 'train[2:5]'")
     return Part("" if folder == "." else folder, start, end)
 
 
 @cache
 def given() -> dict[str, dict]:
-    """Read the data sets that are known by name: source, revision, task, splits, licence."""
+    """Return the data sets that are known by name: their source, revision, task, splits and licence."""
     return yaml.safe_load(Path(__file__).with_name("given.yaml").read_text())
 
 
 def licence_of(source: str) -> str | None:
-    """Return the licence or terms of a given data set, by its source."""
+    """Return the licence or terms of a known data set by its source, or None."""
     return next((entry["licence"] for entry in given().values() if entry["source"] == source), None)
 
 
 def complete_entries(datasets: dict[str, dict], trained: str, calibration: list[str]) -> dict[str, dict]:
-    """Fill in what a name gives and what is left out, and check every entry.
+    """Complete the entries of data sets with what their names imply and with defaults, and check them.
 
     Args:
-        datasets: Entries by name, valid by the schema.
-        trained: The data set that modules are trained on.
-        calibration: Calibrations of entries that name none.
+        datasets: Entries by name, valid according to the schema.
+        trained: Name of the data set that exit modules are trained on.
+        calibration: Calibrations of entries that do not set their own.
 
     Returns:
-        New entries, complete.
+        New, complete entries.
 
     Raises:
-        UserError: One line that names the entry.
+        UserError: An entry is not valid; the message names it.
     """
     return {name: _complete(name, entry, name == trained, calibration) for name, entry in datasets.items()}
 
@@ -109,13 +117,13 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
             raise UserError(f"{place}.{key} is for source 'hub:ORG/REPO' only, but source is {entry['source']!r}")
     if scheme == "tars" and entry["task"] != "zeroshot_retrieval":
         raise UserError(f"{place}.task is {entry['task']!r}, but source 'tars:FOLDER' holds captioned images")
-    asked = entry.get("calibration")
+    own_calibration = entry.get("calibration")
     splits = _complete_splits(entry["splits"], trained)
-    entry = entry | {"splits": splits, "calibration": asked or calibration}
+    entry = entry | {"splits": splits, "calibration": own_calibration or calibration}
     if scheme == "demo":
         _check_demo(name, entry)
     _check_splits(name, splits, trained)
-    if splits["validation"] == NONE and asked != ["transfer"]:
+    if splits["validation"] == NONE and own_calibration != ["transfer"]:
         raise UserError(
             f"{place} has no validation images (splits.validation is 'none'); set calibration: [transfer] there, "
             "or name a part of train"
@@ -129,7 +137,7 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
 
 
 def _complete_splits(splits: dict[str, str], trained: bool) -> dict[str, str]:
-    """Return the roles in order, without `train` if the data set is not trained on and does not name it."""
+    """Return the splits of all roles in order; `train` only if it is set, or if the data set is trained on."""
     roles = ROLES if trained or "train" in splits else ROLES[1:]
     return {role: splits.get(role, role) for role in roles}
 
@@ -137,16 +145,16 @@ def _complete_splits(splits: dict[str, str], trained: bool) -> dict[str, str]:
 def _check_splits(name: str, splits: dict[str, str], trained: bool) -> None:
     place = f"datasets.{name}.splits"
     needed = {"train", "validation"} if trained else {"train", "test"}
-    for role, where in splits.items():
-        if where == NONE and role in needed:
+    for role, split in splits.items():
+        if split == NONE and role in needed:
             why = "the training data set needs" if trained else "only the training data set can do without"
             raise UserError(f"config: {place}.{role} is 'none', but {why} {role} images")
-    parts = {role: parse_part(where, f"{place}.{role}") for role, where in splits.items() if where != NONE}
+    parts = {role: parse_part(split, f"{place}.{role}") for role, split in splits.items() if split != NONE}
     for first, second in combinations(parts, 2):
         if parts[first].overlaps(parts[second]):
             raise UserError(
                 f"config: {place}: {first} {splits[first]!r} and {second} {splits[second]!r} share shards; "
-                "give each its own, as in 'train[2:]' and 'train[:2]'"
+                "give each its own, such as 'train[2:]' and 'train[:2]'"
             )
 
 
@@ -157,7 +165,7 @@ def _check_demo(name: str, entry: dict) -> None:
             f"{place} has source 'demo', but there is no such demo data set; {nearest(name, DEMO_DATASETS)}"
         )
     if (name == "scenes") != (entry["task"] == "zeroshot_retrieval"):
-        raise UserError(f"{place}.task is {entry['task']!r}, which the demo set {name!r} is not for")
-    for role, where in entry["splits"].items():
-        if where not in (role, NONE):
-            raise UserError(f"{place}.splits.{role} is {where!r}, but a demo set has {role!r} and nothing else there")
+        raise UserError(f"{place}.task is {entry['task']!r}, which the demo set {name!r} does not support")
+    for role, split in entry["splits"].items():
+        if split not in (role, NONE):
+            raise UserError(f"{place}.splits.{role} is {split!r}, but a demo set only has {role!r} there")

@@ -1,4 +1,4 @@
-"""Decode images that may be damaged. Needs only Pillow."""
+"""Decode images that may be damaged. Imports nothing but Pillow."""
 
 import io
 import struct
@@ -10,13 +10,13 @@ UNREADABLE = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
-"""Exceptions that Pillow raises about bytes that are no image, or a truncated one."""
+"""Exceptions that Pillow raises on truncated images, and on bytes that are not an image."""
 
 
 def open_rgb(data: bytes) -> Image.Image:
     """Decode an image and convert it to RGB.
 
     Raises:
-        UNREADABLE: It cannot be decoded.
+        UNREADABLE: The bytes cannot be decoded.
     """
     return Image.open(io.BytesIO(data)).convert("RGB")

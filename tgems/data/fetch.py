@@ -1,6 +1,6 @@
-"""Fetch one split: ensure that every file of it is there and whole, and write a receipt.
+"""Fetch one split: make sure that all of its files are there and complete, and write a receipt that lists them.
 
-The receipt is what later stages read; a `hub:` source is downloaded where files are missing, a folder is digested.
+Missing files of a `hub:` source are downloaded; those of a local folder are an error. Later stages read the receipt.
 """
 
 import logging
@@ -34,14 +34,14 @@ def fetch_split(
         dataset: Name of the data set.
         split: Role of the split.
         source: `hub:ORG/REPO`, `wds:FOLDER` or `tars:FOLDER`.
-        where: Folder of the split's shards, or a slice of them.
-        task: `zeroshot_classification` needs class names and templates.
+        where: Folder of the split's shards, or a slice of them; see `parse_part`.
+        task: `zeroshot_classification`, which needs class names and templates, or `zeroshot_retrieval`.
         out: The receipt.
-        root: Folder of a hub data set.
-        revision: Of a hub data set.
+        root: Local folder of a data set on the hub.
+        revision: Revision of a data set on the hub.
 
     Raises:
-        UserError: Something is missing or differs from what the hub holds.
+        UserError: A file is missing, or differs from the hub's.
     """
     scheme, _, rest = source.partition(":")
     part = parse_part(where, f"datasets.{dataset}.splits.{split}")
@@ -50,7 +50,7 @@ def fetch_split(
     receipt |= {"revision": revision, "commit": None}
     if scheme == "hub":
         if revision is None or root is None:
-            raise ValueError("a data set of the hub has a revision and a folder")
+            raise ValueError("a data set on the hub needs a revision and a folder")
         copy = HubCopy(dataset, rest, revision, Path(root))
         if licence := licence_of(source):
             logger.info("%s: licence or terms of the data set: %s", dataset, licence)
@@ -72,23 +72,24 @@ def local_shards(root: Path, part: Part, scheme: str, place: str) -> list[Path]:
 
     Args:
         root: Folder of the data set.
-        part: Which of its shards.
-        scheme: `wds`, with `nshards.txt` and numbered shards, or `tars`, whatever lies there in the order of its names.
-        place: Of the part in the configuration.
+        part: Part of the data set.
+        scheme: `wds` for numbered shards with an `nshards.txt`, or `tars` for all tars in alphabetical order.
+        place: Key of the configuration that names the part, for the message.
 
     Raises:
-        UserError: There is no such folder or shard.
+        UserError: The folder or a shard does not exist.
     """
     folder = root / part.folder
     if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder, but {place} names it (docs/adding-a-dataset.md shows the layout)")
+        raise UserError(f"{folder}: no such folder, but {place} names it; docs/adding-a-dataset.md shows the layout")
     paths = shard_paths(folder) if scheme == "wds" else sorted(folder.glob("*.tar"))
     if not paths:
-        raise UserError(f"{folder}: no .tar in this folder, but {place} names it")
+        raise UserError(f"{folder}: no .tar file in this folder, but {place} names it; add one, or name another folder")
     return part.pick(paths, str(folder))
 
 
 def _digested(root: Path, paths: Iterable[Path]) -> list[dict]:
+    """Describe files for the receipt: path below the root, SHA-256 and size."""
     files = []
     for path in paths:
         if not os.path.isfile(path):

@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Remote:
-    """A file as the hub describes it: its size, and SHA-256 (large files) or git blob id (small ones)."""
+    """The hub's description of a file: its size, and its SHA-256 (large files) or git blob id (small files)."""
 
     size: int
     sha256: str | None
     blob: str | None
 
-    def is_of(self, path: Path) -> bool:
-        """Return whether a local file holds these bytes."""
+    def matches(self, path: Path) -> bool:
+        """Return whether a local file has this content."""
         if path.stat().st_size != self.size:
             return False
         if self.sha256 is not None:
@@ -40,7 +40,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Record:
-    """Record of a local file: where it came from, and how to see that it has not changed."""
+    """Origin of a local file, and its digest, size and time of modification, which tell whether it has changed."""
 
     repo: str
     revision: str
@@ -54,8 +54,8 @@ class HubCopy:
     """The local copy of one data set.
 
     Args:
-        dataset: Its name, for messages.
-        repo: `ORG/REPO`.
+        dataset: Name of the data set, for messages.
+        repo: Repository on the hub, `ORG/REPO`.
         revision: Commit, branch or tag.
         root: Folder of the copy.
     """
@@ -66,17 +66,17 @@ class HubCopy:
         self.remote: dict[str, Remote] = {}
 
     def provide(self, part: Part, prompts: list[str]) -> tuple[list[dict], list[dict]]:
-        """Make every file of a split be there: use what is, fetch what is not.
+        """Provide all files of a split: check those that are there, and download the others.
 
         Args:
-            part: The split.
-            prompts: Files beside the splits that are needed.
+            part: Part of the data set that is the split.
+            prompts: Names of the prompt files that are needed.
 
         Returns:
-            Shards and prompt files: path below the root, sha256, size.
+            Shards and prompt files, each with its path below the root, SHA-256 and size.
 
         Raises:
-            UserError: A file is missing and cannot be fetched, or differs from the hub's.
+            UserError: A file is missing and cannot be downloaded, or differs from the hub's.
         """
         count_file = f"{part.folder}/nshards.txt"
         self._complete([*prompts, count_file])
@@ -85,7 +85,7 @@ class HubCopy:
         return [files[path] for path in shards], [files[path] for path in prompts]
 
     def _complete(self, paths: list[str]) -> list[dict]:
-        """Provide all the files: as the hub has them if one is missing, and as they are here if none is."""
+        """Provide files, comparing them with the hub's if one is missing, and without network if none is."""
         missing = [path for path in paths if not self._usable(path)]
         if len({record.commit for path in paths if (record := self._record(path))}) > 1:
             missing = missing or paths
@@ -95,18 +95,18 @@ class HubCopy:
 
     @property
     def place(self) -> str:
-        """The data set on the hub, for messages."""
+        """Repository and revision, for messages."""
         return f"{self.repo}@{self.revision}"
 
     def _connect(self, missing: str) -> None:
-        """Ask the hub for its commit and files."""
+        """Request the commit and the list of files from the hub; `missing` is the file that makes this necessary."""
         from huggingface_hub import HfApi, constants, errors
 
         place = f"{self.dataset}: cannot read {constants.ENDPOINT}/datasets/{self.place}"
         try:
             info = HfApi().dataset_info(self.repo, revision=self.revision, files_metadata=True)
         except errors.GatedRepoError:
-            raise UserError(f"{place}: its owner must grant access; ask on that page, then set HF_TOKEN") from None
+            raise UserError(f"{place}: its owner must grant access; ask there, then set HF_TOKEN") from None
         except errors.RepositoryNotFoundError:
             raise UserError(f"{place}: no such data set, or a private one; check the name, or set HF_TOKEN") from None
         except errors.RevisionNotFoundError:
@@ -114,8 +114,8 @@ class HubCopy:
         except network_errors() as error:
             raise UserError(
                 f"{self.dataset}: {self.root / missing} is missing, and {constants.ENDPOINT} cannot be reached "
-                f"({_reason(error)}): connect, to fetch {self.place}, or put the data set at {self.root} in the layout "
-                "of docs/adding-a-dataset.md"
+                f"({_reason(error)}); connect to download {self.place}, or put the data set at {self.root} in the "
+                "layout of docs/adding-a-dataset.md"
             ) from None
         self.commit = info.sha
         self.remote = {
@@ -126,7 +126,7 @@ class HubCopy:
     def _count(self, path: str) -> int:
         text = read_text(self.root / path, "delete it and run again")
         if not text.strip().isdecimal() or len(text.strip()) > MOST_DIGITS:
-            raise UserError(f"{self.root / path}: {text!r:.40} is not a number of shards")
+            raise UserError(f"{self.root / path}: {text!r:.40} is not a number of shards; delete it and run again")
         return int(text)
 
     def _record_file(self, path: str) -> Path:
@@ -138,17 +138,17 @@ class HubCopy:
             return None
         found = read_json(file)
         if found.keys() != {field.name for field in fields(Record)}:
-            raise UserError(f"{file}: not a record of a fetched file; delete it and run again")
+            raise UserError(f"{file}: not a record of a downloaded file; delete it and run again")
         return Record(**found)
 
     def _usable(self, path: str) -> bool:
-        """Return whether there is a file of this revision, or one of the user's own."""
+        """Return whether a file is there that was downloaded at this revision or that the user put there."""
         record = self._record(path)
         fits = record is None or (record.repo == self.repo and self.revision in (record.revision, record.commit))
         return fits and os.path.isfile(self.root / path)
 
     def _take(self, path: str) -> dict:
-        """Provide one file: as it is here if it is right, otherwise by downloading it."""
+        """Describe one file for the receipt, after checking it or, where necessary, downloading it."""
         local, record = self.root / path, self._record(path)
         if not self._usable(path):
             return self._fetch(path)
@@ -156,16 +156,15 @@ class HubCopy:
             check_end(local)
         if record is not None:
             stat = local.stat()
-            if (stat.st_size, stat.st_mtime_ns) != (record.size, record.mtime_ns) and digest_file(
-                local
-            ) != record.sha256:
-                raise UserError(f"{local}: differs from what was fetched of {self.place}; delete it and run again")
+            unchanged = (stat.st_size, stat.st_mtime_ns) == (record.size, record.mtime_ns)
+            if not unchanged and digest_file(local) != record.sha256:
+                raise UserError(f"{local}: changed since it was downloaded from {self.place}; delete it and run again")
             if record.commit == self.commit or not self.remote:
                 self.commit = record.commit
                 return {"path": path, "sha256": record.sha256, "size": record.size}
         if not self.remote:
             return {"path": path, "sha256": digest_file(local), "size": local.stat().st_size}
-        if self._remote(path).is_of(local):
+        if self._remote(path).matches(local):
             return self._write_record(path)
         if record is not None:
             return self._fetch(path)
@@ -174,9 +173,7 @@ class HubCopy:
     def _remote(self, path: str) -> Remote:
         if path not in self.remote:
             splits = sorted(p.rpartition("/")[0] for p in self.remote if p.endswith("/nshards.txt"))
-            raise UserError(
-                f"{self.dataset}: {self.place} holds no {path!r}; its splits: {', '.join(splits) or 'none'}"
-            )
+            raise UserError(f"{self.dataset}: {self.place} has no {path!r}; its splits: {', '.join(splits) or 'none'}")
         return self.remote[path]
 
     def _write_record(self, path: str) -> dict:
@@ -187,7 +184,7 @@ class HubCopy:
         return {"path": path, "sha256": sha256, "size": stat.st_size}
 
     def _fetch(self, path: str) -> dict:
-        """Download a file unless another job has done so meanwhile; it appears only whole and verified."""
+        """Download a file unless another job has done so meanwhile; it appears only once it is verified."""
         from filelock import FileLock
 
         remote, local = self._remote(path), self.root / path
@@ -195,9 +192,9 @@ class HubCopy:
         with writing(local, partial):
             partial.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{partial}.lock"):
-                if not (local.is_file() and remote.is_of(local)):
+                if not (local.is_file() and remote.matches(local)):
                     self._download(path, remote, partial)
-                    if not remote.is_of(partial):
+                    if not remote.matches(partial):
                         partial.unlink()
                         raise UserError(f"{self.dataset}: {path} of {self.place} arrived damaged; run again")
                     local.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +202,11 @@ class HubCopy:
                 return self._write_record(path)
 
     def _download(self, path: str, remote: Remote, partial: Path) -> None:
-        """Add what is missing to the partial file, over the network."""
+        """Download what is missing from a partial file.
+
+        `hf_hub_download(local_dir=...)` would not do: it restarts a download that an earlier process began, does not
+        compare digests, and replaces a user's own file that differs.
+        """
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers
@@ -213,8 +214,8 @@ class HubCopy:
         url = hf_hub_url(self.repo, path, repo_type="dataset", revision=self.commit)
         with open(partial, "ab") as file:
             done = file.tell()
-            state = f", {done} are here" if done else ""
-            logger.info("%s: fetching %s (%d bytes%s) of %s", self.dataset, path, remote.size, state, self.place)
+            state = f", {done} already downloaded" if done else ""
+            logger.info("%s: downloading %s (%d bytes%s) of %s", self.dataset, path, remote.size, state, self.place)
             try:
                 http_get(url, file, resume_size=done, headers=build_hf_headers(), expected_size=remote.size)
             except network_errors() as error:
@@ -225,5 +226,5 @@ class HubCopy:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of what an error says."""
+    """Return the beginning of an error's message on one line."""
     return " ".join(str(error).split())[:100] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Turn a folder of images with a CSV into a data set in clip_benchmark's webdataset layout.
+"""Pack a folder of images and a CSV into a data set in clip_benchmark's webdataset layout.
 
 python -m tgems.data.pack IMAGES CSV OUT --split test --label-column class (or --caption-column caption)
 """
@@ -32,31 +32,32 @@ def pack(
     templates: Path | None = None,
     shard_size: int = 1000,
 ) -> int:
-    """Write one split; class names and templates are written with the first.
+    """Pack a folder of images and a CSV into one split of a data set.
 
     Args:
-        images: Folder that the table's paths start from.
-        table: CSV with a row per image, or per caption: rows of one image give its captions.
-        out: Folder of the data set; another split may be there.
+        images: Folder that the paths in the table are relative to.
+        table: CSV with a row per image, or per caption; the rows of an image give its captions.
+        out: Folder of the data set, which may have other splits already.
         split: Name of the split.
         image_column: Column of image paths.
         label_column: Column of class names, for classification.
         caption_column: Column of captions, for retrieval.
-        classnames: File with one class a line, in the order of their numbers; else those of the data set that is there,
-            else the table's in alphabetical order.
-        templates: File with one template a line, `{c}` being the class.
-        shard_size: Images a shard.
+        classnames: File with one class per line, in the order of the class numbers. The default is the class names of
+            the data set's other splits, or else those of the table in alphabetical order.
+        templates: File with one prompt template per line, with `{c}` for the class.
+        shard_size: Number of images per shard.
 
     Returns:
         Number of images.
 
     Raises:
-        UserError: A column, image or class is missing, an image cannot be read, or the data set holds something else.
+        UserError: A column, image or class is missing, an image cannot be read, or the data set's other splits are of
+            another kind or have other classes.
     """
     images, table, out = Path(images), Path(table), Path(out)
     content = label_column if caption_column is None else caption_column
     if content is None or None not in (label_column, caption_column):
-        raise UserError("name either --label-column (classification) or --caption-column (retrieval)")
+        raise UserError("give either --label-column (classification) or --caption-column (retrieval)")
     rows = _read(table, image_column, content)
     prompts = None
     if label_column is not None:
@@ -65,7 +66,7 @@ def pack(
         if len(unknown):
             name = unknown[content].iloc[0]
             raise UserError(
-                f"{_row(table, unknown.index[0])}: class {name!r} is none of {len(prompts.classnames)} class names; "
+                f"{_row(table, unknown.index[0])}: class {name!r} is not among the class names; "
                 f"{nearest(name, prompts.classnames)}"
             )
     _check_type(out, prompts)
@@ -75,13 +76,14 @@ def pack(
 
 
 def _read(table: Path, *columns: str) -> pd.DataFrame:
+    """Read the table and check that the columns exist and have no empty cells."""
     _check_file(table)
     try:
         with reading(table, "expected a CSV in UTF-8", pd.errors.ParserError, UnicodeDecodeError):
             rows = pd.read_csv(table, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError:
         raise UserError(f"{table}: empty; expected a line of column names and a row per image") from None
-    if not isinstance(rows.index, pd.RangeIndex):  # pandas takes the first cells of longer rows for names of rows
+    if not isinstance(rows.index, pd.RangeIndex):  # pandas takes the first cells of longer rows as an index
         raise UserError(f"{table}: rows have more cells than there are column names; quote cells that hold commas")
     for column in columns:
         if column not in rows:
@@ -100,7 +102,7 @@ def _check_file(path: Path) -> None:
 
 
 def _row(table: Path, index: int) -> str:
-    """Return the number of a row for messages; the line of column names is the first."""
+    """Return the file and the number of a row for messages; the line of column names is row 1."""
     return f"{table}: row {index + 2}"
 
 
@@ -114,22 +116,22 @@ def _lines(path: Path) -> tuple[str, ...]:
 
 
 def _prompts(out: Path, labels: pd.Series, table: Path, classnames: Path | None, templates: Path | None) -> Prompts:
-    """Return class names and templates of the data set, which must be those that it has already."""
-    there = read_prompts(out) if os.path.isfile(out / "classnames.txt") else None
-    names = there.classnames if there else tuple(sorted(labels.unique()))
+    """Return the class names and templates of the split; those of the data set's other splits must be the same."""
+    existing = read_prompts(out) if os.path.isfile(out / "classnames.txt") else None
+    names = existing.classnames if existing else tuple(sorted(labels.unique()))
     names = _lines(classnames) if classnames else names
-    chosen = _lines(templates) if templates else there.templates if there else TEMPLATES
+    chosen = _lines(templates) if templates else existing.templates if existing else TEMPLATES
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{classnames or table}: class {twice!r} is there twice")
+        raise UserError(f"{classnames or table}: class {twice!r} is listed twice; list it once")
     without = [template for template in chosen if "{c}" not in template]
     if without:
-        raise UserError(f"{templates}: template {without[0]!r} has no {{c}} for the class")
-    if there and (names, chosen) != (there.classnames, there.templates):
-        what = "classnames.txt" if names != there.classnames else "zeroshot_classification_templates.txt"
-        given = classnames if names != there.classnames else templates
+        raise UserError(f"{templates}: template {without[0]!r} has no {{c}}; write it where the class belongs")
+    if existing and (names, chosen) != (existing.classnames, existing.templates):
+        what = "classnames.txt" if names != existing.classnames else "zeroshot_classification_templates.txt"
+        given = classnames if names != existing.classnames else templates
         raise UserError(
-            f"{out / what}: another split was packed with other entries than {given}; use the same for both"
+            f"{out / what}: another split was packed with other entries than those of {given}; use the same for both"
         )
     return Prompts(names, chosen)
 
@@ -137,15 +139,17 @@ def _prompts(out: Path, labels: pd.Series, table: Path, classnames: Path | None,
 def _check_type(out: Path, prompts: Prompts | None) -> None:
     file = out / "dataset_type.txt"
     kind = "retrieval" if prompts is None else "classification"
-    there = read_text(file, "delete it, or choose another folder").strip() if os.path.isfile(file) else kind
-    if there != kind:
-        raise UserError(f"{file}: the data set there is for {there:.40}, this split is for {kind}")
+    existing = read_text(file, "delete it, or choose another folder").strip() if os.path.isfile(file) else kind
+    if existing != kind:
+        raise UserError(
+            f"{file}: the data set is for {existing:.40}, but this split is for {kind}; choose another folder"
+        )
 
 
 def _samples(
     images: Path, table: Path, rows: pd.DataFrame, image_column: str, content: str, prompts: Prompts | None
 ) -> Iterator[Sample]:
-    """Yield a sample per image, in the order of the table; keys count them."""
+    """Yield one sample per image in the order of the table, with numbered keys."""
     numbers = {} if prompts is None else {name: i for i, name in enumerate(prompts.classnames)}
     for count, (name, group) in enumerate(rows.groupby(image_column, sort=False)):
         place, path = _row(table, group.index[0]), images / str(name)
@@ -165,7 +169,7 @@ def _samples(
             yield Sample(key, data, suffix, captions=values)
         elif len(values) > 1:
             raise UserError(
-                f"{_row(table, group.index[1])}: image {name!r} has a class already, in row {group.index[0] + 2}"
+                f"{_row(table, group.index[1])}: image {name!r} already has a class, in row {group.index[0] + 2}"
             )
         else:
             yield Sample(key, data, suffix, label=numbers[group[content].iloc[0]])
@@ -174,17 +178,17 @@ def _samples(
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tgems.data.pack", description=str(pack.__doc__).splitlines()[0])
-    parser.add_argument("images", type=Path, help="folder that the paths in the CSV start from")
-    parser.add_argument("table", type=Path, help="CSV with a line of column names")
+    parser.add_argument("images", type=Path, help="folder that the paths in the CSV are relative to")
+    parser.add_argument("table", type=Path, help="CSV that begins with a line of column names")
     parser.add_argument("out", type=Path, help="folder of the data set")
-    parser.add_argument("--split", required=True, help="name of the split, as test")
+    parser.add_argument("--split", required=True, help="name of the split, such as test")
     parser.add_argument("--image-column", default="path", help="column of image paths (default: path)")
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--label-column", help="column of class names, for classification")
     kind.add_argument("--caption-column", help="column of captions, for retrieval")
-    parser.add_argument("--classnames", type=Path, help="file with one class a line")
-    parser.add_argument("--templates", type=Path, help="file with one template a line, {c} being the class")
-    parser.add_argument("--shard-size", type=int, default=1000, help="images a shard (default: 1000)")
+    parser.add_argument("--classnames", type=Path, help="file with one class per line")
+    parser.add_argument("--templates", type=Path, help="file with one prompt template per line, with {c} for the class")
+    parser.add_argument("--shard-size", type=int, default=1000, help="number of images per shard (default: 1000)")
     options = vars(parser.parse_args())
     with one_line_errors():
         if options["shard_size"] < 1:

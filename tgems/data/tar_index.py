@@ -1,4 +1,4 @@
-"""Index a tar of samples once, so that worker processes can read any image of it by its place. Reads tars only."""
+"""Index a tar of samples, so that worker processes can read any of its images by offset."""
 
 import json
 import re
@@ -10,27 +10,27 @@ from tgems.errors import UserError, first_line, reading
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 AGAIN = "write or download the shard again"
-DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError)  # what tarfile raises about bytes that are no tar
+DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError)  # what tarfile raises on bytes that are not a tar
 LARGEST_LABEL = 2**63 - 1
 NAME = re.compile(r"^((?:.*/)?[^./]*)\.([^/]*)$")
 
 
 class ShardError(UserError):
-    """A split or shard that cannot be read: the message names the file and what was expected."""
+    """Raised for a split or shard that cannot be read; the message names the file and what was expected."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One sample of a shard, its image still in the archive.
+    """One sample of a shard, without the bytes of its image.
 
     Attributes:
         key: Name in the archive up to the first dot.
         suffix: Format of the image.
-        start: Where its bytes begin in the archive.
-        size: How many there are.
-        label: Class number of the `.cls` member, or None.
-        captions: One a line of the `.txt` member.
-        metadata: The `.json` member.
+        start: Offset of the image in the archive.
+        size: Size of the image in bytes.
+        label: Class number from the `.cls` member, or None.
+        captions: Captions from the `.txt` member.
+        metadata: Content of the `.json` member.
         problem: Why the sample cannot be used, or None.
     """
 
@@ -45,14 +45,14 @@ class Entry:
 
 
 def index_shard(path: Path, one_caption: bool = False) -> list[Entry]:
-    """List the samples of one shard in order; a sample's members are adjacent, as webdataset requires.
+    """List the samples of one shard in order. The members of a sample must be adjacent, as webdataset requires.
 
     Args:
         path: The archive.
-        one_caption: Whether a `.txt` is one caption, line ends being blanks, instead of one a line.
+        one_caption: Whether a `.txt` is a single caption, instead of one caption per line.
 
     Raises:
-        ShardError: The archive is damaged, compressed or empty, or holds two samples of one key.
+        ShardError: The archive is damaged, compressed or empty, or two samples have the same key.
         UserError: The archive cannot be read.
     """
     check_end(path)
@@ -124,7 +124,7 @@ def _entry(tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], 
         except (ValueError, RecursionError, tarfile.TarError) as error:
             return Entry(key, problem=f"has a .{name} that cannot be read ({first_line(error)})")
     if not isinstance(found["json"] or {}, dict):
-        return Entry(key, problem=f"has a .json that is no mapping: {found['json']!r:.40}")
+        return Entry(key, problem=f"has a .json that is not a mapping: {found['json']!r:.40}")
     text = found["txt"] or ""
     lines = (" ".join(text.split()),) if one_caption else text.splitlines()
     captions = tuple(line for line in lines if line.strip())
@@ -143,16 +143,18 @@ def _check_keys(path: Path, entries: list[Entry]) -> None:
     seen: set[str] = set()
     for entry in entries:
         if entry.key in seen:
-            raise ShardError(f"{path}: key {entry.key!r} is there twice, or its members are not adjacent")
+            raise ShardError(f"{path}: key {entry.key!r} appears twice, or its members are not adjacent; {AGAIN}")
         seen.add(entry.key)
 
 
 def check_end(path: Path) -> None:
-    """Check that an archive ends with two empty blocks; `tarfile` takes a cut between members for the end.
+    """Check that a tar is complete, that is, ends with two empty blocks.
+
+    `tarfile` does not notice that an archive is cut off between two members.
 
     Raises:
-        ShardError: It does not.
-        UserError: It cannot be read.
+        ShardError: The archive is cut off.
+        UserError: The archive cannot be read.
     """
     with reading(path, AGAIN), open(path, "rb") as file:
         size = file.seek(0, 2)

@@ -1,9 +1,9 @@
-"""Read and write clip_benchmark's webdataset layout: the one way in and out for demo and real data sets.
+"""Read and write clip_benchmark's webdataset layout, in which both demo and real data sets are stored.
 
 A data set is a folder with `classnames.txt`, `zeroshot_classification_templates.txt` and `dataset_type.txt`;
-a split is a folder below it with `nshards.txt` and `0.tar .. n-1.tar`. A sample is an image (png, jpg, jpeg, webp)
-and `.cls` (a class number) or `.txt` (one caption a line), optionally `.json` (metadata). Training pairs may also come
-as img2dataset writes them: tars of any name, `.txt` holding one caption.
+a split is a subfolder with `nshards.txt` and `0.tar` to `n-1.tar`. A sample is an image (png, jpg, jpeg, webp)
+and a `.cls` (class number) or `.txt` (one caption per line), optionally with a `.json` (metadata). Training pairs may
+also be stored as img2dataset writes them: in tars of any name, with one caption in each `.txt`.
 """
 
 import io
@@ -18,13 +18,13 @@ from tgems.data.tar_index import ShardError, index_shard, read_image
 from tgems.provenance import digest_file, read_json, whole_folder, write_text
 from tgems.untrusted import read_text
 
-MOST_DIGITS = 6  # of the number of shards
+MOST_DIGITS = 6  # of a number of shards
 PROMPT_FILES = ("classnames.txt", "zeroshot_classification_templates.txt")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image, encoded, with its key and its class number or captions; `metadata` may be empty."""
+    """One encoded image with its key, its class number or captions, and optional metadata."""
 
     key: str
     image: bytes
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Class names and templates (with `{c}`) as the data set ships them; empty for retrieval."""
+    """Class names and prompt templates of a data set; templates contain `{c}` for the class name."""
 
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
@@ -44,14 +44,14 @@ class Prompts:
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Where one split is read from.
+    """The files of one split.
 
     Attributes:
         name: Data set and split, for messages.
-        shards: In order.
-        digests: SHA-256 by file name of the shards, where a receipt knows them.
+        shards: Shards in order.
+        digests: SHA-256 of the shards by file name, if a receipt lists them.
         prompts: Folder of class names and templates.
-        one_caption: Whether a `.txt` is one caption instead of one a line.
+        one_caption: Whether a `.txt` is a single caption, instead of one caption per line.
     """
 
     name: str
@@ -62,7 +62,7 @@ class SplitFiles:
 
     @classmethod
     def of(cls, path: Path) -> "SplitFiles":
-        """Open a split's folder, or the receipt of one that was fetched."""
+        """Open a split from its folder or from the receipt of its download."""
         return cls.of_receipt(path) if Path(path).suffix == ".json" else cls.of_folder(path)
 
     @classmethod
@@ -80,16 +80,16 @@ class SplitFiles:
         """Open a split as its receipt lists it.
 
         Raises:
-            ShardError: A file is missing, or has another size than when the receipt was written.
+            ShardError: A file is missing, or its size has changed since the receipt was written.
         """
         receipt = read_json(path)
         root = Path(receipt["root"])
         for file in (*receipt["shards"], *receipt["prompts"]):
-            one = root / file["path"]
-            if not os.path.isfile(one) or one.stat().st_size != file["size"]:
-                size = f"{one.stat().st_size} bytes instead of {file['size']}" if os.path.isfile(one) else ""
-                state = size or "missing"
-                raise ShardError(f"{one}: {state} since {path} was written; delete that receipt and run again")
+            listed = root / file["path"]
+            size = listed.stat().st_size if os.path.isfile(listed) else None
+            if size != file["size"]:
+                state = "missing" if size is None else f"{size} bytes instead of {file['size']}"
+                raise ShardError(f"{listed}: {state} since {path} was written; delete that receipt and run again")
         return cls(
             f"{receipt['dataset']}/{receipt['split']}",
             [root / file["path"] for file in receipt["shards"]],
@@ -108,18 +108,18 @@ class SplitFiles:
 
 
 def write_split(samples: Iterable[Sample], folder: Path, shard_size: int) -> int:
-    """Write a split so that equal samples give equal bytes; the folder appears whole or not at all.
+    """Write a split. The same samples give the same bytes, and the folder appears only once it is complete.
 
     Args:
-        samples: Samples in order; keys must be unique and without dots.
+        samples: Samples in order. Keys must be unique and must not contain dots.
         folder: Folder of the split; replaced if it exists.
-        shard_size: Samples a shard.
+        shard_size: Number of samples per shard.
 
     Returns:
         Number of samples.
 
     Raises:
-        ShardError: There is no sample.
+        ShardError: There are no samples.
     """
     count = 0
     tar: tarfile.TarFile | None = None
@@ -153,7 +153,7 @@ def _add(tar: tarfile.TarFile, sample: Sample) -> None:
 
 
 def write_prompts(folder: Path, prompts: Prompts | None) -> None:
-    """Write `dataset_type.txt` and, for classification, class names and templates; None means retrieval."""
+    """Write `dataset_type.txt` and, unless `prompts` is None for retrieval, class names and templates."""
     folder = Path(folder)
     write_text(folder / "dataset_type.txt", "retrieval\n" if prompts is None else "classification\n")
     if prompts is not None:
@@ -162,7 +162,7 @@ def write_prompts(folder: Path, prompts: Prompts | None) -> None:
 
 
 def read_prompts(folder: Path) -> Prompts:
-    """Read class names and templates.
+    """Read the class names and templates of a data set.
 
     Raises:
         ShardError: A file is missing or empty.
@@ -171,11 +171,11 @@ def read_prompts(folder: Path) -> Prompts:
     for name in PROMPT_FILES:
         path = Path(folder) / name
         if not os.path.isfile(path):
-            raise ShardError(f"{path}: missing; zero-shot classification needs one entry per line")
-        text = read_text(path, "zero-shot classification needs one entry per line")
+            raise ShardError(f"{path}: missing; zero-shot classification needs this file, with one entry per line")
+        text = read_text(path, "zero-shot classification needs this file, with one entry per line")
         entries = tuple(line.strip() for line in text.splitlines() if line.strip())
         if not entries:
-            raise ShardError(f"{path}: empty; zero-shot classification needs one entry per line")
+            raise ShardError(f"{path}: empty; zero-shot classification needs one entry per line there")
         lines.append(entries)
     return Prompts(*lines)
 
@@ -189,10 +189,10 @@ def shard_paths(folder: Path) -> list[Path]:
     folder = Path(folder)
     count_file = folder / "nshards.txt"
     if not os.path.isfile(count_file):
-        raise ShardError(f"{count_file}: missing; a split needs the number of its shards there")
-    text = read_text(count_file, "a split needs the number of its shards there")
+        raise ShardError(f"{count_file}: missing; it must hold the number of shards of the split")
+    text = read_text(count_file, "it must hold the number of shards of the split")
     if not text.strip().isdecimal() or len(text.strip()) > MOST_DIGITS:
-        raise ShardError(f"{count_file}: {text!r:.40} is not a number of shards")
+        raise ShardError(f"{count_file}: {text!r:.40} is not a number of shards; correct it")
     count = int(text)
     paths = [folder / f"{i}.tar" for i in range(count)]
     missing = [str(p) for p in paths if not os.path.isfile(p)]
@@ -206,11 +206,11 @@ def read_shard(path: Path, one_caption: bool = False) -> Iterator[Sample]:
 
     Args:
         path: The archive.
-        one_caption: Whether a `.txt` is one caption, line ends being blanks, instead of one a line.
+        one_caption: Whether a `.txt` is a single caption, instead of one caption per line.
 
     Raises:
-        ShardError: The archive is damaged or empty, or a sample cannot be read, or lacks its image or both label and
-            captions.
+        ShardError: The archive is damaged or empty, or a sample cannot be read, has no image, or has neither a label
+            nor captions.
     """
     for entry in index_shard(path, one_caption):
         problem = entry.problem

@@ -1,4 +1,4 @@
-"""The embedded data sets: digit scenes for retrieval and for four zero-shot tasks. Reads nothing, writes one split."""
+"""Generate the embedded data sets: digit scenes for retrieval and for four zero-shot classification tasks."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -29,16 +29,16 @@ CAPTIONS_IN_TRAINING = 3
 
 
 def samples(dataset: str, part: str, n: int, seed: int) -> Iterator[Sample]:
-    """Make the samples of one split of one embedded data set.
+    """Generate the samples of one split of an embedded data set.
 
     Args:
         dataset: A key of `PROMPTS`.
-        part: Handwriting part: `backbone` and `train` exist for `scenes` only.
-        n: Number of samples; `handwriting` holds each source image of the part once and ignores it.
+        part: Part of the handwriting; `backbone` and `train` exist only for `scenes`.
+        n: Number of samples. It is ignored for `handwriting`, which has each source image of the part once.
         seed: Seed of all embedded data.
 
     Raises:
-        ValueError: The data set has no such part.
+        ValueError: There is no such data set, or it has no such part.
     """
     if dataset not in PROMPTS:
         raise ValueError(f"demo data set {dataset!r} is unknown: expected one of {', '.join(PROMPTS)}")
@@ -67,7 +67,7 @@ def samples(dataset: str, part: str, n: int, seed: int) -> Iterator[Sample]:
 
 
 def generate_split(dataset: str, part: str, n: int, seed: int, folder: Path, shard_size: int) -> int:
-    """Write one split in clip_benchmark's layout and return its number of samples."""
+    """Generate one split, write it in clip_benchmark's layout, and return its number of samples."""
     from tqdm import tqdm
 
     bar = tqdm(samples(dataset, part, n, seed), total=n, desc=f"{dataset}/{part}", unit="image", mininterval=2)
@@ -89,7 +89,7 @@ def _label(dataset: str, scene: sc.Scene) -> int:
 
 
 def _metadata(scene: sc.Scene) -> dict:
-    """Return what later stages may split by, and `sources`, the handwritings that an image shares with others."""
+    """Return attributes by which results are broken down, and `sources`, the handwritings that images may share."""
     return {
         "sources": sorted({str(digit.source) for digit in scene.digits}),
         "layout": scene.layout,

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that scikit-learn ships, split so that no handwriting crosses."""
+"""The 1,797 handwritten digits that scikit-learn ships, in disjoint parts."""
 
 from functools import cache
 from importlib.metadata import distribution
@@ -13,7 +13,7 @@ SHARES = (0.45, 0.15, 0.15, 0.25)
 def load_handwriting() -> tuple[np.ndarray, np.ndarray]:
     """Load the digits.
 
-    The file is read as `sklearn.datasets.load_digits` reads it, but without importing scikit-learn, which takes longer
+    This reads the same file as `sklearn.datasets.load_digits`, but without importing scikit-learn, which takes longer
     than drawing a split.
 
     Returns:
@@ -27,14 +27,14 @@ def load_handwriting() -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def split_handwriting(part: str, seed: int) -> tuple[np.ndarray, ...]:
-    """Give the source images of one part, by value.
+    """Return the source images of one part, by value.
 
     Args:
-        part: One of `PARTS`; `backbone` is for pretraining, `train` for exit modules.
+        part: One of `PARTS`; `backbone` is for pretraining and `train` for exit modules.
         seed: Seed of the split.
 
     Returns:
-        Ten int64 arrays: for each value 0..9 the indices into `load_handwriting()`.
+        Ten int64 arrays of indices into `load_handwriting()`, one for each value 0..9.
 
     Raises:
         ValueError: `part` is unknown.

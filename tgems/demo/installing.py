@@ -1,4 +1,4 @@
-"""Ship pretrained demo backbones: copy results/backbones to assets/backbones, each with a model card.
+"""Ship pretrained demo backbones: copy them from results/backbones to assets/backbones, with model cards.
 
 python -m tgems.demo.installing
 """
@@ -29,7 +29,7 @@ def install(source: Path, target: Path, test_images: int = 2000) -> None:
     """Copy every backbone below `source` and write `metrics.json` and `README.md` beside its weights.
 
     Raises:
-        UserError: There is not a backbone, or one is not whole.
+        UserError: There is no backbone, or a file of one is missing.
     """
     folders = sorted(p for p in Path(source).glob("*") if p.is_dir())
     if not folders:
@@ -37,7 +37,7 @@ def install(source: Path, target: Path, test_images: int = 2000) -> None:
     for folder in folders:
         missing = [name for name in SHIPPED if not (folder / name).is_file()]
         if missing:
-            raise UserError(f"{folder}: not whole, {missing[0]} is missing; run `make pretrain` again")
+            raise UserError(f"{folder}: {missing[0]} is missing; run `make pretrain` again")
         metrics = full_depth_metrics(load_backbone({"pretrained": f"local-dir:{folder}"}), test_images)
         out = Path(target) / folder.name
         out.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def install(source: Path, target: Path, test_images: int = 2000) -> None:
 
 @torch.no_grad()
 def full_depth_metrics(backbone: Backbone, test_images: int, seed: int = 0) -> dict[str, float]:
-    """Measure the quality of the whole encoder on the test images of every embedded data set."""
+    """Evaluate the whole encoder on the test images of every embedded data set."""
     metrics = {}
     for dataset, prompts in PROMPTS.items():
         drawn = list(tqdm(samples(dataset, "test", test_images, seed), desc=dataset, total=test_images))
@@ -79,7 +79,13 @@ def _embed(backbone: Backbone, drawn: list[Sample], batch_size: int = 256) -> to
 
 
 def model_card(name: str, folder: Path, test_images: int) -> str:
-    """Write the Markdown of a model card, from the files beside it."""
+    """Return a model card in Markdown.
+
+    Args:
+        name: Name of the backbone.
+        folder: Folder of its files, which the card describes.
+        test_images: Number of test images per data set that the metrics were measured on.
+    """
     config = read_json(folder / "open_clip_config.json")["model_cfg"]
     recorded = read_json(folder / "recipe.json")
     history = pd.read_csv(folder / "history.csv")
@@ -89,7 +95,7 @@ def model_card(name: str, folder: Path, test_images: int) -> str:
     rows = {
         "architecture": f"open_clip CLIP, image encoder of {vision['layers']} blocks, width {vision['width']}, "
         f"patch {vision['patch_size']}, {vision['image_size']}x{vision['image_size']} pixels; SimpleTokenizer",
-        "data": f"{recorded['pairs']:,} digit scenes of split `scenes/backbone` (handwriting of no other split)",
+        "data": f"{recorded['pairs']:,} digit scenes of split `scenes/backbone` (with handwriting of no other split)",
         "data digest": f"`{recorded['data']}`",
         "recipe": "contrastive loss, equal captions are positives; AdamW, 5 % warm-up, cosine; "
         + ", ".join(f"{k} {v}" for k, v in sorted(recipe.items())),
@@ -102,12 +108,13 @@ def model_card(name: str, folder: Path, test_images: int) -> str:
     lines = [
         f"# {name}",
         "",
-        "A small CLIP for the embedded demo. It knows handwritten digits, four colours, four arrangements, no more.",
+        "A small CLIP model for the embedded demo, which only knows digits, four colours and four arrangements.",
         f"Load it with open_clip: `create_model_and_transforms('local-dir:assets/backbones/{name}')`.",
         "",
         *_table(("", ""), rows.items()),
         "",
-        f"Full depth, test images ({test_images:,} a set; `handwriting`: the test part of the source images):",
+        f"Metrics at full depth on test images ({test_images:,} per data set; for `handwriting`, the test part of the "
+        "source images):",
         "",
         *_table(("metric", "value"), ((k, f"{v:.3f}") for k, v in metrics.items())),
         "",

@@ -1,4 +1,4 @@
-"""Pretrain a small CLIP on captioned scenes; resumable, deterministic; writes an open_clip `local-dir:` folder."""
+"""Pretrain a small CLIP model on captioned scenes, and write it as an open_clip `local-dir:` folder."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def load_pairs(split: Path) -> tuple[torch.Tensor, list[tuple[str, ...]]]:
     """Decode a whole split into memory.
 
     Returns:
-        Images `[n, 3, h, w]` uint8, and the captions of each.
+        Images `[n, 3, h, w]` uint8, and the captions of each image.
     """
     images, captions = [], []
     for path in tqdm(shard_paths(split), desc="decode", unit="shard", mininterval=5):
@@ -41,10 +41,10 @@ def load_pairs(split: Path) -> tuple[torch.Tensor, list[tuple[str, ...]]]:
 
 
 class CaptionTable:
-    """Tokens of the distinct captions, and which of them each image has."""
+    """Tokens of the distinct captions, and the captions of each image as indices into them."""
 
     def __init__(self, captions: list[tuple[str, ...]], context_length: int):
-        """Tokenize with open_clip's SimpleTokenizer; each word once, since no merge crosses a space."""
+        """Tokenize the distinct captions with open_clip's SimpleTokenizer."""
         from open_clip.tokenizer import SimpleTokenizer
 
         tokenizer = SimpleTokenizer(context_length=context_length)
@@ -55,12 +55,12 @@ class CaptionTable:
         self.tokens = tokenizer(distinct)
 
     def used_tokens(self) -> torch.Tensor:
-        """Return the vocabulary entries that occur, `[k]` int64."""
+        """Return the tokens of the vocabulary that occur, `[k]` int64."""
         return self.tokens.unique()
 
 
 def contrastive_loss(logits: torch.Tensor, caption_ids: torch.Tensor) -> torch.Tensor:
-    """Compute the symmetric cross-entropy `[B, B] -> []` in which equal captions are each other's positives."""
+    """Compute the symmetric cross-entropy `[B, B] -> []`; pairs with the same caption are positives."""
     same = (caption_ids[:, None] == caption_ids[None, :]).float()
     target = same / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -75,7 +75,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float = 0.05) -> f
 
 
 def batch_indices(n: int, batch: int, seed: int, step: int, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw the images `[B]` of one step and which of its captions each takes `[B]`, from (seed, step) alone."""
+    """Draw the images `[B]` of a step and the caption slot `[B]` of each; a function of the seed and the step."""
     per_epoch = n // batch
     epoch, at = divmod(step, per_epoch)
     order = np.random.default_rng([seed, epoch]).permutation(n)[at * batch : (at + 1) * batch]
@@ -84,14 +84,15 @@ def batch_indices(n: int, batch: int, seed: int, step: int, slots: int) -> tuple
 
 
 def pretrain(split: Path, model_cfg: dict, recipe: PretrainingOptions, checkpoint: Path, out: Path) -> None:
-    """Train a CLIP model and write it as an open_clip folder.
+    """Train a CLIP model and write it as an open_clip folder. Equal arguments give equal weights.
 
     Args:
         split: Folder of the captioned training split.
         model_cfg: open_clip model configuration.
-        recipe: Data seen, steps and seed.
-        checkpoint: File that training resumes from; written every 200 steps, outside of what a killed job loses.
-        out: Folder to write: configuration, float16 weights, `history.csv`, `recipe.json`.
+        recipe: Number of samples, optimizer settings and seed.
+        checkpoint: File that training resumes from. It is written every 200 steps and is not an output of the job, so
+            that Snakemake does not delete it when the job is killed.
+        out: Folder for the configuration, the float16 weights, `history.csv` and `recipe.json`.
 
     Raises:
         UserError: The loss is not finite, or the checkpoint is damaged.
@@ -160,7 +161,7 @@ def _save(
 
 
 def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list, float]:
-    """Load a checkpoint where there is one: (next step, history, seconds spent)."""
+    """Load the checkpoint, if there is one, and return the next step, the history, and the seconds spent so far."""
     if not path.is_file():
         return 0, [], 0.0
     from safetensors import SafetensorError, safe_open

@@ -1,9 +1,9 @@
-"""Two generated data sets of photo-sized JPEGs in the layout of the hub's, to rehearse runs on real data.
+"""Generate two data sets of photo-sized JPEGs in the layout of the hub's, to rehearse runs on real data.
 
 python -m tgems.demo.rehearsal OUT
 
-Digit scenes, drawn large: `rehearsal_retrieval` and `rehearsal_classification`. What they are for is the path, sizes
-and formats of a run on photographs; numbers on them mean nothing.
+The data sets, `rehearsal_retrieval` and `rehearsal_classification`, are digit scenes drawn large. They exercise the
+code path, sizes and formats of a run on photographs; metrics on them are meaningless.
 """
 
 import argparse
@@ -31,7 +31,7 @@ STREAMS = {"retrieval": 101, "classification": 102}
 
 
 def write_rehearsal(out: Path, seed: int = 0) -> None:
-    """Write both data sets; equal seeds give equal bytes."""
+    """Write both data sets. Equal seeds give equal bytes."""
     retrieval, classification = Path(out) / "rehearsal_retrieval", Path(out) / "rehearsal_classification"
     for split, n in RETRIEVAL.items():
         write_split(samples("retrieval", split, n, seed), retrieval / split, -(-n // SHARDS))
@@ -45,10 +45,10 @@ def samples(kind: str, split: str, n: int, seed: int) -> Iterator[Sample]:
     """Draw the samples of one split.
 
     Args:
-        kind: `retrieval`, with five captions an image that are true of no other, or `classification`, of the digit.
-        split: A part of the handwriting.
+        kind: `retrieval`, with five captions per image that are true of no other image, or `classification` of a digit.
+        split: Part of the handwriting.
         n: Number of samples.
-        seed: Of everything.
+        seed: Seed of all draws.
     """
     shares = RETRIEVAL_SHARES if kind == "retrieval" else ZEROSHOT_SHARES["digits"]
     drawn = sc.scenes(seed, split, STREAMS[kind], n, shares, unique=kind == "retrieval")
@@ -62,9 +62,9 @@ def samples(kind: str, split: str, n: int, seed: int) -> Iterator[Sample]:
 
 
 def photo(scene: sc.Scene) -> bytes:
-    """Draw a scene, large, on a noisy gradient: a JPEG of 500 x 375 or 375 x 500 pixels.
+    """Draw a scene large on a noisy gradient, and return it as a JPEG of 500 x 375 or 375 x 500 pixels.
 
-    It is drawn at half that size and enlarged, which takes a third of the time.
+    The scene is drawn at half that size and enlarged, which takes a third of the time.
     """
     rng = np.random.default_rng(scene.render_seed)
     width, height = (LONG, SHORT) if rng.random() < 0.7 else (SHORT, LONG)
@@ -83,7 +83,7 @@ def photo(scene: sc.Scene) -> bytes:
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Draw dark, blotched colors that blend into each other."""
+    """Draw a blotched gradient of dark colors."""
     corners = Image.fromarray(rng.integers(0, 70, (2, 2, 3), np.uint8))
     blotches = Image.fromarray(rng.integers(0, 50, (9, 12, 3), np.uint8))
     smooth, spots = (layer.resize(size, Image.Resampling.BICUBIC) for layer in (corners, blotches))
@@ -93,7 +93,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tgems.demo.rehearsal", description=str(__doc__).splitlines()[0])
-    parser.add_argument("out", type=Path, help="folder of both data sets")
+    parser.add_argument("out", type=Path, help="folder to write both data sets to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the images (default: 0)")
     options = parser.parse_args()
     with one_line_errors():

@@ -1,4 +1,4 @@
-"""Draw a digit scene as an image. Pure: the same scene gives the same pixels."""
+"""Render a digit scene as an image. The same scene always gives the same pixels."""
 
 import io
 
@@ -54,10 +54,10 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def coverage(digit: PlacedDigit, size: tuple[int, int] = (CANVAS, CANVAS)) -> np.ndarray:
-    """Compute the coverage of one digit in [0, 1]: its 8 x 8 source under rotation, shear and scale.
+    """Compute the coverage of each pixel by one digit, in [0, 1]: its 8 x 8 source rotated, sheared and scaled.
 
     Args:
-        digit: With lengths in pixels of this canvas.
+        digit: The digit, with lengths in pixels of this canvas.
         size: Width and height of the canvas.
 
     Returns:

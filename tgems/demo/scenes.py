@@ -1,7 +1,7 @@
-"""Digit scenes as data: what is where, what can truly be said about it, and in which words.
+"""Digit scenes as data: their content, the descriptions that are true of them, and captions in English.
 
-A scene is a function of (seed, part, index). A description is a set of claims about a scene; whether
-it holds is decided on the scene's metadata, never on strings.
+A scene is a function of (seed, part, index). A description is a set of claims about a scene; whether it holds is
+decided by the scene's attributes, never by comparing strings.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ CANVAS = 32
 
 @dataclass(frozen=True)
 class PlacedDigit:
-    """One digit on the canvas: lengths in pixels of a 32 x 32 canvas, angles in radians."""
+    """One digit on the canvas, with lengths in pixels of a 32 x 32 canvas and angles in radians."""
 
     source: int
     value: int
@@ -38,7 +38,7 @@ class PlacedDigit:
 
 @dataclass(frozen=True)
 class Scene:
-    """Layout, difficulty in [0, 1] (clean to hard) and the digits, in reading order."""
+    """A scene: its layout, its difficulty from 0 (clean) to 1 (hard), and its digits in reading order."""
 
     layout: str
     difficulty: float
@@ -48,7 +48,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a description states about one digit; None states nothing."""
+    """What a description states about one digit; attributes that are None are left open."""
 
     value: int | None = None
     color: str | None = None
@@ -56,10 +56,10 @@ class Claim:
     position: str | None = None
 
     def holds(self, digit: PlacedDigit) -> bool:
-        """Return whether every given attribute is the digit's."""
+        """Return whether the digit has all stated attributes."""
         return all(
-            said is None or said == true
-            for said, true in (
+            stated is None or stated == actual
+            for stated, actual in (
                 (self.value, digit.value),
                 (self.color, digit.color),
                 (self.size, digit.size),
@@ -70,14 +70,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Description:
-    """Claims about all the digits of a scene, in order; `layout` None leaves their arrangement open."""
+    """Claims about all digits of a scene, in order; with `layout` None their arrangement is left open."""
 
     claims: tuple[Claim, ...]
     layout: str | None = None
     handwritten: bool = False
 
     def holds(self, scene: Scene) -> bool:
-        """Return whether the description is true of the scene, by metadata."""
+        """Return whether the description is true of the scene."""
         return (
             len(self.claims) == len(scene.digits)
             and (self.layout is None or self.layout == scene.layout)
@@ -91,10 +91,10 @@ def sample_scene(
     """Draw a scene of the given layout; values are uniform over the ten digits.
 
     Args:
-        rng: Generator; the draw is a function of its state.
-        sources: Source images by value, as `split_handwriting` gives them.
+        rng: Generator of all draws.
+        sources: Source images by value, as `split_handwriting` returns them.
         layout: One of `LAYOUTS`.
-        render_seed: Seed words of everything that rendering draws (clutter, noise, background).
+        render_seed: Seed of all that is drawn in rendering: clutter, noise and background.
     """
     count = {"plain": 1, "single": 1, "above": 2, "left of": 2, "row": 3, "column": 3}[layout]
     difficulty = 0.0 if layout == "plain" else float(rng.random())
@@ -139,14 +139,14 @@ def sample_scene(
 
 
 def plain_scene(source: int, value: int) -> Scene:
-    """Make a scene of one source image as it is, only resized to the canvas."""
+    """Return a scene of one unmodified source image, resized to the canvas."""
     half = CANVAS / 2
     digit = PlacedDigit(source, value, "white", "medium", "center", half, half, float(CANVAS), 0.0, 0.0)
     return Scene("plain", 0.0, (digit,), (0,))
 
 
 def full_description(scene: Scene) -> Description:
-    """Describe everything that a caption can say: values, colors, layout; for a single digit its size and position."""
+    """Describe all that a caption can state: values, colors and layout, or the size and position of a single digit."""
     if scene.layout == "plain":
         return Description((Claim(value=scene.digits[0].value),), "plain", handwritten=True)
     if scene.layout == "single":
@@ -157,7 +157,7 @@ def full_description(scene: Scene) -> Description:
 
 
 def partial_description(scene: Scene, rng: np.random.Generator) -> Description:
-    """Draw a true description that leaves something out."""
+    """Draw a true description that leaves some attributes open."""
     keep_value, keep_color = ((True, False), (False, True), (True, True))[rng.integers(3)]
     if scene.layout == "plain":
         return Description((Claim(value=scene.digits[0].value),), handwritten=bool(rng.integers(2)))
@@ -170,7 +170,7 @@ def partial_description(scene: Scene, rng: np.random.Generator) -> Description:
 
 
 def caption(description: Description) -> str:
-    """Say a description in English; equal descriptions give equal captions."""
+    """Write a description in English; equal descriptions give equal captions."""
 
     def noun(claim: Claim) -> str:
         adjectives = [word for word in (claim.size, claim.color) if word is not None]
@@ -199,7 +199,7 @@ def relation_phrase(layout: str) -> str:
 
 
 def sample_rng(seed: int, part: str, stream: int, index: int, attempt: int = 0) -> np.random.Generator:
-    """Make the generator of one sample from its arguments alone, so that samples can be made in any order."""
+    """Return the random generator of one sample; it does not depend on samples drawn before."""
     return np.random.default_rng([seed, PARTS.index(part), stream, index, attempt])
 
 
@@ -210,11 +210,11 @@ def scenes(
 
     Args:
         seed: Seed of the data set.
-        part: Handwriting part that the digits come from.
-        stream: Number of the data set, so that two sets of one part differ.
+        part: Part of the handwriting that the digits come from.
+        stream: Number of the data set, by which two data sets of the same part differ.
         n: Number of scenes.
-        shares: Layout -> share of the scenes, summing to 1; counts are exact to rounding, the order is mixed.
-        unique: Redraw until the full description is true of no earlier scene.
+        shares: Share of the scenes for each layout, summing to 1. Counts are exact up to rounding, in random order.
+        unique: Whether no two scenes may have the same full description.
 
     Raises:
         UserError: `unique` cannot be met because a layout has too few different descriptions.

@@ -1,1 +1,1 @@
-"""One pass of a frozen backbone over a data set: summaries of every exit, embeddings and text banks, cached."""
+"""The feature pass: encode a data set once with a frozen backbone, and cache what exit modules need."""

@@ -1,14 +1,14 @@
-"""The feature cache: one folder per (backbone, data set, split), checked by digest when it is read.
+"""The feature cache: one folder per backbone, data set and split, whose files are checked by digest when read.
 
-manifest.json        schema version, digests of weights, preprocessing, shards, prompts and of every file
-texts.safetensors    embeddings [m, D]: class names, or the distinct captions in order of appearance
-samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, sources, ...)
-captions.parquet     retrieval only, per caption: image (row), text (row of texts), caption
-reference.safetensors  under autocast only: places [m] and float32 embeddings [m, D] of some images
-../{split}.shards/   what the encoder said of the images, one folder per shard (tgems/features/shards.py)
+manifest.json          schema version, digests of weights, preprocessing, shards, prompts and all files
+texts.safetensors      embeddings [m, D] of the class names, or of the distinct captions in order of appearance
+samples.parquet        per image: key, label, and metadata of the data set (difficulty, sources, ...)
+captions.parquet       for retrieval, per caption: image (row of samples), text (row of texts), caption
+reference.safetensors  under autocast, of some images: places [m] (row numbers) and float32 embeddings [m, D]
+../{split}.shards/     features of the images, one folder per shard (tgems/features/shards.py)
 
-Summaries that take more memory than the reader allows stay in their files, mapped, and are read by rows; such
-files are checked by size, all others by digest.
+Summaries that take more memory than the reader allows are memory-mapped and read by rows. Their files are checked by
+size, all others by digest.
 """
 
 import os
@@ -36,18 +36,19 @@ COMPARED = ("schema_version", "weights", "preprocess")
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """All of one split.
+    """The cached features of one split.
 
     Attributes:
-        summaries: Before the last exit `[n, E-1, S]`, by rows.
-        embeddings: `[n, D]` float32, unit.
-        raw_embeddings: Before the last exit `[n, E-1, D]`, unit, by rows; None where the frozen pooling takes none.
-        texts: `[m, D]` float32, unit: classes or distinct captions.
+        summaries: Summaries `[n, E-1, S]` at the exits before the last, read by rows.
+        embeddings: Unit embeddings `[n, D]` float32 of the full encoder.
+        raw_embeddings: Unit embeddings `[n, E-1, D]` by the frozen pooling and projection at the exits before the last,
+            read by rows; None if these accept only the last block's tokens.
+        texts: Unit embeddings `[m, D]` float32 of the classes or of the distinct captions.
         samples: One row per image.
         captions: One row per caption, or None for classification.
-        manifest: As written.
-        streamed: Whether summaries stay in their files, since they need not fit in memory.
-        reference: Under autocast, rows of some images `[m]` and their float32 embeddings `[m, D]`.
+        manifest: Content of manifest.json.
+        streamed: Whether summaries are memory-mapped instead of loaded.
+        reference: Under autocast, row numbers `[m]` of some images and their float32 embeddings `[m, D]`.
     """
 
     summaries: Rows
@@ -67,32 +68,33 @@ class FeatureSet:
 
     @property
     def sources(self) -> list[list[str]]:
-        """Names of the sources that each image was made of; an image that names none is its own."""
+        """Names of the sources that each image was made from; an image without sources is its own source."""
         if "sources" not in self.samples:
             return [[key] for key in self.samples["key"]]
         named = zip(self.samples["sources"], self.samples["key"], strict=True)
         return [
-            [str(name) for name in own] if np.size(own) and np.ndim(own) else [f"image {key}"] for own, key in named
+            [str(name) for name in names] if np.size(names) and np.ndim(names) else [f"image {key}"]
+            for names, key in named
         ]
 
     def at_exits(self, blocks: Sequence[int], summary_dim: int) -> "FeatureSet":
-        """Return the same split as a backbone with fewer exits sees it.
+        """Return the features of the same split for some of the exits and one of the grids.
 
         Args:
             blocks: Exits to keep, 1-based; the last is the encoder's depth.
-            summary_dim: `S`, which tells the grid: 1 + g^2 parts of the widest exit's `d`.
+            summary_dim: Length `S` of a summary with the wanted g x g grid, 1 + g^2 parts of the widest exit's `d`.
 
         Raises:
-            UserError: An exit or a grid was not extracted.
+            UserError: The features do not have one of the exits, or the grid.
         """
-        have = self.manifest["blocks"]
-        if absent := sorted(set(blocks) - set(have)):
-            raise UserError(f"features were extracted at blocks {have}, but block {absent[0]} is wanted as an exit")
-        keep = [have.index(block) for block in blocks[:-1]]
+        extracted = self.manifest["blocks"]
+        if absent := sorted(set(blocks) - set(extracted)):
+            raise UserError(f"features were extracted at blocks {extracted}, but not at block {absent[0]}")
+        keep = [extracted.index(block) for block in blocks[:-1]]
         widths = [self.manifest["widths"][k] for k in keep]
         grids, wanted = self.manifest["grids"], grid_of(summary_dim // max(widths))
         if wanted and wanted not in grids:
-            raise UserError(f"features were extracted with grids {grids} of means, but grid {wanted} is wanted")
+            raise UserError(f"features were extracted with grids {grids}, but not with grid {wanted}")
         start = n_parts(grids[: grids.index(wanted)]) if wanted else 1
         parts = [0, *range(start, start + wanted**2)]
         raw = self.raw_embeddings
@@ -105,26 +107,26 @@ class FeatureSet:
 
     @property
     def widths(self) -> tuple[int, ...] | None:
-        """Unpadded width of each part of a summary, per exit before the last; None where all are equal."""
+        """Unpadded width of a part of a summary, per exit before the last; None if all are equal."""
         widths = tuple(self.manifest["widths"])
         return None if len(set(widths)) == 1 else widths
 
     def raw_at_all_exits(self) -> Tensor | None:
-        """Return embeddings by the frozen pooling and projection at every exit `[n, E, D]`; None if it accepts none."""
+        """Return embeddings `[n, E, D]` by the frozen pooling and projection at every exit, or None without them."""
         if self.raw_embeddings is None:
             return None
         return torch.cat((self.raw_embeddings[:], self.embeddings[:, None]), 1)
 
     @property
     def text_embeddings(self) -> Tensor:
-        """Embeddings of every caption in order `[m, D]` (retrieval), or of the classes."""
+        """Embeddings `[m, D]` of all captions in order for retrieval, or of the classes."""
         if self.captions is None:
             return self.texts
         return self.texts[torch.from_numpy(self.captions["text"].to_numpy().copy())]
 
     @property
     def text_image(self) -> Tensor:
-        """Image of every caption `[m]` int64.
+        """Row number of the image of every caption, `[m]` int64.
 
         Raises:
             ValueError: The split has labels instead of captions.
@@ -135,21 +137,22 @@ class FeatureSet:
 
 
 def seal(folder: Path, manifest: dict) -> None:
-    """Write the manifest last, with the digest of every other file: a folder without it is not a cache."""
+    """Complete a cache folder: write its manifest, with the digests of all other files."""
     files = {p.name: digest_file(p) for p in sorted(Path(folder).iterdir()) if p.name != "manifest.json"}
     write_json(Path(folder) / "manifest.json", manifest | {"schema_version": SCHEMA_VERSION, "files": files})
 
 
 def load_features(folder: Path, like: dict | None = None, in_memory_gb: float = IN_MEMORY_GB) -> FeatureSet:
-    """Read a split, checking every file against its manifest.
+    """Read the cached features of a split, and check every file against the manifest.
 
     Args:
         folder: Folder of the split.
-        like: Manifest that must agree in schema version, weights and preprocessing (say of the training features).
-        in_memory_gb: Summaries that take more memory than this, as float32, stay in their files.
+        like: Manifest of other features, such as those for training, whose schema version, weights and preprocessing
+            must be the same.
+        in_memory_gb: Summaries that take more memory than this, as float32, are memory-mapped.
 
     Raises:
-        UserError: Something is missing, truncated, altered, or was made with other weights.
+        UserError: A file is missing, truncated or altered, or was made with other weights.
     """
     folder = Path(folder)
     expected = {"schema_version": SCHEMA_VERSION} if like is None else {k: like.get(k) for k in COMPARED}
@@ -159,18 +162,18 @@ def load_features(folder: Path, like: dict | None = None, in_memory_gb: float = 
 
 
 def load_captions(folder: Path, weights: str) -> tuple[Tensor, pd.DataFrame]:
-    """Read the captions of a split without its images.
+    """Read the captions of a split without the features of its images.
 
     Args:
         folder: Folder of the split.
-        weights: Digest of the backbone in use.
+        weights: Digest of the weights of the backbone in use.
 
     Returns:
         Embeddings of the distinct captions `[m, D]`, and one row per caption with columns `text` (row of the
         embeddings) and `caption`.
 
     Raises:
-        UserError: Something is missing, truncated, altered, or was made with other weights.
+        UserError: A file is missing, truncated or altered, or was made with other weights.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder, {"schema_version": SCHEMA_VERSION, "weights": weights})
@@ -181,9 +184,9 @@ def load_captions(folder: Path, weights: str) -> tuple[Tensor, pd.DataFrame]:
 
 
 def _read_manifest(folder: Path, expected: dict) -> dict:
-    """Read a manifest and compare some of its keys with what is in use."""
+    """Read a manifest, and check that the keys of `expected` have the expected values."""
     if not os.path.isfile(folder / "manifest.json"):
-        raise UserError(f"{folder}: no manifest.json; the cache is not whole, delete the folder and run again")
+        raise UserError(f"{folder}: no manifest.json, so the cache is incomplete; delete the folder and run again")
     manifest = read_json(folder / "manifest.json")
     for key, wanted in expected.items():
         if manifest.get(key) != wanted:
@@ -235,7 +238,7 @@ def _read(folder: Path, manifest: dict, in_memory_gb: float) -> FeatureSet:
 
 
 def _summary_bytes(shards: Path, cache: Path, manifest: dict) -> int:
-    """Return the memory of summaries and raw embeddings as float32, and check the size of every file."""
+    """Return the bytes that summaries and raw embeddings take as float32, and check the sizes of all files."""
     total = 0
     for name, part in manifest["parts"].items():
         for file, size in part["bytes"].items():

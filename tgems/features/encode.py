@@ -1,4 +1,4 @@
-"""Pure tensor functions of the feature pass: what an encoder yields at every exit."""
+"""Encode images at every exit, and texts, with a frozen backbone."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,14 +12,14 @@ from tgems.backbones.towers import Tower
 
 
 class EncodedImages(NamedTuple):
-    """A batch at every exit.
+    """A batch of images, encoded at every exit.
 
     Attributes:
-        summaries: `[n, E-1, P W]` at exits before the last: the P parts of a summary (docs/method.md#notation), each
-            padded with zeros to the widest exit's W.
-        embeddings: `[n, D]` unit embeddings, equal to open_clip's `encode_image(..., normalize=True)` bit for bit.
-        raw_embeddings: `[n, E, D]` unit embeddings by the frozen pooling and projection; None where these accept the
-            last block's tokens only.
+        summaries: Summaries `[n, E-1, P W]` at the exits before the last. Each of their P parts
+            (docs/method.md#notation) is padded with zeros to the width W of the widest exit.
+        embeddings: Unit embeddings `[n, D]`, equal to open_clip's `encode_image(..., normalize=True)` bit for bit.
+        raw_embeddings: Unit embeddings `[n, E, D]` by the frozen pooling and projection; None if these accept only the
+            last block's tokens.
     """
 
     summaries: Tensor
@@ -28,20 +28,20 @@ class EncodedImages(NamedTuple):
 
 
 def summary_rows(tower: Tower, state: Tensor, width: int, grids: Sequence[int]) -> Tensor:
-    """Compute the parts of a state's summary, each padded with zeros to `width`: `[n, P width]`."""
+    """Summarise a state as `[n, P width]`, with each of the P parts padded with zeros to `width`."""
     summary = tower.summarise(state, grids)
     return F.pad(summary, (0, width - summary.shape[-1])).flatten(1)
 
 
 @torch.no_grad()
 def encode_images(tower: Tower, images: Tensor, blocks: Sequence[int], grids: Sequence[int] = (2,)) -> EncodedImages:
-    """Run the encoder once and keep what the exits say.
+    """Run the encoder once, and keep summaries and embeddings at the exits.
 
     Args:
-        tower: Of a frozen model.
-        images: `[n, 3, h, w]`.
-        blocks: Exits, 1-based, ascending; the last is L.
-        grids: Grids of means to keep in summaries, see `Tower.summarise`.
+        tower: Image tower of a frozen model.
+        images: Preprocessed images `[n, 3, h, w]`.
+        blocks: Exits, 1-based and ascending; the last is L.
+        grids: Sizes of the grids of means in summaries; see `Tower.summarise`.
     """
     width = max(tower.widths[block - 1] for block in blocks[:-1])
     state, summaries, raw = tower.stem(images), [], []
@@ -56,7 +56,7 @@ def encode_images(tower: Tower, images: Tensor, blocks: Sequence[int], grids: Se
 
 @torch.no_grad()
 def encode_texts(model: Any, tokenizer: Callable, texts: list[str], batch_size: int = 64) -> Tensor:
-    """Encode texts as unit embeddings `[m, D]` float32."""
+    """Encode texts to unit embeddings `[m, D]` float32."""
     device = model.logit_scale.device
     starts = tqdm(range(0, len(texts), batch_size), desc="texts", unit="batch", mininterval=2)
     batches = (tokenizer(texts[i : i + batch_size]).to(device) for i in starts)

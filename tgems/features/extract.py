@@ -1,7 +1,7 @@
-"""Features of one split: encodes its shards where that is not done yet, then its texts, and seals the whole.
+"""Extract the features of one split: encode the shards that are not encoded yet, then the texts.
 
-Shards may have been encoded by other jobs, on other machines (`encode_part`); they are beside the split's folder, in
-`{split}.shards/{i}`, and a job that was killed goes on with the first one that is not whole.
+Shards may be encoded beforehand by other jobs, also on other machines (`encode_part`). Their features are stored beside
+the split's folder, in `{split}.shards/{i}`, and a job that was killed resumes at the first incomplete shard.
 """
 
 import logging
@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from tgems.backbones.load import Backbone
 from tgems.data.webdataset import SplitFiles, read_prompts
@@ -24,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 def encode_part(backbone: Backbone, split: SplitFiles, out: Path, encoding: Encoding, part: int, of: int) -> None:
-    """Encode every `of`-th shard of a split, from the `part`-th on, and write a receipt.
+    """Encode every `of`-th shard of a split, beginning with shard `part`, and write a receipt.
 
     Args:
         backbone: Frozen model.
-        split: Shards.
-        out: Receipt, `{split}.shards/part-{part}-of-{of}.json`; shards are written beside it.
-        encoding: How.
-        part: 0-based.
-        of: Parts.
+        split: The split whose shards are encoded.
+        out: Path of the receipt, `{split}.shards/part-{part}-of-{of}.json`; features are written beside it.
+        encoding: How images are encoded.
+        part: Number of the part, 0-based.
+        of: Number of parts.
     """
     use_device(backbone, encoding)
     found = _encode(backbone, split, out.parent, encoding, range(part, len(split.shards), of))
@@ -40,18 +41,18 @@ def encode_part(backbone: Backbone, split: SplitFiles, out: Path, encoding: Enco
 
 
 def extract_features(backbone: Backbone, split: SplitFiles, task: str, out: Path, encoding: Encoding) -> None:
-    """Encode every image once and every text once.
+    """Encode the images and texts of a split, each once, and write the feature cache.
 
     Args:
         backbone: Frozen model.
-        split: Shards and prompts.
+        split: The split to encode.
         task: `zeroshot_classification` or `zeroshot_retrieval`.
-        out: Cache folder; appears whole or not at all. Shards are in `{out}.shards`.
-        encoding: How.
+        out: Folder of the cache, which appears only once it is complete. Features of shards are in `{out}.shards`.
+        encoding: How images are encoded.
 
     Raises:
-        UserError: An image cannot be decoded, labels do not fit the task, a value is not finite, or there is no such
-            device.
+        UserError: An image cannot be decoded, a label or caption does not fit the task, a value is not finite, or the
+            device is not available.
     """
     use_device(backbone, encoding)
     shards = shard_folder(out)
@@ -69,7 +70,7 @@ def extract_features(backbone: Backbone, split: SplitFiles, task: str, out: Path
 
 
 def shard_folder(out: Path) -> Path:
-    """Return the folder of the shards of a split's features."""
+    """Return the folder of the features of a split's shards."""
     return out.with_name(f"{out.name}.shards")
 
 
@@ -84,7 +85,7 @@ def _encode(
 
 
 def _gather(folder: Path, found: dict[str, dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Gather samples and captions of all shards; captions get their image's row in the whole split."""
+    """Concatenate samples and captions of all shards, and number the images of captions within the split."""
     samples, captions, before = [], [], 0
     for name, shard in found.items():
         samples.append(pd.read_parquet(folder / name / "samples.parquet"))
@@ -95,7 +96,7 @@ def _gather(folder: Path, found: dict[str, dict]) -> tuple[pd.DataFrame, pd.Data
     samples, captions = pd.concat(samples, ignore_index=True), pd.concat(captions, ignore_index=True)
     twice = samples["key"][samples["key"].duplicated()]
     if len(twice):
-        raise UserError(f"{folder}: key {twice.iloc[0]!r} is in two shards; keys must be unique in a split")
+        raise UserError(f"{folder}: key {twice.iloc[0]!r} is in two shards; make keys unique within the split")
     return samples, captions
 
 
@@ -112,7 +113,7 @@ def _gather_reference(folder: Path, found: dict[str, dict], partial: Path) -> No
 def _manifest(backbone: Backbone, encoding: Encoding, found: dict[str, dict], prompts: list) -> dict:
     skipped = [{"shard": s["tar"]} | one for s in found.values() for one in s["skipped"]]
     if skipped:
-        logger.warning("%d samples were left out; the manifest lists them", len(skipped))
+        logger.warning("%d samples were skipped; manifest.json lists them", len(skipped))
     return {
         "weights": backbone.weights_digest,
         "preprocess": backbone.preprocess_digest,
@@ -138,8 +139,14 @@ def _manifest(backbone: Backbone, encoding: Encoding, found: dict[str, dict], pr
     }
 
 
-def _texts(backbone: Backbone, split: SplitFiles, task: str, samples: pd.DataFrame, captions: pd.DataFrame):
-    """Encode the classes, or the distinct captions, whose number `captions` gains as column `text`."""
+def _texts(
+    backbone: Backbone, split: SplitFiles, task: str, samples: pd.DataFrame, captions: pd.DataFrame
+) -> tuple[Tensor, list]:
+    """Encode the classes or the distinct captions, and number the latter in a new column `text` of `captions`.
+
+    Returns:
+        Embeddings `[m, D]`, and the texts for their digest.
+    """
     model, tokenizer = backbone.model, backbone.tokenizer
     if task == "zeroshot_classification":
         prompts = read_prompts(split.prompts)

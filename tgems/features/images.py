@@ -1,4 +1,4 @@
-"""Decode the images of one shard, in order, in worker processes; an image that cannot be decoded gives a reason."""
+"""Decode and preprocess the images of one shard in worker processes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,26 +14,26 @@ from tgems.errors import reason
 
 
 class Batch(NamedTuple):
-    """Some samples of a shard.
+    """A batch of samples of a shard.
 
     Attributes:
-        places: Which samples these are `[B]` int64.
-        images: Preprocessed `[B, 3, h, w]` float32.
-        broken: Place and reason of those that could not be decoded.
+        indices: Indices `[B]` int64 of the samples that were decoded.
+        images: Their preprocessed images `[B, 3, h, w]` float32, or None if there are none.
+        broken: Index and reason of each sample that could not be decoded.
     """
 
-    places: Tensor
+    indices: Tensor
     images: Tensor | None
     broken: list[tuple[int, str]]
 
 
 class ShardImages(Dataset):
-    """Images of a shard by place.
+    """Images of a shard by index; an image that cannot be decoded is replaced by the reason as text.
 
     Args:
         path: The tar.
-        entries: Its index.
-        preprocess: PIL image -> `[3, h, w]`.
+        entries: Samples of the tar, as `index_shard` returns them.
+        preprocess: Function from a PIL image to a tensor `[3, h, w]`.
     """
 
     def __init__(self, path: Path, entries: list[Entry], preprocess: Callable):
@@ -42,21 +42,21 @@ class ShardImages(Dataset):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, place: int) -> tuple[int, Tensor | str]:
-        entry = self.entries[place]
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        entry = self.entries[index]
         if entry.problem is not None:
-            return place, entry.problem
+            return index, entry.problem
         try:
             image = open_rgb(read_image(self.path, entry))
         except UNREADABLE as error:
-            return place, f"cannot be decoded ({reason(error)})"
-        return place, self.preprocess(image)
+            return index, f"cannot be decoded ({reason(error)})"
+        return index, self.preprocess(image)
 
 
 def image_batches(
     path: Path, entries: list[Entry], preprocess: Callable, batch_size: int, workers: int, pin: bool
 ) -> DataLoader:
-    """Iterate over `Batch` in the order of the shard, whatever the number of workers (0: this process)."""
+    """Return a loader of `Batch` in the order of the shard; with 0 workers this process decodes the images."""
     return DataLoader(
         ShardImages(path, entries, preprocess),
         batch_size=batch_size,
@@ -67,7 +67,7 @@ def image_batches(
 
 
 def _collate(samples: list[tuple[int, Tensor | str]]) -> Batch:
-    good = [(place, image) for place, image in samples if not isinstance(image, str)]
-    broken = [(place, reason) for place, reason in samples if isinstance(reason, str)]
+    good = [(index, image) for index, image in samples if not isinstance(image, str)]
+    broken = [(index, reason) for index, reason in samples if isinstance(reason, str)]
     images = torch.stack([image for _, image in good]) if good else None
-    return Batch(torch.tensor([place for place, _ in good], dtype=torch.int64), images, broken)
+    return Batch(torch.tensor([index for index, _ in good], dtype=torch.int64), images, broken)

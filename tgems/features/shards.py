@@ -1,10 +1,12 @@
-"""Encode one shard: reads a tar, writes one folder of features, whole or not at all, memory flat in its images.
+"""Encode one shard: read a tar and write a folder of features, which appears only once it is complete.
 
-shard.json           fingerprint of all that the numbers depend on, counts, samples left out, digest of every file below
-000.safetensors ..   some images each: summaries [n, E-1, S], embeddings [n, D], raw_embeddings [n, E-1, D]
-samples.parquet      per image: key, label, and what the data set's metadata says (difficulty, sources, ...)
-captions.parquet     per caption: image (row of samples), caption
-reference.safetensors, under autocast only: float32 embeddings [m, D] of the first images
+shard.json             fingerprint of all that the features depend on, counts, skipped samples, digests of all files
+000.safetensors, ...   for some images each: summaries [n, E-1, S], embeddings [n, D], raw_embeddings [n, E-1, D]
+samples.parquet        per image: key, label, and metadata of the data set (difficulty, sources, ...)
+captions.parquet       per caption: image (row of samples), caption
+reference.safetensors  under autocast: float32 embeddings [m, D] of the first images
+
+The memory that this takes does not depend on the number of images.
 """
 
 import logging
@@ -32,7 +34,7 @@ from tgems.provenance import commit, digest_file, read_json, versions, whole_fol
 
 logger = logging.getLogger(__name__)
 METADATA = ("sources", "difficulty", "n_digits", "layout")
-ROWS_A_FILE = 1024
+ROWS_PER_FILE = 1024
 REFERENCE_IMAGES = 1000
 
 
@@ -43,12 +45,12 @@ class Encoding:
     Attributes:
         batch_size: Number of images per forward pass.
         dtype: Storage type of summaries and raw embeddings, `float32` or `float16`.
-        precision: `float32`, or the type of autocast: `bfloat16` or `float16`.
-        device: torch device.
-        workers: Processes that decode images; 0 decodes in this one.
-        on_bad_sample: `fail`, or `skip`: leave out, log and count.
-        code: Digest of the code that encodes; a change encodes anew.
-        grids: Grids of means in summaries, ascending (`tgems.backbones.towers.Tower.summarise`).
+        precision: `float32`, or the type of autocast, `bfloat16` or `float16`.
+        device: Device of torch.
+        workers: Number of processes that decode images; with 0 the calling process decodes them.
+        on_bad_sample: `fail`, or `skip` to leave out, log and list the sample.
+        code: Digest of the code that encodes; if it changes, shards are encoded again.
+        grids: Sizes of the grids of means in summaries, ascending; see `tgems.backbones.towers.Tower.summarise`.
     """
 
     batch_size: int = 256
@@ -65,15 +67,15 @@ class Encoding:
         """Return the encoding of a job of the workflow, with the digest of this module and all that it imports.
 
         Args:
-            kept: Attributes that change what is encoded.
-            features: The section of the configuration, which also says what the job may use.
+            kept: Attributes that change the features.
+            features: Section `features` of the configuration, of which the attributes that do not are read.
         """
         machine = {key: features[key] for key in ("batch_size", "workers", "device")}
         module = Path(__file__)
         return cls(**kept, **machine, code=code_digest([module, *import_closure(module)]))
 
     def fingerprint(self, backbone: Backbone, shard: str) -> dict:
-        """Return all that a shard's features depend on; `shard` is the digest of the tar."""
+        """Return all that the features of a shard depend on; `shard` is the digest of its tar."""
         own = {k: v for k, v in asdict(self).items() if k in ("dtype", "precision", "on_bad_sample", "code")}
         images = {"weights": backbone.weights_digest, "preprocess": backbone.preprocess_digest, "shard": shard}
         kept = {"blocks": list(backbone.blocks), "grids": list(self.grids)}
@@ -81,10 +83,10 @@ class Encoding:
 
 
 def use_device(backbone: Backbone, encoding: Encoding) -> None:
-    """Move a backbone to the device.
+    """Move a backbone to the device of an encoding.
 
     Raises:
-        UserError: There is no such device.
+        UserError: The device is not available.
     """
     require_device("features.device", encoding.device)
     backbone.model.to(encoding.device)
@@ -93,22 +95,23 @@ def use_device(backbone: Backbone, encoding: Encoding) -> None:
 def ensure_shard(
     backbone: Backbone, split: SplitFiles, path: Path, out: Path, encoding: Encoding, reference: int
 ) -> dict:
-    """Encode a shard unless its folder is whole and was made from the same things.
+    """Encode a shard, unless its features are complete and were made from the same inputs by the same code.
 
     Args:
-        backbone: Frozen, on the device.
-        split: What the shard belongs to.
+        backbone: Frozen model, on the device of the encoding.
+        split: The split that the shard belongs to.
         path: The tar.
-        out: Folder; appears whole or not at all.
-        encoding: How.
-        reference: Under autocast, images to encode in float32 too.
+        out: Folder of the features, which appears only once it is complete.
+        encoding: How images are encoded.
+        reference: Under autocast, number of images to encode in float32 as well.
 
     Returns:
-        What `shard.json` says.
+        Content of `shard.json`.
 
     Raises:
         ShardError: The tar is damaged or empty.
-        UserError: A sample cannot be used and `on_bad_sample` is `fail`; no sample is left; a value is not finite.
+        UserError: A sample cannot be used and `on_bad_sample` is `fail`, no sample can be used, or a value is not
+            finite.
     """
     wanted = encoding.fingerprint(backbone, split.digest(path))
     if (out / "shard.json").is_file():
@@ -148,8 +151,8 @@ def _encode_shard(
                     writer.add(encode_images(backbone.tower, images, backbone.blocks, encoding.grids))
                 if len(used) < wanted:
                     exact.append(_full_depth(backbone, images[: wanted - len(used)]))
-                used += [entries[place] for place in batch.places.tolist()]
-            progress.update(len(batch.places) + len(batch.broken))
+                used += [entries[index] for index in batch.indices.tolist()]
+            progress.update(len(batch.indices) + len(batch.broken))
     if not used:
         raise UserError(f"{path}: none of its {len(entries)} samples can be used; see the log")
     writer.flush()
@@ -171,12 +174,12 @@ def _encode_shard(
 
 
 def _check(path: Path, entries: list[Entry], batch: Batch, on_bad_sample: str, skipped: list[dict]) -> None:
-    for place, reason in batch.broken:
-        line = f"{path}: sample {entries[place].key!r} {reason}"
+    for index, reason in batch.broken:
+        line = f"{path}: sample {entries[index].key!r} {reason}"
         if on_bad_sample == "fail":
             raise UserError(f"{line}; repair the shard, or set on_bad_sample: skip")
-        logger.warning("%s; left out", line)
-        skipped.append({"key": entries[place].key, "reason": reason})
+        logger.warning("%s; skipped", line)
+        skipped.append({"key": entries[index].key, "reason": reason})
 
 
 @torch.no_grad()
@@ -195,7 +198,7 @@ def _write_samples(folder: Path, used: list[Entry]) -> None:
 
 
 class _Writer:
-    """Collects batches and writes them, `ROWS_A_FILE` or a little more a file."""
+    """Collects batches and writes a file as soon as they have `ROWS_PER_FILE` rows."""
 
     def __init__(self, path: Path, folder: Path, encoding: Encoding):
         self.path, self.folder, self.dtype = path, folder, getattr(torch, encoding.dtype)
@@ -203,22 +206,22 @@ class _Writer:
         self.rows: list[int] = []
 
     def add(self, encoded: EncodedImages) -> None:
-        """Take a batch."""
+        """Add a batch."""
         part = {"summaries": encoded.summaries.to(self.dtype), "embeddings": encoded.embeddings.float()}
         if encoded.raw_embeddings is not None:
             part["raw_embeddings"] = encoded.raw_embeddings[:, :-1].to(self.dtype)
         self.parts.append({name: value.cpu() for name, value in part.items()})
-        if sum(len(p["embeddings"]) for p in self.parts) >= ROWS_A_FILE:
+        if sum(len(p["embeddings"]) for p in self.parts) >= ROWS_PER_FILE:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has come."""
+        """Write the batches that were added since the last file."""
         if not self.parts:
             return
         tensors = {name: torch.cat([p[name] for p in self.parts]).contiguous() for name in self.parts[0]}
         for name, value in tensors.items():
             if not torch.isfinite(value).all():
-                raise UserError(f"{self.path}: {name} holds values that are not finite in {value.dtype}; use float32")
+                raise UserError(f"{self.path}: {name} has values that are not finite in {value.dtype}; use float32")
         save_file(tensors, self.folder / f"{len(self.rows):03}.safetensors")
         self.rows.append(len(tensors["embeddings"]))
         self.parts = []

@@ -1,1 +1,1 @@
-"""fvcore traces of towers and exit modules, which prove the closed forms of multiply-accumulates (MACs)."""
+"""Trace towers and exit modules with fvcore, and check the closed-form multiply-accumulate counts (MACs)."""

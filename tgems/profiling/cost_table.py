@@ -1,4 +1,4 @@
-"""Tabulate what an image encoder costs up to each of its blocks, for `tgems macs`."""
+"""Tabulate the cost of an image encoder up to each of its blocks, for `tgems macs`."""
 
 from collections.abc import Sequence
 
@@ -22,13 +22,14 @@ DEFAULTS = {
 
 
 def cost_table(model: str) -> str:
-    """Tabulate the costs of every exit of an architecture, by the closed form or else traced.
+    """Tabulate the costs of all exits of an architecture, from the closed form or, without one, from a trace.
 
     Args:
         model: Name of an open_clip architecture, or `local-dir:FOLDER`.
 
     Returns:
-        Lines: exit, GMACs of the encoder and their share, GMACs with gates visited and head, millions of parameters.
+        A table as text, with a row per exit: the encoder's GMACs up to the exit and their share of the full encoder,
+        the GMACs with the gates visited and a head, and the millions of parameters of the encoder.
 
     Raises:
         UserError: The architecture is unknown or not supported.
@@ -44,17 +45,17 @@ def cost_table(model: str) -> str:
     rows = zip(costs.blocks, costs.encoder, total, sizes, strict=True)
     lines = [f"{model}: {costs.full / 1e9:.3f} GMACs", "exit     GMACs   share  with T-GEM  parameters M"]
     lines += [
-        f"{exit_:4d}{macs / 1e9:10.3f}{macs / costs.full:8.3f}{all_:12.3f}{size / 1e6:14.2f}"
-        for exit_, macs, all_, size in rows
+        f"{block:4d}{macs / 1e9:10.3f}{macs / costs.full:8.3f}{with_modules:12.3f}{size / 1e6:14.2f}"
+        for block, macs, with_modules, size in rows
     ]
     return "\n".join(lines)
 
 
 def print_tables(models: Sequence[str]) -> None:
-    """Print the tables of some architectures.
+    """Print the cost tables of some architectures.
 
     Raises:
-        UserError: One is unknown or not supported.
+        UserError: An architecture is unknown or not supported.
     """
     for model in models:
         print(cost_table(model))

@@ -18,18 +18,18 @@ from tgems.provenance import commit, versions
 
 
 def count_backbone(backbone: dict, tower: Tower, modules: dict, rate_targets: Sequence[float], out: Path) -> None:
-    """Count encoder, heads and gates by fvcore and write them with the closed form, where there is one, beside.
+    """Count the MACs of encoder, heads and gates with fvcore, and write them beside the closed form, if there is one.
 
     Args:
         backbone: Entry of the configuration.
-        tower: Its image tower; weights do not matter.
-        modules: See `exit_costs`.
+        tower: Its image tower; the weights do not matter.
+        modules: A variant of the configuration; see `exit_costs`.
         rate_targets: Rate targets of the variant that have not been checked yet.
         out: JSON file.
 
     Raises:
         UserError: A rate target is below the cheapest exit.
-        RuntimeError: Trace and closed form disagree, by as little as one MAC.
+        RuntimeError: The trace and the closed form differ, even by a single MAC.
     """
     traced, closed = count_encoder(tower), encoder_cost(model_config(backbone))
     name = backbone.get("model") or backbone["pretrained"]
@@ -51,7 +51,7 @@ def count_backbone(backbone: dict, tower: Tower, modules: dict, rate_targets: Se
 
 
 def trace_modules(costs: ExitCosts, modules: dict) -> ExitCosts:
-    """Return the same costs with heads and gates traced, those of each exit in its unpadded width."""
+    """Return costs in which heads and gates are traced, each with the unpadded summary width of its exit."""
     hidden = {name: modules[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
     early = len(costs.widths)
     rates = costs.fixed().tolist()
@@ -80,7 +80,7 @@ def trace_modules(costs: ExitCosts, modules: dict) -> ExitCosts:
 
 
 def parameters(tower: Tower, blocks: Sequence[int]) -> list[int]:
-    """Count the parameters of stem and blocks up to each exit; the last counts everything."""
+    """Count the parameters of the stem and blocks up to each exit; the last count is that of the whole encoder."""
     size = [sum(p.numel() for p in block.parameters()) for block in tower.blocks]
     named = dict(tower.visual.named_parameters())
     whole = sum(p.numel() for p in named.values())

@@ -1,9 +1,9 @@
-"""Count MACs by tracing with fvcore. The only importer of fvcore.
+"""Count MACs by tracing with fvcore. This is the only module that imports fvcore.
 
-fvcore's "flops" are multiply-accumulates. By default it misses multi-head attention: its fast path is one opaque
-operation, and scaled dot-product attention has no handle. Here the fast path is off while tracing, the handle is
-given, operations that multiply nothing are in one list, and every other operation that fvcore does not know is an
-error.
+fvcore's "flops" are multiply-accumulates. By default it misses multi-head attention, because torch's fast path is a
+single opaque operation, and because fvcore has no handle for scaled dot-product attention. This module disables the
+fast path while tracing and adds a handle. Operations that count as free are listed in `ZERO_COST`, and any other
+operation that fvcore does not know is an error.
 """
 
 from collections import Counter
@@ -32,12 +32,12 @@ ZERO_COST = frozenset(
 
 
 class UnsupportedOperationError(RuntimeError):
-    """fvcore does not know an operation of the traced module, and it is not known to be free."""
+    """Raised for an operation that fvcore cannot count and that is not listed in `ZERO_COST`."""
 
 
 @dataclass(frozen=True)
 class MacCount:
-    """MACs of matrix and convolution products, and what fvcore counts for normalisation."""
+    """MACs of matrix products and convolutions, and apart from them fvcore's count for normalisation layers."""
 
     macs: int
     normalisation: int
@@ -47,11 +47,11 @@ class MacCount:
 
 
 def count_macs(module: nn.Module, inputs: tuple) -> MacCount:
-    """Count one forward pass.
+    """Count the MACs of one forward pass.
 
     Args:
-        module: Any module; traced in eval mode without gradients.
-        inputs: Positional arguments.
+        module: Any module. It is traced in eval mode without gradients.
+        inputs: Positional arguments of the forward pass.
 
     Raises:
         UnsupportedOperationError: An operation is neither counted nor listed in `ZERO_COST`.
@@ -69,14 +69,14 @@ def count_macs(module: nn.Module, inputs: tuple) -> MacCount:
     if unknown:
         listed = ", ".join(f"{op} x {n}" for op, n in sorted(unknown.items()))
         raise UnsupportedOperationError(
-            f"{type(module).__name__}: fvcore cannot count {listed}; give a handle, or list what multiplies nothing"
+            f"{type(module).__name__}: fvcore cannot count {listed}; add a handle for it, or list it in ZERO_COST"
         )
     normalisation = sum(operators[n] for n in NORMALISATION if n in operators)
     return MacCount(round(sum(operators.values()) - normalisation), round(normalisation))
 
 
 def count_encoder(tower: Tower) -> EncoderCost:
-    """Trace the steps of a tower for one image; values of its parameters do not matter."""
+    """Count the MACs of a tower for one image by tracing its steps; the values of its parameters do not matter."""
     state, counts = torch.zeros(1, 3, *tower.image_size), []
     was_training = tower.visual.training
     tower.visual.eval()
@@ -98,7 +98,7 @@ def count_encoder(tower: Tower) -> EncoderCost:
 
 
 class Step(nn.Module):
-    """One step of a tower as a module, for tracing."""
+    """Wraps one step of a tower in a module, so that it can be traced."""
 
     def __init__(self, visual: nn.Module, step: Callable):
         super().__init__()
@@ -106,15 +106,15 @@ class Step(nn.Module):
         self.training = visual.training
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
-        """Take the step."""
+        """Apply the step."""
         return self.step(state)
 
 
 def _attention_macs(inputs: list, outputs: list) -> Counter:
-    """Count the products with keys and with values: B H S T (d + d_v)."""
+    """Count the MACs of the products with keys and values, B H S T (d + d_v)."""
     query, key, value = (i.type().sizes() for i in inputs[:3])
-    *batch, sources, dim = query
-    return Counter({"scaled_dot_product_attention": prod(batch) * sources * key[-2] * (dim + value[-1])})
+    *batch, queries, dim = query
+    return Counter({"scaled_dot_product_attention": prod(batch) * queries * key[-2] * (dim + value[-1])})
 
 
 @contextmanager

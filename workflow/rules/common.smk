@@ -38,7 +38,7 @@ pathvars:
     benchmarks=f"{RESULTS}/benchmarks",
 
 
-# Jobs keep freed memory instead of giving it back: torch on CPU otherwise spends a tenth of its time in page faults.
+# Keep freed memory instead of returning it to the system; torch otherwise spends a tenth of CPU time in page faults.
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
 os.environ.setdefault("MALLOC_TOP_PAD_", str(2**26))
@@ -64,9 +64,9 @@ DEMO = [name for name in DATASETS if config["datasets"][name]["source"] == "demo
 RECEIPTS = [
     f"<results>/data/{name}/{role}.json"
     for name, entry in config["datasets"].items()
-    for role, where in entry["splits"].items()
+    for role, split in entry["splits"].items()
     if entry["source"] != "demo"
-    and where != "none"
+    and split != "none"
     and (role != "train" or name == TRAINED)
 ]
 PRETRAINED = ["demo-vit-8", "demo-vit-12"]
@@ -98,7 +98,7 @@ LATENCY_FILES = multiext("<results>/tables/latency", ".csv", ".md", ".tex") + mu
 )
 
 
-# Splits of a demo data set are small: one job encodes them all, which saves importing the libraries for each.
+# Splits of a demo data set are small: one job encodes them all, instead of importing the libraries for each.
 TOGETHER = [
     name
     for name in DEMO
@@ -108,7 +108,7 @@ TOGETHER = [
 
 
 def one_of(names):
-    """Pattern of a wildcard that is one of some names; nothing if there are none."""
+    """Return the pattern of a wildcard that matches the given names; without names it matches no target."""
     return "|".join(names) or "no such name"
 
 

@@ -35,7 +35,7 @@ rule generate_demo:
         seed=lookup(within=config, dpath="demo/seed"),
         shard_size=lookup(within=config, dpath="demo/shard_size"),
     message:
-        "Draw the digit scenes {wildcards.dataset}/{wildcards.split}"
+        "Generate the digit scenes {wildcards.dataset}/{wildcards.split}"
     script:
         "../scripts/generate_demo.py"
 

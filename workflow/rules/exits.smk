@@ -39,7 +39,7 @@ rule train_lookahead:
         options=lookahead_options,
         seeds=SEEDS,
     message:
-        "Train the foresight of image-guided gates of {wildcards.backbone}, {wildcards.variant}, all seeds"
+        "Train the lookahead of image-guided gates of {wildcards.backbone}, {wildcards.variant}, all seeds"
     script:
         "../scripts/train_lookahead.py"
 

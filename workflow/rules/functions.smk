@@ -1,14 +1,14 @@
-# Input files and parameters of all stages, as functions of wildcards, and the code that a stage depends on.
+# Input files and parameters of all stages as functions of wildcards, and the code that a stage depends on.
 
 
 def code_of(name):
-    """Modules of tgems that a script imports, directly or not: a change of their text runs its jobs again."""
+    """Return the modules of tgems that a script imports, directly or not; its jobs run again when they change."""
     script = Path(ROOT, "workflow/scripts", f"{name}.py")
     return [os.path.relpath(path) for path in import_closure(script)]
 
 
 def checked(category):
-    """Category of a result in the report, which is refused for results of another configuration."""
+    """Return the report category of a result; a report on results of another configuration is refused."""
 
     def of(wildcards):
         try:
@@ -21,14 +21,14 @@ def checked(category):
 
 
 def split_files(wildcards):
-    """A split's folder of shards, generated for the demo, or the receipt of one that was fetched."""
+    """Return the folder of a generated split of the demo, or the receipt of a split that was fetched."""
     role = getattr(wildcards, "split", "test")
     demo = config["datasets"][wildcards.dataset]["source"] == "demo"
     return f"<results>/data/{wildcards.dataset}/{role}" + ("" if demo else ".json")
 
 
 def split_source(wildcards):
-    """What a split is fetched from."""
+    """Return the arguments of `fetch_split` for a split."""
     dataset = config["datasets"][wildcards.dataset]
     known = {k: dataset.get(k) for k in ("source", "task", "root", "revision")}
     return known | {
@@ -39,7 +39,7 @@ def split_source(wildcards):
 
 
 def local_files(wildcards):
-    """Shards that lie in a folder already: changed ones are digested anew. What is missing, the job says."""
+    """List the shards in a local folder, so that changed ones are digested again. The job reports missing shards."""
     scheme, _, folder = config["datasets"][wildcards.dataset]["source"].partition(":")
     where = split_source(wildcards)["where"].partition("[")[0]
     if scheme not in ("wds", "tars"):
@@ -48,7 +48,7 @@ def local_files(wildcards):
 
 
 def prompt_files(wildcards):
-    """Files of a demo set that say which texts there are; a receipt lists those of other sets."""
+    """List the files of a demo set that define its texts; those of other data sets are in the receipt."""
     dataset = config["datasets"][wildcards.dataset]
     names = ["dataset_type.txt"]
     if dataset["task"] == "zeroshot_classification":
@@ -58,24 +58,24 @@ def prompt_files(wildcards):
 
 
 def architecture_file(wildcards):
-    """File that a backbone's architecture comes from; none where open_clip knows it."""
+    """List the file that defines a backbone's architecture; none if it is one of open_clip's."""
     return [f for f in weight_files(wildcards) if f.endswith("open_clip_config.json")]
 
 
 def weight_files(wildcards):
-    """Files that a backbone comes from; none where open_clip downloads them."""
+    """List the files of a backbone; none if open_clip downloads them."""
     return backbone_files(config["backbones"][wildcards.backbone])
 
 
 def encoding(wildcards):
-    """Everything about encoding that changes a byte of the features; scripts read the rest from `snakemake.config`."""
+    """Return the encoding options on which features depend; scripts read the others from `snakemake.config`."""
     kept = {key: config["features"][key] for key in ("dtype", "precision")}
     bad = config["datasets"][wildcards.dataset]["on_bad_sample"]
     return kept | {"on_bad_sample": bad, "grids": GRIDS}
 
 
 def backbone_entry(wildcards):
-    """What a backbone's results depend on: its entry, but for words on where its weights come from."""
+    """Return the keys of a backbone's entry on which results depend, that is, all but `source`."""
     entry = config["backbones"][wildcards.backbone]
     return {key: value for key, value in entry.items() if key != "source"}
 
@@ -88,12 +88,12 @@ def encoded_parts(wildcards):
 
 
 def training_features():
-    """Pattern of the training features."""
+    """Return the pattern of the training features."""
     return f"<results>/features/{{backbone}}/{TRAINED}/train"
 
 
 def trained_exits(wildcards):
-    """Where images of the training data set left: the histogram that speed is measured at; none where it is drawn."""
+    """List the file of the exits taken on the training data set, at which speed is measured; none if they are drawn."""
     if config["latency"]["exits"] == "drawn":
         return []
     dataset = TRAINED if TRAINED in REPORTED else REPORTED[0]
@@ -102,49 +102,52 @@ def trained_exits(wildcards):
 
 
 def each_seed(folder, mark=str):
-    """Folders of one kind of module, one per seed."""
+    """Return the folders of one kind of module, one per seed."""
     root = "<results>/exits/{backbone}/{variant}"
     return [mark(f"{root}/{folder}/seed-{seed}") for seed in SEEDS]
 
 
 def module_sizes(wildcards):
-    """What the costs of a variant's modules depend on."""
+    """Return the options of a variant on which the costs of its modules depend."""
     variant = config["variants"][wildcards.variant]
     hidden = {
         name: {"hidden": variant[name]["hidden"]}
         for name in ("heads", "image_gates", "bank_gates")
     }
     scheme = {"training": {"scheme": variant["training"]["scheme"]}}
-    own = {"exits": variant["exits"], "summary": variant["summary"]}
-    return own | scheme | hidden
+    layout = {"exits": variant["exits"], "summary": variant["summary"]}
+    return layout | scheme | hidden
 
 
 def unchecked_targets(wildcards):
-    """The lowest rate target, for the count to check, where no closed form has; none else, so that more count nothing."""
+    """Return the lowest rate target if it is not checked yet, for lack of a closed form; none else.
+
+    With only the lowest one, adding rate targets does not count MACs again.
+    """
     if costs_of(config, wildcards.backbone, wildcards.variant) is not None:
         return []
     return [min(config["variants"][wildcards.variant]["rate_targets"])]
 
 
 def lookahead_options(wildcards):
-    """Options of the image-guided gates that their lookahead depends on."""
+    """Return the options of the image-guided gates on which their lookahead depends."""
     options = config["variants"][wildcards.variant]["image_gates"]
     return {key: options[key] for key in LookaheadOptions.model_fields}
 
 
 def hidden_widths(wildcards):
-    """Hidden widths of the modules that speed is measured with."""
+    """Return the hidden widths of the modules with which speed is measured."""
     variant = config["variants"][VARIANTS[0]]
     return {name: variant[name]["hidden"] for name in ("heads", "image_gates")}
 
 
 def query_bank_options(wildcards):
-    """What the query bank is chosen from; None where texts are not normalised by one."""
+    """Return the options that the query bank is chosen from; None without query-bank normalisation."""
     return config["query_bank"] if training_captions(wildcards) else None
 
 
 def gate_options(wildcards):
-    """Options of gates that serve all rate targets and are trained for all seeds in one job."""
+    """Return the options of gates that serve all rate targets and are trained for all seeds in one job."""
     variant = config["variants"][wildcards.variant]
     if wildcards.gates == "variance":
         return variant["bank_gates"]
@@ -156,7 +159,7 @@ def gate_options(wildcards):
 
 
 def joint_options(wildcards):
-    """Options of training heads and gates together: those of heads, and what the section `joint` adds."""
+    """Return the options of joint training: those of the heads, updated with the section `joint`, and of the gates."""
     variant = config["variants"][wildcards.variant]
     gates = variant[f"{wildcards.guidance}_gates"]
     chosen = {key: variant["image_gates"][key] for key in ("regularizer", "lambda")}
@@ -166,7 +169,7 @@ def joint_options(wildcards):
 
 
 def trained(wildcards):
-    """Where the modules of a backbone and variant are, and how they are trained (tgems.evaluation.split.Trained)."""
+    """Return the fields of `tgems.evaluation.split.Trained`: where modules are, and how they are trained."""
     variant = config["variants"][wildcards.variant]
     return {
         "exits": f"{RESULTS}/exits/{wildcards.backbone}/{wildcards.variant}",
@@ -178,14 +181,14 @@ def trained(wildcards):
 
 
 def trained_modules(wildcards):
-    """Folders of every head and gate of a backbone and variant."""
+    """Return the folders of all heads and gates of a backbone and variant."""
     modules = trained(wildcards)
     root, seeds = modules.pop("exits"), modules.pop("seeds")
     return [f"{root}/{f}" for seed in seeds for f in job_folders(seed, **modules)]
 
 
 def training_captions(wildcards):
-    """Features whose captions the query bank is drawn from; none where texts are not normalised by it."""
+    """List the features whose captions the query bank is drawn from; none without query-bank normalisation."""
     retrieval = config["datasets"][wildcards.dataset]["task"] == "zeroshot_retrieval"
     wanted = retrieval and "querybank" in config["score_normalisation"]
     folder = f"<results>/features/{wildcards.backbone}/{TRAINED}/train"
@@ -193,7 +196,7 @@ def training_captions(wildcards):
 
 
 def threshold_files(wildcards):
-    """Fitted thresholds by calibration: the data set's own, and those of the training domain."""
+    """Return the files of fitted thresholds by calibration: those of the data set and of the training data set."""
     wanted = config["datasets"][wildcards.dataset]["calibration"]
     origin = {"in_domain": wildcards.dataset, "transfer": TRAINED}
     if wildcards.dataset == TRAINED:
@@ -207,13 +210,13 @@ def threshold_files(wildcards):
 
 
 def validation_curves(wildcards):
-    """Curves that competitors are picked on: the data set's own, or those of the training domain where it has none."""
+    """Return the validation curves for picking opponents: the data set's, or else the training data set's."""
     first = next(iter(threshold_files(wildcards).values()))
     return first.replace("thresholds.json", "validation_curves.parquet")
 
 
 def evaluated(part, extension="parquet"):
-    """One part of every evaluation."""
+    """Return the files of one part of all evaluations."""
     return expand(
         f"<results>/evaluation/{{b}}/{{v}}/{{d}}/{part}.{extension}",
         b=BACKBONES,
@@ -223,7 +226,7 @@ def evaluated(part, extension="parquet"):
 
 
 def demo_prompt_files():
-    """Prompt files of all demo data sets, as clip_benchmark reads them; the configuration does not matter."""
+    """Return the prompt files of all demo data sets, whichever of them the configuration uses."""
     files = expand("<results>/data/{dataset}/dataset_type.txt", dataset=DEMO_DATASETS)
     zeroshot = [name for name in DEMO_DATASETS if name != "scenes"]
     names = ["classnames.txt", "zeroshot_classification_templates.txt"]

@@ -43,6 +43,6 @@ rule measure_latency:
         rate_targets=lookup(within=config, dpath=f"variants/{VARIANTS[0]}/rate_targets"),
         options=lookup(within=config, dpath="latency"),
     message:
-        "Measure the speed of {wildcards.backbone}, alone on {threads} cores"
+        "Measure the speed of {wildcards.backbone} on {threads} cores, with no other job running"
     script:
         "../scripts/measure_latency.py"

@@ -109,6 +109,6 @@ rule report_latency:
         "../../environment.yml"
     threads: 1
     message:
-        "Write the table and the figure of speed"
+        "Write the table and plot the figure of measured speed"
     script:
         "../scripts/report_latency.py"
