@@ -24,7 +24,7 @@ def toy_pairs(n: int = 600, seed: int = 0) -> Pairs:
 
 
 def costs_of_sizes(widths: list[int], summary_dim: int, embed_dim: int) -> ExitCosts:
-    """Costs of exits after every block, each block as dear as the first."""
+    """Costs of exits after every block, each block as expensive as the first."""
     n = len(widths)
     gates = {kind: (1,) * n for kind in GATES}
     blocks = tuple(range(1, n + 2))

@@ -16,7 +16,7 @@ def test_every_step_has_a_label_in_figures():
     assert list(LABELS) == list(STEPS)
 
 
-def test_every_step_stands_on_another_at_the_same_rate(table):
+def test_gains_are_relative_to_the_step_below_at_the_same_rate(table):
     steps = table[table["step"].isin(STEPS)]
     assert set(steps["rate"]) == {0.5, 0.7} and set(steps["step"]) == set(STEPS) - {"score_normalisation"}
     for row in steps.dropna(subset=["over"]).to_dict("records"):
@@ -25,19 +25,19 @@ def test_every_step_stands_on_another_at_the_same_rate(table):
         assert row["gain_ci_low"] <= row["gain"] <= row["gain_ci_high"]
 
 
-def test_the_best_rule_is_at_least_as_good_as_a_fixed_exit_where_it_is_picked(table):
-    """Picked on these very images: the hull is among the rules."""
+def test_the_best_rule_is_at_least_as_good_as_a_fixed_exit_on_the_images_it_is_picked_on(table):
+    """The rules include the hull of fixed exits."""
     values = table[table["step"].isin(STEPS)].pivot(index=["metric", "rate"], columns="step", values="value")
     assert (values["frozen_confidence"] >= values["frozen_fixed"] - 1e-9).all()
     assert (values["heads_confidence"] >= values["heads_fixed"] - 1e-9).all()
 
 
-def test_text_to_image_has_index_safe_steps_alone(table):
+def test_text_to_image_steps_pick_only_index_safe_policies(table):
     safe = table[table["direction"] == "text_to_image"]
     assert not safe["policy"].isin(["margin", "max_softmax", "margin_raw", "max_softmax_raw", "tgem_bank"]).any()
 
 
-def test_bounds_are_those_of_the_table(evaluated, table):
+def test_full_encoder_and_oracle_are_those_of_the_tradeoff_table(evaluated, table):
     points = evaluated.table[evaluated.table["metric"].eq(evaluated.metric) & ~evaluated.table["seed"].isin([0, 1])]
     steps = table[table["metric"].eq(evaluated.metric)]
     for step in ("full", "oracle"):

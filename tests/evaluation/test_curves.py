@@ -11,7 +11,7 @@ increasing = st.lists(st.floats(0.01, 1.2), min_size=2, max_size=9, unique=True)
 
 
 def of_images(rates, hits, seeded=True):
-    """A curve through the means of per-image rates and hits `[S, n, k]`, and its weighted twin."""
+    """A curve through the means of per-image rates and hits `[S, n, k]`."""
     mean_rates, mean_hits = rates.mean(1), hits.mean(1)
     targets = [None] * rates.shape[-1]
 
@@ -22,7 +22,7 @@ def of_images(rates, hits, seeded=True):
 
 
 def weighted(rates, hits, weights):
-    """The curve of images that count as often as their weights say."""
+    """The same curve if each image counts by its weight."""
     share = weights / weights.sum()
     return Curve([None] * rates.shape[-1], np.einsum("snk,n->sk", rates, share), np.einsum("snk,n->sk", hits, share))
 
@@ -37,14 +37,14 @@ def images():
 
 
 def slope_by_weight(statistic, n, i, step=1e-5):
-    """n times the derivative of a statistic by the weight of one image."""
+    """n times the numerical derivative of a statistic with respect to the weight of one image."""
     up, down = np.ones(n), np.ones(n)
     up[i], down[i] = 1 + step, 1 - step
     return n * (statistic(up) - statistic(down)) / (2 * step)
 
 
-def test_influences_on_a_height_are_its_derivatives(images):
-    """The rate at which the curve is read moves with the images too."""
+def test_influences_on_a_height_equal_numerical_derivatives(images):
+    """The rate at which the curve is read depends on the images, too."""
     rates, hits = images
     curve, own = of_images(rates, hits), np.random.default_rng(1).uniform(0.4, 0.8, (2, 60))
     rate = Estimate(own.mean(1), own - own.mean(1, keepdims=True), True)
@@ -60,7 +60,7 @@ def test_influences_on_a_height_are_its_derivatives(images):
             assert read.influence[seed, i] == pytest.approx(slope_by_weight(height, 60, i), abs=1e-5)
 
 
-def test_influences_on_an_area_are_its_derivatives(images):
+def test_influences_on_an_area_equal_numerical_derivatives(images):
     rates, hits = images
     found = of_images(rates, hits).area_estimate()
     for seed in range(2):
@@ -77,10 +77,10 @@ def test_influences_on_an_area_are_its_derivatives(images):
 
 def test_a_curve_without_seeds_is_read_by_each_seed(images):
     rates, hits = images
-    alone = of_images(rates[:1], hits[:1], seeded=False)
-    read = alone.read(Estimate(np.array([0.5, 0.7]), np.zeros((2, 60)), True))
-    assert read.seeded and read.values.tolist() == [alone.height(0.5), alone.height(0.7)]
-    constant = alone.read(Estimate(np.array([0.5]), np.zeros((1, 60)), False))
+    unseeded = of_images(rates[:1], hits[:1], seeded=False)
+    read = unseeded.read(Estimate(np.array([0.5, 0.7]), np.zeros((2, 60)), True))
+    assert read.seeded and read.values.tolist() == [unseeded.height(0.5), unseeded.height(0.7)]
+    constant = unseeded.read(Estimate(np.array([0.5]), np.zeros((1, 60)), False))
     assert not constant.seeded and len(constant.values) == 1
 
 
@@ -106,12 +106,12 @@ def test_area_equals_a_fine_sum(rates, seed):
     assert Curve([None] * len(rates), rates[None], values[None]).area()[0] == pytest.approx(expected, abs=2e-3)
 
 
-def test_area_of_a_curve_that_does_not_reach_is_missing():
+def test_area_of_a_curve_that_does_not_reach_the_bounds_is_missing():
     assert np.isnan(Curve([None] * 2, np.array([[0.5, 1.0]]), np.array([[0.1, 0.2]])).area()[0])
     assert Curve([None] * 2, np.array([[0.2, 1.0]]), np.array([[0.4, 0.4]])).area()[0] == pytest.approx(0.4)
 
 
-def test_curves_survive_their_file_and_have_ends(evaluated, tmp_path):
+def test_curves_are_restored_from_their_file_and_end_at_the_full_encoder(evaluated, tmp_path):
     as_frame(evaluated.curves).to_parquet(tmp_path / "c.parquet")
     again = from_frame(pd.read_parquet(tmp_path / "c.parquet"))
     assert set(again) == set(evaluated.curves)
@@ -138,7 +138,7 @@ def test_knots_are_the_rows_of_the_table(evaluated):
 
 
 def test_the_hull_never_falls(evaluated):
-    """Its validation curve, here that of the same images, goes on level where deeper exits are worse."""
+    """Its curve on the images of the fit continues at the same height where deeper exits are worse."""
     for metric, by_key in evaluated.curves.items():
         for name in ("hull", "hull_raw"):
             curve = by_key[name, None, "in_domain"]

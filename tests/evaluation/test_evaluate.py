@@ -5,12 +5,11 @@ import pytest
 from tgems.config.run import ALL_POLICIES
 from tgems.evaluation.operating_points import exit_shares
 from tgems.evaluation.semantic_content import groups, semantic_content
-from tgems.evaluation.tradeoff import COLUMNS
 from tgems.policies.registry import POLICIES
 
 
 def at(evaluated, policy, metric=None, **where):
-    """The one row of the table."""
+    """The only row of the table that matches."""
     part = evaluated.table
     for key, value in ({"policy": policy, "metric": metric or evaluated.metric} | where).items():
         part = part[part[key].isna() if value is None else part[key] == value]
@@ -18,9 +17,8 @@ def at(evaluated, policy, metric=None, **where):
     return part.iloc[0]
 
 
-def test_every_policy_and_column_is_there(evaluated):
+def test_every_policy_has_values_with_intervals(evaluated):
     table = evaluated.table
-    assert list(table.columns) == COLUMNS
     assert set(table["policy"]) == set(ALL_POLICIES)
     assert table[["value", "rate", "ci_low", "ci_high", "delta_full", "n", "n_sources"]].notna().all().all()
     assert ((table["ci_low"] <= table["value"] + 1e-9) & (table["value"] <= table["ci_high"] + 1e-9)).mean() > 0.95
@@ -35,7 +33,7 @@ def test_full_is_the_backbone_itself(evaluated):
 
 
 def test_every_deciding_row_equals_a_loop_over_images(evaluated):
-    seen = 0
+    checked = 0
     for split, fitted in zip(evaluated.splits, evaluated.fitted, strict=True):
         ranks = split.ranks
         for fit in (f for f in fitted if not POLICIES[f.policy].mixes and f.point.rate_target is not None):
@@ -45,9 +43,12 @@ def test_every_deciding_row_equals_a_loop_over_images(evaluated):
             row = at(evaluated, fit.policy, seed=split.seed, rate_target=fit.point.rate_target)
             assert row["value"] == pytest.approx(np.mean([ranks[i, e] == 0 for i, e in enumerate(exits)]))
             assert row["rate"] == pytest.approx(np.mean([price[e] for e in exits]))
-            assert row["rate"] == pytest.approx(fit.rate_validation), "fitted on these very images"
-            seen += 1
-    assert seen == 2 * (3 + 2 * 11)
+            assert row["rate"] == pytest.approx(fit.rate_validation), "fitted on the same images"
+            checked += 1
+    table = evaluated.table
+    deciding = table["policy"].isin([name for name, policy in POLICIES.items() if not policy.mixes])
+    calibrated = table["rate_target"].notna() & table["seed"].ne("mean") & table["metric"].eq(evaluated.metric)
+    assert checked == (deciding & calibrated).sum() > 0
 
 
 def test_shuffled_is_the_expectation_over_permutations(evaluated):
@@ -61,7 +62,7 @@ def test_shuffled_is_the_expectation_over_permutations(evaluated):
     assert twin.rates.mean() == pytest.approx(own.rates.mean())
 
 
-def test_differences_are_to_the_own_twin(evaluated):
+def test_differences_are_relative_to_a_policys_own_twin(evaluated):
     for policy in ("tgem", "margin", "saturation"):
         for seed in (0, 1, "mean"):
             row = at(evaluated, policy, seed=seed, rate_target=0.8)
@@ -78,13 +79,8 @@ def test_policies_that_need_the_texts_have_no_text_to_image_metrics(evaluated):
         *("full", "fixed", "fixed_raw", "hull", "hull_raw", "random", "saturation", "saturation_raw"),
         *("learned_confidence", "router", "tgem", "shuffled"),
     }
-    assert set(retrieval["twin_of"].dropna()) == {
-        "saturation",
-        "saturation_raw",
-        "learned_confidence",
-        "router",
-        "tgem",
-    }
+    adaptive = {"saturation", "saturation_raw", "learned_confidence", "router", "tgem"}
+    assert set(retrieval["twin_of"].dropna()) == adaptive
     assert retrieval["index_safe"].all()
     assert not evaluated.table[evaluated.table["policy"].isin(["tgem_bank", "margin", "oracle"])]["index_safe"].any()
 
@@ -108,7 +104,9 @@ def test_mean_and_deviation_over_seeds(evaluated):
     values = [at(evaluated, "tgem", seed=s, rate_target=0.8)["value"] for s in (0, 1)]
     assert row["value"] == pytest.approx(np.mean(values))
     assert row["value_std"] == pytest.approx(np.std(values, ddof=1))
-    assert pd.isna(at(evaluated, "tgem", seed=0, rate_target=0.8)["method_ci_low"]), "one seed says nothing of others"
+    assert pd.isna(at(evaluated, "tgem", seed=0, rate_target=0.8)["method_ci_low"]), (
+        "one seed says nothing about others"
+    )
     half = [row["ci_high"] - row["value"], row["method_ci_high"] - row["value"]]
     assert half[1] >= half[0] - 1e-9 > 0
 
@@ -117,7 +115,7 @@ def test_the_answer_costs_every_policy_the_same_and_is_no_part_of_the_rate(evalu
     expected = len(evaluated.features.texts) * evaluated.costs.embed_dim / 1e9
     assert evaluated.table["gmacs_answer"].to_numpy() == pytest.approx(expected)
     first = POLICIES["margin"].costs(evaluated.costs, len(evaluated.features.texts))[0]
-    assert first == pytest.approx(evaluated.costs.fixed()[0]), "a look at the exit that is taken costs nothing more"
+    assert first == pytest.approx(evaluated.costs.fixed()[0]), "a visit to the exit that is taken costs nothing more"
 
 
 def test_a_drawn_hull_meets_its_rate_where_an_index_is_built(evaluated):
@@ -129,7 +127,7 @@ def test_a_drawn_hull_meets_its_rate_where_an_index_is_built(evaluated):
     assert (rates["text_to_image"] <= rates.index + 0.08).all()
 
 
-def test_semantic_content_ends_at_the_backbone(evaluated):
+def test_semantic_content_at_the_last_block_is_that_of_the_backbone(evaluated):
     content = semantic_content(evaluated.splits[0], evaluated.splits[1:], {"dataset": "x"})
     whole = content[content["attribute"] == "all"]
     last = whole[(whole["exit_block"] == 8) & (whole["metric"] == evaluated.metric)]
@@ -163,7 +161,7 @@ def test_exit_shares_sum_to_one(evaluated):
     assert shares.groupby(keys)["share"].sum().to_numpy() == pytest.approx(1.0)
 
 
-def test_tables_are_plain_data(evaluated, tmp_path):
+def test_tables_survive_a_parquet_file(evaluated, tmp_path):
     frame = evaluated.table.astype({"seed": "string"})
     frame.to_parquet(tmp_path / "t.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), frame, check_dtype=False)

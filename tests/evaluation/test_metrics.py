@@ -29,7 +29,7 @@ def embeddings(seed: int, n: int, captions_each: list[int], dim: int = 16):
 
 
 class Lookup(torch.nn.Module):
-    """Stands for a CLIP model in clip_benchmark: images and texts are already embeddings."""
+    """Takes the place of a CLIP model in clip_benchmark; images and texts are already embeddings."""
 
     def encode_image(self, x):
         return x
@@ -146,7 +146,7 @@ def test_scores_that_differ_below_float32_are_told_apart():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_dtypes_rank_as_their_values(dtype):
+def test_embeddings_of_other_dtypes_are_ranked_by_their_values(dtype):
     images, texts, owner = embeddings(5, 20, [2] * 20)
     drawn = images.to(dtype), texts.to(dtype), owner
     assert [ranks.tolist() for ranks in retrieval_ranks(*drawn)] == list(naive_ranks(*drawn))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -7,8 +9,6 @@ from tgems.features.cache import load_features
 
 
 def _with_reference(features, rows, exact):
-    from dataclasses import replace
-
     manifest = features.manifest | {"precision": "bfloat16"}
     return replace(features, reference=(rows, exact), manifest=manifest)
 

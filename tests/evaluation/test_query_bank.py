@@ -1,4 +1,4 @@
-"""Query-bank normalisation against its definition, and as an index of one more coordinate."""
+"""Query-bank normalisation against its definition, and in an index with one more coordinate."""
 
 import math
 
@@ -35,14 +35,14 @@ def test_penalties_of_all_exits_are_those_of_each():
 
 
 def hub():
-    """Three images far from every text but their own, and one that is nearer to all texts than these are."""
+    """Three images near their own text only, and one image that is nearer to all texts than these."""
     texts = F.normalize(torch.cat((torch.eye(4), torch.zeros(4, 4)), 1) + torch.tensor([0.6] * 4 + [0.0] * 4), dim=-1)
     images = F.normalize(torch.cat((torch.eye(4), 2 * torch.eye(4)), 1), dim=-1)
     images[3] = F.normalize(torch.tensor([1.0] * 4 + [0.0] * 4), dim=-1)
     return images, texts, torch.arange(4)
 
 
-def test_a_hub_is_pushed_down():
+def test_an_image_that_is_near_all_texts_is_ranked_lower():
     images, texts, owner = hub()
     bank = QueryBank(texts, 1.0, 20.0)
     before = text_to_image_ranks(images, texts, owner)
@@ -62,7 +62,7 @@ def test_the_bank_holds_no_caption_of_the_evaluated_split():
         draw_captions(texts, CAPTIONS, {"a", "b", "c", "d"})
 
 
-def test_candidates_end_at_the_captions_there_are():
+def test_banks_are_no_larger_than_the_number_of_captions():
     found = list(candidates(unit(10, 4), [4, 16, 64], [0.5, 1.0], 10.0))
     assert [(len(b.texts), b.beta) for b in found] == [(4, 0.5), (4, 1.0), (10, 0.5), (10, 1.0)]
 
@@ -74,6 +74,8 @@ def test_the_choice_weighs_recall_against_the_cost():
     weak, strong = (QueryBank(texts, beta, 20.0) for beta in (0.01, 1.0))
     choice = choose_query_bank(z, texts, owner, rates, 10_000, [weak, strong], [1.0])
     assert choice is strong
-    dear = QueryBank(texts.repeat(100, 1), 1.0, 20.0)
-    choice = choose_query_bank(z, texts, owner, rates, dear.macs * 2, [dear, QueryBank(texts, 1.0, 20.0)], [1.0])
-    assert choice is not dear
+    expensive = QueryBank(texts.repeat(100, 1), 1.0, 20.0)
+    choice = choose_query_bank(
+        z, texts, owner, rates, expensive.macs * 2, [expensive, QueryBank(texts, 1.0, 20.0)], [1.0]
+    )
+    assert choice is not expensive

@@ -34,20 +34,20 @@ def test_variance_equals_the_sum_over_pairs_with_a_common_source(seed, n, n_sour
     assert sources.variance(influence) == pytest.approx(expected)
 
 
-def test_variance_of_independent_images_is_the_textbooks():
+def test_variance_of_independent_images_is_the_textbook_formula():
     values = np.random.default_rng(0).normal(size=50)
     sources = SharedSources([[str(i)] for i in range(50)])
     assert sources.variance(centred(values)) == pytest.approx(values.var(ddof=1) / 50)
     assert (sources.n_sources, sources.degrees) == (50, 49)
 
 
-def test_variance_of_images_in_pairs_is_that_of_the_pairs_means():
+def test_variance_of_images_in_equal_pairs_is_that_of_the_pair_means():
     values = np.random.default_rng(0).normal(size=30).repeat(2)
     sources = SharedSources([[f"pair {i // 2}"] for i in range(60)])
     assert sources.variance(centred(values)) == pytest.approx(values[::2].var(ddof=1) / 30)
 
 
-def test_one_seed_gives_the_textbooks_interval_for_modules_and_none_for_the_method():
+def test_one_seed_gives_the_textbook_interval_for_modules_and_none_for_the_method():
     values = np.random.default_rng(0).normal(size=50)
     sources = SharedSources([[str(i)] for i in range(50)])
     half = stats.t.isf(0.025, 49) * values.std(ddof=1) / np.sqrt(50)
@@ -61,8 +61,8 @@ def test_one_seed_gives_the_textbooks_interval_for_modules_and_none_for_the_meth
             assert found.p[0] == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
 
 
-def test_seeds_alone_give_the_t_interval_of_their_mean():
-    """Where images err alike under every seed, only the seeds' own differences count."""
+def test_if_only_seeds_differ_the_interval_is_the_t_interval_of_their_mean():
+    """Images have no influence, so that only the differences between seeds count."""
     values = np.array([[0.2], [0.5], [0.4]])
     found = intervals(Estimate(values, np.zeros((3, 20, 1)), True), SharedSources([[str(i)] for i in range(20)]))
     half = stats.t.isf(0.025, 2) * values.std(ddof=1) / np.sqrt(3)
@@ -72,7 +72,7 @@ def test_seeds_alone_give_the_t_interval_of_their_mean():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.floats(-0.3, 0.3))
-def test_p_is_below_five_percent_just_where_the_interval_excludes_zero(seed, shift):
+def test_p_is_below_five_percent_exactly_if_the_interval_excludes_zero(seed, shift):
     rng = np.random.default_rng(seed)
     hits = rng.normal(size=(3, 40, 1)) + shift + rng.normal(0, 0.1, (3, 1, 1))
     mean = hits.mean(1)
@@ -83,10 +83,11 @@ def test_p_is_below_five_percent_just_where_the_interval_excludes_zero(seed, shi
 
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize(("by_source", "by_seed", "interaction"), [(0, 0, 1), (0.5, 0.05, 0.5), (0.5, 0.2, 0.5)])
-def test_intervals_cover_what_they_should(seeds, by_source, by_seed, interaction):
-    """Hits of images of one to three shared sources under several seeds, drawn 600 times: 93 to 97 percent of intervals
-    for the modules, and 93 percent or more of those for the method, hold the true value. The latter are cautious where
-    seeds differ by chance alone.
+def test_intervals_cover_the_true_value_as_often_as_they_should(seeds, by_source, by_seed, interaction):
+    """Simulate 600 times the hits of images with one to three shared sources under several seeds.
+
+    93 to 97 percent of the intervals for the modules, and 93 percent or more of those for the method, must contain the
+    true value. The latter are conservative if seeds differ only by chance.
     """
     rng = np.random.default_rng(1)
     n, n_sources, trials, base = 800, 240, 600, 0.8
@@ -123,7 +124,7 @@ def test_holm_by_hand():
     assert holm(np.array([0.6, 0.7])).tolist() == [1.0, 1.0]
 
 
-def test_holm_does_not_count_what_was_not_tested():
+def test_holm_ignores_missing_p_values():
     found = holm(np.array([0.01, np.nan, 0.04]))
     assert found[[0, 2]].tolist() == pytest.approx([0.02, 0.04]) and np.isnan(found[1])
     assert np.isnan(holm(np.array([np.nan]))).all()
@@ -131,7 +132,7 @@ def test_holm_does_not_count_what_was_not_tested():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_keeps_the_order_and_only_raises(p):
+def test_holm_keeps_the_order_and_never_lowers_a_p_value(p):
     adjusted = holm(np.array(p))
     assert (adjusted >= np.array(p) - 1e-12).all() and (adjusted <= 1).all()
     order = np.argsort(p)

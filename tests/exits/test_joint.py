@@ -43,11 +43,11 @@ def test_easy_images_leave_first_and_the_rate_is_held(guidance):
 
 
 def test_the_multiplier_prices_computation():
-    cheap, dear = (
+    cheap, expensive = (
         train_joint(toy_pairs(), COSTS, "image", target, chosen(eta=0.3), 0)[2]["rate"].iloc[-1]
         for target in (0.4, 0.9)
     )
-    assert cheap < dear - 0.2
+    assert cheap < expensive - 0.2
 
 
 def test_whitened_training_ends_in_heads_for_plain_summaries():

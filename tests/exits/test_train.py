@@ -119,10 +119,10 @@ def test_bank_gates_know_who_is_right(trained):
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     brier = ((p[:, 0] - examples.right[:, 0]) ** 2).mean()
     assert brier < 0.5 * examples.right[:, 0].var()
-    dear, cheap = (
+    expensive, cheap = (
         gates(pairs.summaries[examples.images], examples.features, torch.full((len(p),), x)) for x in (5, 0.02)
     )
-    assert (dear > 0).float().mean() > (cheap > 0).float().mean() + 0.2, "a dear encoder is left early"
+    assert (expensive > 0).float().mean() > (cheap > 0).float().mean() + 0.2, "an expensive encoder is left early"
 
 
 def test_worth_of_going_on_by_hand():

@@ -27,7 +27,7 @@ POINTS = _points(
 )
 
 
-def test_full_encoder_alone_is_compared_within_four_tenths_of_a_point():
+def test_only_the_full_encoder_is_compared_within_four_tenths_of_a_point():
     table = check_references(POINTS, BACKBONES)
     assert table[["dataset", "metric", "verdict"]].to_numpy().tolist() == [
         ["imagenet1k", "acc1", "pass"],
@@ -36,14 +36,14 @@ def test_full_encoder_alone_is_compared_within_four_tenths_of_a_point():
     assert table["difference"].round(4).tolist() == [0.004, -0.0041]
 
 
-def test_what_fails_is_named_in_the_log_and_kept_in_the_table(tmp_path, caplog):
+def test_failures_are_logged_and_kept_in_the_table(tmp_path, caplog):
     POINTS.to_csv(tmp_path / "tradeoff.csv", index=False)
     write_references(tmp_path / "tradeoff.csv", BACKBONES, tmp_path / "references.csv")
     assert "b on flickr30k: image_retrieval_recall@1 is 0.5837, published is 0.5878" in caplog.text
     assert len(pd.read_csv(tmp_path / "references.csv")) == 2 and (tmp_path / "references.tex").is_file()
 
 
-def test_a_run_without_released_models_has_no_such_table():
+def test_a_run_without_released_models_has_no_published_values():
     assert has_published(BACKBONES, ["flickr30k"])
     assert not has_published(BACKBONES, ["digits"])
     assert not has_published({"mine": BACKBONES["mine"]}, ["imagenet1k"])

@@ -20,7 +20,7 @@ DATASETS = {"digits": ["acc1"], "scenes": ["text_retrieval_recall@1", "image_ret
 
 
 def points(dataset: str) -> pd.DataFrame:
-    """A trade-off part with made-up but ordered values; two seeds and their mean."""
+    """A made-up part of the table `tradeoff` with two seeds and their mean."""
     rows = []
     for metric in DATASETS[dataset]:
         common = {"backbone": "demo", "variant": "default", "dataset": dataset, "metric": metric, "gmacs": 0.1}
@@ -54,7 +54,7 @@ def png() -> bytes:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Folder with parts and the tables made of them."""
+    """A folder with made-up parts and the tables made from them."""
     root = tmp_path_factory.mktemp("reporting")
     cfg = model_config(DEMO)
     costs = module_costs(cfg, variant(16, 8))
@@ -121,7 +121,7 @@ def test_every_table_comes_in_three_formats(made):
     }
 
 
-def test_flops_are_the_profilers(made):
+def test_flops_are_those_of_the_closed_form(made):
     table = pd.read_csv(made[0] / "tables/flops.csv")
     closed = encoder_cost(model_config(DEMO))
     assert table["gmacs_encoder"].to_numpy() * 1e9 == pytest.approx([*closed.blocks[:-1], closed.full], rel=1e-5)
@@ -142,19 +142,19 @@ def test_summary_means_and_spread():
 
 def test_wins_are_corrected_and_decided(made):
     table = pd.read_csv(made[0] / "tables/wins.csv")
-    assert set(table["dataset"]) == {"digits"}, "those that are compared"
+    assert set(table["dataset"]) == {"digits"}, "only data sets that are compared"
     assert table["p_holm"].tolist() == pytest.approx([4e-4, 4e-4, 0.8, 0.8, np.nan], nan_ok=True)
     assert table["verdict"].tolist() == ["better", "worse", "equivalent", "undecided", "undecided"]
 
 
-def test_no_comparison_is_no_table(made):
+def test_without_comparisons_the_table_is_empty(made):
     empty = pd.DataFrame()
     assert decide(empty, ["digits"], 0.01, 0.05).empty
     others = pd.DataFrame({"dataset": ["colors"], "p": [0.1]})
     assert decide(others, ["digits"], 0.01, 0.05).empty
 
 
-def test_ablations_stand_beside_the_first_variant():
+def test_ablations_are_compared_with_the_first_variant():
     tradeoff = pd.concat([points("digits"), points("digits").assign(variant="other")])
     tradeoff.loc[tradeoff["variant"] == "other", "value"] += 0.1
     areas = pd.DataFrame(
@@ -171,7 +171,7 @@ def test_ablations_stand_beside_the_first_variant():
 
 
 @pytest.mark.parametrize("name", list(FIGURES))
-def test_figures_are_drawn_and_the_same_each_time(made, name, tmp_path):
+def test_figures_are_drawn_with_the_same_bytes_each_time(made, name, tmp_path):
     root, parts = made
     tables = [str(p) for p in sorted((root / "tables").glob("*.csv"))]
     for run in ("a", "b"):

@@ -162,8 +162,8 @@ def test_no_image_exceeds_a_cap_where_an_early_exit_costs_more_than_the_encoder(
     """Its head and gates are paid as well; with cheap thresholds all images would leave there."""
     model = make("tgem")
     costs = model.early_exit.costs
-    dear = replace(costs, head=(*costs.head[:-1], costs.encoder[-1]))
-    early = replace(model.early_exit, costs=dear)
+    expensive = replace(costs, head=(*costs.head[:-1], costs.encoder[-1]))
+    early = replace(model.early_exit, costs=expensive)
     early.calibrations["scenes"] = Calibration((float("inf"),) * 6 + (-float("inf"),), None, 0.5)
     free = EarlyExitCLIP(model.backbone, early)
     assert set(free.encode_image(known.images, return_exits=True).exits.tolist()) == {6}

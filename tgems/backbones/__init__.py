@@ -1,1 +1,1 @@
-"""CLIP backbones: loading them through open_clip, and pretraining the demo's own."""
+"""CLIP backbones: load open_clip models, and run their image towers block by block."""

@@ -1,7 +1,7 @@
 """A clip_benchmark data set of the Hugging Face hub and its copy on disk: complete the copy, file by file, verified.
 
 Beside the copy, `.tgems/` holds a record of every file that was fetched or checked against the hub, and what is
-under way; a download that broke off goes on where it stopped. A complete copy is used without network.
+under way; an interrupted download resumes where it stopped. A complete copy is used without a network.
 """
 
 import hashlib

@@ -1,1 +1,1 @@
-"""Evaluation: thresholds fitted on validation, policies applied to test, metrics with paired uncertainty."""
+"""Evaluation: thresholds fitted on validation images, policies applied to test images, metrics with intervals."""

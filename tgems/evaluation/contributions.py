@@ -1,4 +1,4 @@
-"""What a T-GEM adds, part by part, at equal rate: from the frozen projection up to gates and score normalisation."""
+"""Measure what each part of a T-GEM adds at equal rate, from the frozen projection to gates and normalised scores."""
 
 import numpy as np
 import pandas as pd
@@ -23,9 +23,10 @@ STEPS: dict[str, str | None] = {
 
 
 def policies_of_steps(policies: dict[str, Policy]) -> dict[str, list[str]]:
-    """Return the policies of each step, of which the best on validation counts.
+    """Return the policies of each step, of which the one that is best on validation counts.
 
-    Rules without a trained gate are those that decide by the image, and the hull of fixed exits.
+    The steps without gates consider all policies that decide by the image without a trained gate, and the hull of
+    fixed exits.
     """
     rules = {n: p for n, p in policies.items() if (p.adaptive or p.mixes) and p.gates is None and not p.oracle}
     return {
@@ -49,17 +50,17 @@ def contributions(
     rate_targets: list[float],
     about: dict,
 ) -> pd.DataFrame:
-    """Tabulate the steps at every rate target, with thresholds of the data set's own.
+    """Tabulate the steps at every rate target, under the data set's own thresholds.
 
     Args:
         test: Curves of test images.
-        normalised: The same under score normalisation; empty without it.
+        normalised: Curves of test images with normalised scores; empty without score normalisation.
         validation: Validation curves, on which the best of several policies is picked.
         policies: Policies by name.
         points: Operating points, for the full encoder and the oracle.
-        features: Of the test images.
+        features: Features of the test images.
         rate_targets: Rates at which the curves are read.
-        about: Common columns.
+        about: Columns common to all rows.
 
     Returns:
         One row per metric, rate and step: the policy that was picked, its value, and what it gains over the step it

@@ -26,9 +26,10 @@ class Curve:
 
     Attributes:
         targets: Rate target of each knot; None for the ends of the curve and for fixed exits.
-        rates: `[S, k]`, in any order.
-        values: `[S, k]`.
-        influence: Knot -> influences of images on its rate and on its value `[S, n]`.
+        rates: Rate of each knot `[S, k]`, in any order.
+        values: Value of each knot `[S, k]`.
+        influence: Function of a knot's index that returns the influences of images on the knot's rate and on its value,
+            each `[S, n]`.
         seeded: Whether another seed would give another curve.
     """
 
@@ -39,7 +40,7 @@ class Curve:
     seeded: bool = True
 
     def knot(self, k: int) -> tuple[Estimate, Estimate]:
-        """Return rate and value of a knot."""
+        """Return the rate and the value of a knot."""
         rate, value = self.influence(k)
         return Estimate(self.rates[:, k], rate, self.seeded), Estimate(self.values[:, k], value, self.seeded)
 
@@ -50,8 +51,8 @@ class Curve:
     def read(self, rate: Estimate) -> Estimate:
         """Read the height at a rate, for each seed `[S]`; NaN outside of a curve.
 
-        To first order, the height moves with the values of the two knots around the rate, and with the slope times what
-        the rate moves against theirs.
+        To first order, the height changes with the values of the two knots around the rate, and by the slope times the
+        change of the rate relative to theirs.
         """
         seeds = max(len(rate.values), len(self.rates))
         values, influences = np.empty(seeds), np.empty((seeds, rate.influence.shape[1]))
@@ -120,10 +121,10 @@ def curves_of(
     leaves computation unused, because accuracy falls with depth, continues at its last height.
 
     Args:
-        points: Operating points and the ends of curves (`rows.endpoint_rows`).
-        features: Of the split.
-        policies: By name; oracles and the full encoder have no curve.
-        costs: Of the exits.
+        points: Operating points and the ends of curves (`operating_points.endpoint_rows`).
+        features: Features of the split.
+        policies: Policies by name; oracles and the full encoder have no curve.
+        costs: Costs of the exits.
         normalisation: `score_normalisation` of the curves.
     """
     own = [p for p in points if p.about["score_normalisation"] == normalisation]
@@ -182,7 +183,7 @@ def as_frame(curves: Curves) -> pd.DataFrame:
 
 
 def from_frame(frame: pd.DataFrame) -> Curves:
-    """Read back what `as_frame` gave, without influences."""
+    """Restore the curves that `as_frame` tabulated, without their influences."""
     curves: Curves = {}
     names = ["metric", "policy", "twin_of", "calibration"]
     for key, part in frame.groupby(names, dropna=False, sort=False):

@@ -38,7 +38,7 @@ class Point:
 
     @property
     def seeded(self) -> bool:
-        """Return whether the point depends on the seed of the training."""
+        """Whether the point depends on the training seed."""
         return self.seeds != [None]
 
 
@@ -61,9 +61,9 @@ def measure(points: list[Point], metric: str, features: FeatureSet) -> Estimate:
     """Measure one metric of points with the same seeds: `[S, m]` with influences `[S, n, m]`.
 
     Args:
-        points: They must have the metric.
-        metric: By clip_benchmark's name; `mean_per_class_recall` is made of the hits of `acc1`.
-        features: Of the images, whose captions or labels the metric counts.
+        points: Points that have the metric.
+        metric: Name in clip_benchmark; `mean_per_class_recall` is computed from the hits of `acc1`.
+        features: Features of the images, with the captions or labels that the metric counts.
     """
     name = "acc1" if metric == "mean_per_class_recall" else metric
     hits = np.stack([np.stack([row.hits[name] for row in point.rows]) for point in points], -1)

@@ -1,4 +1,4 @@
-"""Pick test images per exit, to see which left early and which late. Reads shards, returns PNG thumbnails."""
+"""Pick test images of every exit from shards, as PNG thumbnails, to show which left early and which left late."""
 
 import io
 
@@ -29,13 +29,13 @@ def pick_row(rows: list[Row], calibration: str, policies: dict[str, Policy]) -> 
 def gallery(
     row: Row | None, samples: pd.DataFrame, blocks: tuple[int, ...], split: SplitFiles, seed: int = 0
 ) -> pd.DataFrame:
-    """Draw images of every exit by a seed, without regard to whether they were right.
+    """Draw images of every exit at random, whether or not they were right.
 
     Args:
         row: Operating point to show; None gives an empty table.
-        samples: Test images in order: key, and difficulty where there is one.
-        blocks: Exits.
-        split: Its shards and prompts.
+        samples: Samples of the test images, in order.
+        blocks: Block of each exit.
+        split: Shards and prompts of the test split.
         seed: Seed of the draw.
 
     Returns:

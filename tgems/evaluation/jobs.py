@@ -1,4 +1,4 @@
-"""The evaluation stage: read features, modules and costs; write thresholds, or tidy tables of one test split."""
+"""Run the evaluation: read features, modules and costs; write thresholds, or the tables of one test split."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -42,17 +42,17 @@ def run_thresholds(
     query_bank: QueryBankOptions | None,
     in_memory_gb: float = IN_MEMORY_GB,
 ) -> None:
-    """Fit every policy, seed and target on validation features: `thresholds.json`, and the curves they give there.
+    """Fit all policies on validation features, for every seed and target; write thresholds and validation curves.
 
     Args:
         validation: Features of the validation split.
         macs: `macs.json`.
-        captions: Training features, whose captions make the query bank; none where there is no query bank.
-        out: Files `thresholds` and `curves`.
-        trained: Where the trained modules are.
-        policies: Words of the configuration.
-        directions: Ways of retrieval to report.
-        query_bank: What to choose from; None where there is no query bank.
+        captions: Training features, whose captions make the query bank; empty without a query bank.
+        out: Files `thresholds` and `curves` to write.
+        trained: Folders of the trained modules.
+        policies: Policies, as in the configuration.
+        directions: Directions of retrieval to report.
+        query_bank: Sizes and weights to choose from; None without a query bank.
         in_memory_gb: See `load_features`.
     """
     costs = read_costs(Path(macs))
@@ -90,20 +90,20 @@ def run_evaluation(
     directions: list[str],
     in_memory_gb: float = IN_MEMORY_GB,
 ) -> None:
-    """Apply frozen thresholds to test features and write the tidy parts in `out`.
+    """Apply frozen thresholds to test features and write the tables of one test split.
 
     Args:
         test: Features of the test split.
         images: Folder of its shards, or their receipt, for the gallery.
-        thresholds: `thresholds.json` by calibration; the first emits all rows, others the calibrated ones.
-        curves: Validation curves of the data set that the first thresholds are of, for picking competitors.
+        thresholds: `thresholds.json` by calibration. The first gives all rows, the others only rows with a rate target.
+        curves: Validation curves of the data set on which the first thresholds were fitted, for picking competitors.
         macs: `macs.json`.
-        captions: Training features, whose captions make the query bank; none where there is no query bank.
-        out: Files by part.
-        about: Columns common to everything: backbone, variant, dataset, task.
-        trained: Where the trained modules are.
-        policies: Words of the configuration.
-        directions: Ways of retrieval to report.
+        captions: Training features, whose captions make the query bank; empty without a query bank.
+        out: Files to write, by table.
+        about: Columns common to all tables: backbone, variant, dataset, task.
+        trained: Folders of the trained modules.
+        policies: Policies, as in the configuration.
+        directions: Directions of retrieval to report.
         in_memory_gb: See `load_features`.
     """
     fixed = {calibration: read_json(Path(path)) for calibration, path in thresholds.items()}
@@ -150,11 +150,10 @@ def run_evaluation(
 
 
 def splits(features: FeatureSet, costs: ExitCosts, trained: Trained, policies: dict[str, Policy]) -> Iterator[Split]:
-    """Yield a split for the backbone alone, then one for the modules of each seed.
+    """Yield the split with the frozen projection, and then with the modules of each seed.
 
-    Heads and gates that were trained together yield a split for each guidance and rate target.
-
-    `random` draws from the exits of a T-GEM and so goes with its modules.
+    Heads and gates that were trained together have a split of their own for each guidance and rate target. The policy
+    `random` draws from the exits of a T-GEM, so it is evaluated with the modules of that T-GEM.
     """
     weights, owners = features.manifest["weights"], {}
     if trained.scheme == "joint":
@@ -210,7 +209,7 @@ def _normalised_curves(
     costs: ExitCosts,
     bank: QueryBank | None,
 ) -> Curves:
-    """Return the curves of normalised scores, which exist where there is a query bank."""
+    """Return the curves of normalised scores; none without a query bank."""
     if bank is None:
         return {}
     return curves_of(points, features, policies, replace(costs, query_bank=bank.macs), "querybank")

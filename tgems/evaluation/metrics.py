@@ -1,11 +1,13 @@
 """Zero-shot and retrieval metrics by the rank of the right answer. Pure torch; ties count against the model.
 
-On tie-free embeddings equal to clip_benchmark's `zeroshot_classification` and `zeroshot_retrieval`, and named as there.
+On embeddings without ties they equal those of clip_benchmark's `zeroshot_classification` and `zeroshot_retrieval`, and
+they have the same names.
 
 A retrieval score is the float64 dot product of two embeddings, and scores that differ by less than its rounding are a
 tie. A float32 product of matrices settles nearly every comparison, because its error is bounded; the few scores within
-that bound of the one they are compared to are computed again. So ranks depend neither on the block size nor on how the
-device orders a float32 sum, and equal embeddings always tie. The bound does not hold for TF32, which torch leaves off.
+that bound of the one they are compared to are computed again. Therefore ranks depend neither on the block size nor on
+how the device orders a float32 sum, and equal embeddings always tie. The bound does not hold for TF32, which torch
+leaves off.
 """
 
 import math
@@ -38,7 +40,7 @@ def image_to_text_ranks(images: Tensor, texts: Tensor, text_image: Tensor, block
         images: `[n, D]`.
         texts: `[m, D]`.
         text_image: Image of each caption `[m]` int64, in any order.
-        block: Images and captions at a time; memory is a few times `block ** 2`.
+        block: Number of images and captions at a time; memory is a few times `block ** 2`.
 
     Returns:
         `[n]` int64, 0 is best.
@@ -47,9 +49,9 @@ def image_to_text_ranks(images: Tensor, texts: Tensor, text_image: Tensor, block
         ValueError: An image has no caption, or an embedding is not finite.
     """
     pairs = _Pairs.of(images, texts, text_image)
-    wins = _Wins(pairs, pairs.best())
-    _sweep(pairs, block, per_image=wins)
-    return wins.ranks
+    counter = _RankCounter(pairs, pairs.best())
+    _sweep(pairs, block, per_image=counter)
+    return counter.ranks
 
 
 def text_to_image_ranks(images: Tensor, texts: Tensor, text_image: Tensor, block: int = BLOCK) -> Tensor:
@@ -59,7 +61,7 @@ def text_to_image_ranks(images: Tensor, texts: Tensor, text_image: Tensor, block
         images: Gallery `[n, D]`.
         texts: `[m, D]`.
         text_image: Image of each caption `[m]` int64, in any order.
-        block: Images and captions at a time; memory is a few times `block ** 2`.
+        block: Number of images and captions at a time; memory is a few times `block ** 2`.
 
     Returns:
         `[m]` int64, 0 is best.
@@ -68,15 +70,15 @@ def text_to_image_ranks(images: Tensor, texts: Tensor, text_image: Tensor, block
         ValueError: An embedding is not finite.
     """
     pairs = _Pairs.of(images, texts, text_image)
-    wins = _Wins(pairs, pairs.own)
-    _sweep(pairs, block, per_text=wins)
-    return wins.ranks
+    counter = _RankCounter(pairs, pairs.own)
+    _sweep(pairs, block, per_text=counter)
+    return counter.ranks
 
 
 def retrieval_ranks(images: Tensor, texts: Tensor, text_image: Tensor, block: int = BLOCK) -> tuple[Tensor, Tensor]:
     """Compute `image_to_text_ranks` and `text_to_image_ranks` in one pass over the scores."""
     pairs = _Pairs.of(images, texts, text_image)
-    per_image, per_text = _Wins(pairs, pairs.best()), _Wins(pairs, pairs.own)
+    per_image, per_text = _RankCounter(pairs, pairs.best()), _RankCounter(pairs, pairs.own)
     _sweep(pairs, block, per_image, per_text)
     return per_image.ranks, per_text.ranks
 
@@ -90,7 +92,7 @@ class _Pairs:
         texts: `[m, D]`, of the same dtype.
         text_image: `[m]` int64.
         own: Score of each caption with its image `[m]` float64.
-        largest: Bound of every absolute score.
+        largest: Upper bound on the absolute value of every score.
     """
 
     images: Tensor
@@ -119,7 +121,7 @@ class _Pairs:
         return lowest.scatter_reduce(0, self.text_image, self.own, "amax")
 
 
-class _Wins:
+class _RankCounter:
     """Counts, block by block, how many scores are at least as high as the best positive of each query.
 
     Args:
@@ -140,14 +142,14 @@ class _Wins:
 
         Args:
             scores: `[q, g]`, minus infinity where the gallery holds a positive.
-            scratch: `[q, g]` to write to.
+            scratch: Buffer `[q, g]` that is overwritten.
             queries: `[q, D]`.
             gallery: `[g, D]`.
-            start: Number of the first query.
+            start: Index of the first query.
         """
         rows = slice(start, start + len(queries))
         low, high = self.low[rows, None], self.high[rows, None]
-        # Ones and zeros of the scores' own dtype: torch compares to and sums booleans several times slower.
+        # Comparisons give ones and zeros in the dtype of the scores: torch is several times slower with booleans.
         above = torch.gt(scores, high, out=scratch).sum(1)
         unsure = (torch.ge(scores, low, out=scratch).sum(1) > above).nonzero()[:, 0]
         self.ranks[rows] += above.long()
@@ -159,8 +161,10 @@ class _Wins:
             self.ranks[start + unsure] += near.sum(1)
 
 
-def _sweep(pairs: _Pairs, block: int, per_image: _Wins | None = None, per_text: _Wins | None = None) -> None:
-    """Show every score once to the counters, without those of captions with their own images."""
+def _sweep(
+    pairs: _Pairs, block: int, per_image: _RankCounter | None = None, per_text: _RankCounter | None = None
+) -> None:
+    """Pass every score to the counters once, except the scores of captions with their own images."""
     buffers = pairs.images.new_empty(2, min(block, len(pairs.images)) * min(block, len(pairs.texts)))
     for i in range(0, len(pairs.images), block):
         images = pairs.images[i : i + block]

@@ -1,4 +1,4 @@
-"""Operating points before uncertainty: per image hits and rates of one policy at one point, on one split."""
+"""Apply policies to a split: the hits and rates of every image at each operating point."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,8 +24,8 @@ class Row:
     Attributes:
         about: Columns that identify it: policy, twin_of, guidance, calibration, rate_target, exit_block, seed, ...
         rates: Relative cost of each image `[n]`.
-        hits: Metric -> hits of each image `[n]`, to be divided by `FeatureSet` captions or images.
-        exits: Exit of each image `[n]`, where there is one.
+        hits: Hits of each image `[n]` by metric; for text to image, the number of its captions that are hits.
+        exits: Exit of each image `[n]`; None if only shares of images are known.
     """
 
     about: dict
@@ -35,7 +35,7 @@ class Row:
 
 
 class Scorer:
-    """Turns exits, or shares of exits, into hits, for one split and the embeddings of one seed."""
+    """Counts the hits that result from exits, or from shares of exits, for one split and the embeddings of one seed."""
 
     def __init__(self, split: Split):
         self.split, self.truth = split, split.truth
@@ -83,16 +83,16 @@ def policy_rows(
     calibration: str,
     shuffle: bool,
 ) -> Iterator[Row]:
-    """Apply frozen operating points to a split: every policy of one seed, adaptive ones with their shuffled twin.
+    """Yield the rows of frozen operating points on a split, and of the shuffled twins of adaptive policies.
 
-    Policies that need the texts beforehand, and oracles, have no text-to-image metrics: no index can be built by them.
+    Policies that need the texts beforehand, and oracles, have no text-to-image metrics: they cannot build an index.
 
     Args:
         split: Images, and modules of one seed (or none).
-        policies: By name.
-        fitted: Points; those of other modules, seeds or normalisations are passed over.
-        calibration: Where they were fitted, `in_domain` or `transfer`; recorded where there is a rate target.
-        shuffle: Whether twins are wanted.
+        policies: Policies by name.
+        fitted: Operating points; those of other modules, seeds or normalisations are skipped.
+        calibration: Source of the thresholds, `in_domain` or `transfer`; recorded for points with a rate target.
+        shuffle: Whether to yield shuffled twins.
     """
     scorer = Scorer(split)
     last = len(split.costs.blocks) - 1

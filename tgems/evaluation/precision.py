@@ -1,4 +1,4 @@
-"""What autocast changes: full-depth metrics of the same images, encoded in reduced precision and in float32."""
+"""Measure what autocast changes in the full-depth metrics of images that were also encoded in float32."""
 
 import torch
 
@@ -10,7 +10,7 @@ def precision_change(features: FeatureSet) -> dict | None:
     """Compare full-depth metrics on the images that were encoded both ways.
 
     For retrieval the gallery is those images and the texts are their captions, so values are higher than on the whole
-    split; the change is what counts.
+    split; only the change matters.
 
     Returns:
         `precision`, `n`, smallest `cosine`, and per metric `value`, `float32` and `change`; None without autocast.
@@ -19,8 +19,8 @@ def precision_change(features: FeatureSet) -> dict | None:
         return None
     rows, exact = features.reference
     reduced = features.embeddings[rows]
-    ours, theirs = _metrics(features, rows, reduced), _metrics(features, rows, exact)
-    metrics = {m: {"value": ours[m], "float32": theirs[m], "change": ours[m] - theirs[m]} for m in ours}
+    values, reference = _metrics(features, rows, reduced), _metrics(features, rows, exact)
+    metrics = {m: {"value": v, "float32": reference[m], "change": v - reference[m]} for m, v in values.items()}
     cosine = (reduced * exact).sum(1).min().item()
     return {"precision": features.manifest["precision"], "n": len(rows), "cosine": cosine, "metrics": metrics}
 

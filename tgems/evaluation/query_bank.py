@@ -36,16 +36,16 @@ class QueryBank:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates for each image."""
+        """Multiply-accumulates per image."""
         return bank_product_macs(len(self.texts), self.texts.shape[1])
 
     @property
     def about(self) -> dict:
-        """Size and beta, by the names of the tables' columns."""
+        """Size and beta, by column of the tables."""
         return {"query_bank_size": len(self.texts), "query_bank_beta": self.beta}
 
     def penalties(self, embeddings: Tensor) -> Tensor:
-        """Return what is taken off an image's similarities: unit embeddings `[n, ..., D]` -> `[n, ...]`."""
+        """Compute what is subtracted from an image's similarities: unit embeddings `[n, ..., D]` -> `[n, ...]`."""
         return self.beta / self.scale * self.log_sums(embeddings)
 
     def log_sums(self, embeddings: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def draw_captions(texts: Tensor, captions: pd.DataFrame, unwanted: set[str], see
         seed: Seed of the order.
 
     Raises:
-        UserError: None is left.
+        UserError: No caption is left.
     """
     distinct = captions.drop_duplicates("text")
     rows = distinct.loc[~distinct["caption"].isin(unwanted), "text"].to_numpy()
@@ -107,20 +107,20 @@ def choose_query_bank(
     targets: Sequence[float],
     seed: int = 0,
 ) -> QueryBank:
-    """Choose size and beta by the mean text-to-image R@1 on validation images, the bank's cost being charged.
+    """Choose size and beta by the mean text-to-image R@1 on validation images, with the bank's cost charged.
 
-    Images take random exits, whose distribution has the mean rate that is left after the bank is paid for; the choice
-    so depends on the heads, and not on a policy.
+    Images take random exits. The mean rate of these is what is left of the target after paying for the bank, so that
+    the choice depends on the heads but not on a policy.
 
     Args:
         embeddings: Unit embeddings at every exit `[n, E, D]`.
         texts: Captions `[m, D]`.
         text_image: Image of each caption `[m]`.
         rates: Relative cost of every exit `[E]`.
-        full_macs: Cost of the encoder.
-        found: Candidates.
+        full_macs: MACs of the encoder.
+        found: Query banks to choose from.
         targets: Rate targets.
-        seed: Seed of the exits.
+        seed: Seed of the random exits.
     """
     images = torch.arange(len(embeddings))
     log_sums = {len(bank.texts): bank.log_sums(embeddings) for bank in {len(b.texts): b for b in found}.values()}

@@ -1,4 +1,4 @@
-"""What each block already knows: the abstract's first finding, measured (docs/method.md#semantic-content)."""
+"""Measure the semantic content of each block, the abstract's first finding (docs/method.md#semantic-content)."""
 
 import numpy as np
 import pandas as pd
@@ -11,17 +11,17 @@ THIRDS = ("clean", "middle", "hard")
 
 
 def semantic_content(raw: Split, trained: list[Split], about: dict) -> pd.DataFrame:
-    """Measure accuracy or R@1 after every block, by the frozen projection and by trained heads, in all and by group.
+    """Measure accuracy or R@1 after every block, by trained heads and the frozen projection, by group.
 
     Args:
         raw: Test images with the frozen projection.
-        trained: The same images by the heads of each seed; hits are averaged.
-        about: Common columns.
+        trained: The same images with the heads of each seed, over which hits are averaged.
+        about: Columns common to all rows.
 
     Returns:
-        One row per head (the frozen one where it accepts every exit), metric, group and block; `earliest_share` is the
-        share of images whose right text ranked first at that block or before. Groups are the whole split, thirds of
-        difficulty, and numbers of digits, where the samples carry them.
+        One row per head (the frozen projection only if it accepts every exit), metric, group and block.
+        `earliest_share` is the share of images whose right text ranked first at that block or before. Groups are the
+        whole split and, if the samples have these attributes, thirds of difficulty and numbers of digits.
     """
     features = raw.features
     sources = SharedSources(features.sources)

@@ -1,4 +1,4 @@
-"""Read what evaluation needs of one split and seed: cached features and trained modules; nothing is computed twice."""
+"""One split with the modules of one seed: what the evaluation reads from files, and what is computed once from it."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,8 +26,8 @@ class Trained:
     """The exit modules of a variant: the folders that hold them, and the scheme of their training.
 
     Attributes:
-        exits: `results/exits/{backbone}/{variant}`.
-        seeds: Seeds.
+        exits: Folder of all modules, `results/exits/{backbone}/{variant}`.
+        seeds: Training seeds.
         rate_targets: Rate targets.
         gates: Kinds of trained gates (`tgems.costs.exit_costs.GATES`).
         scheme: `staged` or `joint`.
@@ -41,11 +41,11 @@ class Trained:
 
     @property
     def folders(self) -> list[str]:
-        """Folders of all modules, below `exits`."""
+        """Folders of the modules, relative to `exits`."""
         return [f for seed in self.seeds for f in module_folders(seed, self.rate_targets, self.gates, self.scheme)]
 
     def shared(self, seed: int, weights: str) -> ExitModules:
-        """Read what all policies of a seed share: heads, and gates that were trained on them."""
+        """Read the modules that all policies of a seed share: heads, and gates that were trained on them."""
         gates: dict[tuple[str, float | None], Gates] = {
             (kind, None): self._load_gates(f"{kind}/seed-{seed}", weights)
             for kind in shared_gates(self.gates, self.scheme)
@@ -70,7 +70,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is right, for ranking: labels of a classification set, or the image of every caption."""
+    """The right answers of a split: labels of a classification set, or the image of every caption."""
 
     labels: Tensor | None
     texts: Tensor
@@ -84,7 +84,7 @@ class Truth:
         return cls(None, features.text_embeddings, features.text_image)
 
     def image_ranks(self, embeddings: Tensor) -> Tensor:
-        """Rank of the right class or caption at every exit: `[n, E, D]` -> `[n, E]` int64."""
+        """Compute the rank of the right class or caption at every exit: `[n, E, D]` -> `[n, E]` int64."""
         if self.labels is not None:
             parts = zip(embeddings.split(ROWS), self.labels.split(ROWS), strict=True)
             return torch.cat([rank_of_label(z @ self.texts.T, labels) for z, labels in parts])
@@ -109,13 +109,13 @@ class Split:
 
     Attributes:
         features: Cached features, of the exits in use.
-        costs: Of the same exits.
-        modules: Of one seed, or None.
-        seed: Of the modules, or None.
-        policies: Names of the policies that use these modules; None for all but those of `elsewhere`.
+        costs: Costs of the same exits.
+        modules: Modules of one seed; None for the frozen projection.
+        seed: Seed of the modules; None for the frozen projection.
+        policies: Names of the policies that use these modules; None for all policies except those of `elsewhere`.
         elsewhere: Names of the policies that have modules of their own.
         rate_target: The one rate target that the modules were trained for; None for all.
-        query_bank: What normalises text-to-image scores, or None. Only text-to-image results are then of interest.
+        query_bank: Bank that normalises text-to-image scores, or None. With a bank, only text-to-image results count.
     """
 
     features: FeatureSet
@@ -168,7 +168,8 @@ class Split:
     def embeddings(self) -> Tensor:
         """Unit embeddings at every exit `[n, E, D]`: by the trained heads, or by the frozen projection.
 
-        Where the frozen projection does not accept every exit, all are the last exit's; none but `full` looks at them.
+        If the frozen projection does not accept every exit, the last exit's embeddings are used for all of them; only
+        the policy `full` reads them.
         """
         if self.modules is not None:
             return embed(self.modules.heads, self.features.summaries, self.features.embeddings)
@@ -182,7 +183,7 @@ class Split:
 
     @cached_property
     def outputs(self) -> CachedOutputs:
-        """What policies look at."""
+        """The split as policies see it."""
         return CachedOutputs(
             keys=self.features.samples["key"].tolist(),
             summaries=self.features.summaries,
@@ -198,7 +199,7 @@ class Split:
         )
 
     def gallery_ranks(self, exits: Tensor) -> Tensor:
-        """Rank of the right image for every caption `[m]`, in the gallery where image i left at `exits[i]` `[n]`."""
+        """Compute the rank of every caption's image `[m]` in the gallery where image i left at `exits[i]` `[n]`."""
         taken = torch.arange(len(exits)), exits
         gallery, texts = self.embeddings[taken], self.truth.texts
         if self.query_bank is not None:

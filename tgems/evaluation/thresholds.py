@@ -1,4 +1,4 @@
-"""Fit everything that evaluation applies later, from validation features only, and keep it as plain JSON."""
+"""Fit policies on validation features only, and keep their operating points as JSON."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -16,18 +16,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fitted:
-    """A policy's operating point for one seed, and what it gave on validation.
+    """A policy's operating point for one seed, and its outcome on validation images.
 
     Attributes:
-        policy: Name.
-        seed: Seed of the modules; None for the backbone alone.
-        point: Frozen.
-        rate_validation: Mean rate.
-        rate_variance: Variance of the rate over images.
-        exit_shares: Share of images by exit.
-        bank_size: Texts in the bank, where the policy looks at one.
-        n_sources: Distinct sources of the validation images.
-        score_normalisation: `none` or `querybank`, whose cost the fit knows.
+        policy: Name of the policy.
+        seed: Seed of the modules; None for the frozen projection.
+        point: The operating point.
+        rate_validation: Mean rate on validation images.
+        rate_variance: Variance of the rate over these images.
+        exit_shares: Share of these images by exit.
+        bank_size: Number of texts in the bank; None if the policy does not read it.
+        n_sources: Number of distinct sources of the validation images.
+        score_normalisation: `none` or `querybank`; the rate includes the cost of the query bank.
     """
 
     policy: str
@@ -51,11 +51,11 @@ def usable(policies: dict[str, Policy], costs: ExitCosts) -> dict[str, Policy]:
 
 
 def fit_policies(split: Split, policies: dict[str, Policy], rate_targets: list[float]) -> list[Fitted]:
-    """Fit those policies that this split is for: with modules, or those of the backbone alone.
+    """Fit the policies that are evaluated with the modules of this split.
 
     Args:
         split: Validation images, and modules of one seed or none.
-        policies: By name.
+        policies: Policies by name.
         rate_targets: Mean rates not to be exceeded.
     """
     fitted = []
@@ -79,7 +79,7 @@ def fit_policies(split: Split, policies: dict[str, Policy], rate_targets: list[f
 
 
 def as_json(fitted: list[Fitted], manifest: dict, query_bank: dict | None) -> dict:
-    """Return what `thresholds.json` holds."""
+    """Return the content of `thresholds.json`."""
     return {
         "query_bank": query_bank,
         "thresholds": [asdict(f) for f in fitted],
@@ -90,7 +90,7 @@ def as_json(fitted: list[Fitted], manifest: dict, query_bank: dict | None) -> di
 
 
 def from_json(value: dict) -> list[Fitted]:
-    """Read back what `as_json` gave."""
+    """Restore the operating points from the content of `thresholds.json`."""
     return [
         Fitted(**f | {"point": _point(f["point"]), "exit_shares": tuple(f["exit_shares"])}) for f in value["thresholds"]
     ]

@@ -1,4 +1,4 @@
-"""The tidy table of all operating points of one test split, with intervals and paired differences."""
+"""Tabulate all operating points of one test split, with intervals and paired differences."""
 
 from collections.abc import Iterator
 
@@ -23,12 +23,12 @@ COLUMNS = [
 
 
 def tradeoff(points: list[Point], features: FeatureSet, costs: ExitCosts, about: dict) -> pd.DataFrame:
-    """Tabulate every point and metric: a row per seed, and their mean with both intervals.
+    """Tabulate every point and metric: a row per seed, and a row for their mean with both intervals.
 
     Args:
-        points: Operating points; ends of curves among them are left out.
-        features: Of the split.
-        costs: For GMACs.
+        points: Operating points; the ends of curves are left out.
+        features: Features of the split.
+        costs: Costs of the exits, for columns in GMACs.
         about: Columns common to all rows: backbone, variant, dataset, task.
     """
     sources = SharedSources(features.sources)
@@ -73,7 +73,7 @@ def _frame(
     deltas: dict[str, tuple[list[int], Estimate]],
     sources: SharedSources,
 ) -> pd.DataFrame:
-    """Tabulate points for one of their seeds (its place), or with None for the mean over seeds."""
+    """Tabulate points for one of their seeds, given by its index, or for the mean over seeds, given by None."""
     some = slice(None) if seed is None else slice(seed, seed + 1)
 
     def within(estimate: Estimate):
@@ -84,17 +84,17 @@ def _frame(
     rate, value = within(rates), within(values)
     frame["rate"], (frame["rate_ci_low"], frame["rate_ci_high"]) = rate.value, rate.modules
     frame["value"], (frame["ci_low"], frame["ci_high"]) = value.value, np.clip(value.modules, 0, 1)
-    alone = not points[0].seeded
+    seedless = not points[0].seeded
     if seed is None:
         validation = [np.mean([row.about.get("rate_validation", np.nan) for row in p.rows]) for p in points]
         frame = frame.assign(seed="mean", rate_validation=validation)
         frame["value_std"] = values.values.std(0, ddof=1) if len(values.values) > 1 else np.nan
-    if seed is None or alone:
+    if seed is None or seedless:
         frame["method_ci_low"], frame["method_ci_high"] = np.clip(value.method, 0, 1)
     for label, (paired, delta) in deltas.items():
         found = within(delta)
         columns = {"": found.value} | dict(zip(("_ci_low", "_ci_high"), found.modules, strict=True))
-        if seed is None or alone:
+        if seed is None or seedless:
             columns |= dict(zip(("_method_ci_low", "_method_ci_high"), found.method, strict=True))
         for suffix, column in columns.items():
             frame.loc[paired, f"delta_{label}{suffix}"] = column

@@ -14,10 +14,10 @@ LEVEL = 0.95
 
 
 class SharedSources:
-    """Which images of a split may be alike: those with a source in common. All others are independent.
+    """Which images of a split depend on each other: those that have a source in common.
 
     Args:
-        sources: For each image the names of its sources, one at least.
+        sources: Names of the sources of each image, at least one.
 
     Attributes:
         n: Number of images.
@@ -25,7 +25,7 @@ class SharedSources:
         degrees: Degrees of freedom of a variance over the images.
 
     Raises:
-        ValueError: There is no image.
+        ValueError: There are no images.
     """
 
     def __init__(self, sources: Sequence[Sequence[str]]):
@@ -50,9 +50,9 @@ class SharedSources:
     def variance(self, influence: np.ndarray) -> np.ndarray:
         """Estimate the variance of the means of influences `[n, ...]`, which sum to zero; NaN if all images are alike.
 
-        The estimate is unbiased whatever images with a common source have in common (Aronow, Samii and Assenova,
-        "Cluster-robust variance estimation for dyadic data", 2015, of pairs), but for the usual factor of small
-        samples. It may fall below that of independent images by chance, and is not let to.
+        The estimate is unbiased however images with a common source depend on each other (Aronow, Samii and Assenova,
+        "Cluster-robust variance estimation for dyadic data", 2015, for pairs), apart from the usual factor for small
+        samples. If it falls below the estimate for independent images by chance, the latter is returned.
         """
         flat = np.asarray(influence, dtype=np.float64).reshape(self.n, -1)
         if self.degrees <= 0:
@@ -64,10 +64,10 @@ class SharedSources:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Numbers of every seed with the influence of each image: how far it moves them, times n, to first order.
+    """Numbers of every seed, and the influence of each image on them: n times the change it makes, to first order.
 
     Attributes:
-        values: `[S, ...]`; one row for numbers without seeds, such as those of the full encoder, which goes with any.
+        values: `[S, ...]`; a single row, which is broadcast, for numbers without seeds, such as the full encoder's.
         influence: `[S, n, ...]`, summing to zero over images.
         seeded: Whether another seed would give other numbers.
     """
@@ -85,15 +85,15 @@ class Estimate:
 class Intervals:
     """Means over seeds and their sampling error; all arrays are `[m]`.
 
-    The half widths of what images and seeds add, by Student's t with the degrees of freedom of each, are summed in
+    The half widths due to images and due to seeds, each by Student's t with its own degrees of freedom, are added in
     quadrature (the modified large-sample method; Graybill and Wang, "Confidence intervals on nonnegative linear
     combinations of variances", 1980).
 
     Attributes:
         value: Mean over seeds.
-        of_images: Variance that the sampling of images and their sources gives it.
+        of_images: Variance of that mean due to the sampling of images and their sources.
         of_seeds: Variance that the sampling of seeds adds; NaN if unknown.
-        degrees: Degrees of freedom of the two.
+        degrees: Degrees of freedom of the two variances.
     """
 
     value: np.ndarray
@@ -103,13 +103,13 @@ class Intervals:
 
     @property
     def modules(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ends of the 95 percent interval for these very modules: images and sources are sampled."""
+        """Ends of the 95 percent interval for these modules, which covers the sampling of images and sources."""
         half = self._half_width(1 - LEVEL, 0.0)
         return self.value - half, self.value + half
 
     @property
     def method(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ends of the 95 percent interval for the method: images, sources and seeds are sampled."""
+        """Ends of the 95 percent interval for the method, which also covers the sampling of seeds."""
         half = self._half_width(1 - LEVEL, self.of_seeds)
         return self.value - half, self.value + half
 
@@ -117,7 +117,7 @@ class Intervals:
     def p(self) -> np.ndarray:
         """Two-sided p value of zero for the method: the level at which the interval ends at zero; NaN if unknown."""
         low, high = np.full(self.value.shape, -300.0), np.zeros(self.value.shape)
-        for _ in range(60):  # bisection of log p, since small ones matter
+        for _ in range(60):  # bisection of log p, since small p values matter
             middle = (low + high) / 2
             reaches = self._half_width(np.exp(middle), self.of_seeds) >= np.abs(self.value)
             low, high = np.where(reaches, middle, low), np.where(reaches, high, middle)
@@ -132,15 +132,15 @@ class Intervals:
 
 
 def intervals(estimate: Estimate, sources: SharedSources) -> Intervals:
-    """Find the sampling error of means over S seeds.
+    """Compute means over S seeds and their sampling error.
 
     Let s2 be the variance of the values over seeds, and V the part of s2 that images explain, since each seed errs on
-    other images. Seeds add the variance max(0, s2 - V) / S to that of the mean over these images. Of one seed it is
-    unknown, NaN.
+    other images. Seeds add max(0, s2 - V) / S to the variance of the mean over these images. With one seed, what they
+    add is unknown, and NaN.
 
     Args:
-        estimate: With values `[S, m]`.
-        sources: Of the images.
+        estimate: Estimate with values `[S, m]`.
+        sources: Sources of the images.
     """
     values, influence = estimate.values, estimate.influence
     seeds, mean, added = len(values), influence.mean(0), np.zeros(values.shape[1])
@@ -154,7 +154,7 @@ def intervals(estimate: Estimate, sources: SharedSources) -> Intervals:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Adjust p values `[m]` by Holm's step-down correction; NaN is no test, and stays NaN."""
+    """Adjust p values `[m]` by Holm's step-down correction; NaN stands for no test and stays NaN."""
     adjusted = np.full(len(p), np.nan)
     tested = np.flatnonzero(~np.isnan(p))
     order = tested[np.argsort(p[tested])]

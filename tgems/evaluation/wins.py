@@ -1,4 +1,4 @@
-"""Each T-GEM against other policies at the rate that it realises, and areas under all curves."""
+"""Compare each T-GEM with other policies at the rate that it realises, and compute the areas under all curves."""
 
 from collections.abc import Collection
 
@@ -19,8 +19,8 @@ ONE_SEED = "one seed, so that what another would give is unknown"
 def of_other_domain(validation: Curves, test: Curves) -> Curves:
     """Return another data set's validation curves, to pick competitors if there are no validation images.
 
-    Where that data set, which has captions, lacks a metric, image-to-text recall stands in for it: like accuracy it is
-    of images that look for their text.
+    If that data set, which has captions, lacks a metric, image-to-text recall takes its place: like accuracy, it is the
+    share of images whose right text ranks first.
 
     Args:
         validation: Curves of the data set that thresholds come from.
@@ -55,12 +55,12 @@ def wins(
         test: Curves of test images.
         validation: Curves of the same policies under in-domain thresholds, for picking.
         policies: Policies by name; the contenders among them are compared with all others.
-        sources: Of the test images.
-        about: Common columns.
+        sources: Sources of the test images.
+        about: Columns common to all rows.
 
     Returns:
-        One row per T-GEM, calibration, target and `against` (`best`, `shuffled`, `hull`). Where nothing can be said, p
-        and intervals are NaN and `reason` says why.
+        One row per T-GEM, calibration, target and `against` (`best`, `shuffled`, `hull`). If nothing can be concluded,
+        p and intervals are NaN, and `reason` says why.
     """
     records, contenders = [], [name for name, policy in policies.items() if policy.contender]
     for metric, ours in test.items():
@@ -75,14 +75,14 @@ def wins(
                     competitor = name and ours.get((name[0], name[1], name[2] and key[2]))
                     if competitor is None:
                         continue
-                    # A twin takes the same exits, so that its rate moves with the T-GEM's.
-                    theirs = competitor.knot(j)[1] if against == "shuffled" else competitor.read(rate)
+                    # A twin takes the same exits, so that its rate varies with the T-GEM's.
+                    opponent = competitor.knot(j)[1] if against == "shuffled" else competitor.read(rate)
                     records.append(
                         about
                         | {"direction": direction_of(metric), "metric": metric, "policy": key[0], "calibration": key[2]}
                         | {"rate_target": target, "rate": rate.values.mean(), "value": value.values.mean()}
-                        | {"against": against, "competitor": name[0], "competitor_value": theirs.values.mean()}
-                        | difference(value - theirs, sources)
+                        | {"against": against, "competitor": name[0], "competitor_value": opponent.values.mean()}
+                        | difference(value - opponent, sources)
                     )
     return pd.DataFrame(records)
 
@@ -93,7 +93,7 @@ def best_policy(
     """Return the policy, not a shuffled twin, whose curve is highest at a rate; None if no curve reaches it.
 
     Args:
-        curves: Of one metric.
+        curves: Curves of one metric.
         rate: Mean rate.
         among: Names to choose from; None for all.
         excluded: Names to leave out.

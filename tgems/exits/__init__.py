@@ -1,1 +1,1 @@
-"""Exit modules: heads and gates, their training on cached features, and the policies that choose an exit."""
+"""Exit modules: heads and gates, their training on cached features, and the folders that store them."""

@@ -1,1 +1,1 @@
-"""Tables and figures from evaluated parts: no model, no data set."""
+"""Tables and figures, made from the files of an evaluation; reads neither models nor data sets."""

@@ -4,14 +4,14 @@ import pandas as pd
 
 
 def shown_first(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows under a data set's own thresholds, or transferred ones if it has none; others stay as they are.
+    """Keep, for each data set, the rows under its own thresholds, or under transferred ones if it has none.
 
-    Rows with normalised scores are left out.
+    Rows without a calibration are kept, and rows with normalised scores are left out.
     """
     if "score_normalisation" in rows:
         rows = rows[rows["score_normalisation"].ne("querybank")]
-    own = rows["dataset"].isin(rows.loc[rows["calibration"].eq("in_domain"), "dataset"])
-    return rows[rows["calibration"].ne("transfer") | ~own]
+    has_own = rows["dataset"].isin(rows.loc[rows["calibration"].eq("in_domain"), "dataset"])
+    return rows[rows["calibration"].ne("transfer") | ~has_own]
 
 
 def transferred(rows: pd.DataFrame) -> set[str]:
@@ -21,7 +21,7 @@ def transferred(rows: pd.DataFrame) -> set[str]:
 
 
 def fitted(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return single seeds' rows of policies with fitted thresholds, one per operating point."""
+    """Return the rows of single seeds for policies with fitted thresholds, one per operating point."""
     rows = rows[rows["score_normalisation"].eq("none") & rows["rate_validation"].notna() & rows["twin_of"].isna()]
     rows = rows[~rows["policy"].isin(["patience", "random", "hull", "hull_raw"]) & rows["seed"].ne("mean")]
     return rows.drop_duplicates(["backbone", "dataset", "policy", "calibration", "rate_target", "seed"])

@@ -1,4 +1,4 @@
-"""Print the numbers that the README and docs/method.md state, from the tables of a run.
+"""Print the numbers that README.md and docs/method.md state, from the tables of a run.
 
 python -m tgems.reporting.claims [results/tables]
 """
@@ -25,7 +25,7 @@ def claims(folder: Path) -> str:
     """Return all stated numbers as Markdown tables.
 
     Args:
-        folder: Tables of a finished run.
+        folder: Folder of the tables of a finished run.
 
     Raises:
         UserError: A table is missing.
@@ -46,7 +46,7 @@ def claims(folder: Path) -> str:
 
 
 def contributions_table(table: pd.DataFrame) -> str:
-    """Tabulate values of every step at equal rates, for one backbone: a row per step, three columns per task."""
+    """Tabulate the value of every step at equal rates, for one backbone: a row per step, three columns per task."""
     own = table[table["step"].isin(STEPS) & table["rate"].round(6).isin(RATES)]
     keys = panels(own)
     lines = ["| | " + " | ".join(f"{dataset}: {METRIC_NAMES[metric]} | |" for dataset, metric in keys) + " |"]
@@ -67,7 +67,7 @@ def contributions_table(table: pd.DataFrame) -> str:
 
 
 def gains(table: pd.DataFrame) -> pd.DataFrame:
-    """Tabulate the smallest and largest gain of each step over rates, and how many are clear of zero."""
+    """Tabulate each step's smallest and largest gain over rates, and count the intervals that exclude zero."""
     own = table.dropna(subset=["over"])
     above, below = own["gain_method_ci_low"].gt(0), own["gain_method_ci_high"].lt(0)
     keys = ["backbone", "dataset", "metric", "step", "over"]
@@ -79,7 +79,7 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """Count the verdicts over rates, with the range of differences, under a data set's own thresholds."""
+    """Count the verdicts over rates, and give the range of differences, under a data set's own thresholds."""
     own = table[table["calibration"] == "in_domain"]
     keys = ["backbone", "policy", "against", "dataset", "direction"]
     counted = own.groupby([*keys, "verdict"], sort=False).size().unstack("verdict", fill_value=0)
@@ -97,7 +97,7 @@ def rates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def half_way(table: pd.DataFrame) -> pd.DataFrame:
-    """Tabulate accuracy and recall after half of the blocks, with either head."""
+    """Tabulate accuracy and recall after half of the blocks, with trained heads and with the frozen projection."""
     depth = table.groupby("backbone")["exit_block"].transform("max")
     own = table[table["attribute"].eq("all") & table["exit_block"].eq(depth // 2)]
     keys = ["backbone", "dataset", "metric", "exit_block"]

@@ -1,4 +1,4 @@
-"""Compare two finished runs: configuration, digests, numbers that moved beyond their intervals. Reads tables only."""
+"""Compare the tables of two finished runs: configuration, digests, and numbers that moved beyond their intervals."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,14 @@ Rows = list[tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs: rows for printing, and one line that sums up.
+    """The differences between two runs, as rows to print and a summary in one line.
 
     Attributes:
         config: Values of the configuration that differ.
         digests: Digests of weights, data and modules that differ.
         unmatched: Number of results, by backbone, data set and policy, that only one run has.
         moved: Numbers that moved beyond their intervals.
-        summary: One line.
+        summary: Counts of all these, in one line.
     """
 
     config: Rows
@@ -43,11 +43,11 @@ class Comparison:
 def compare_runs(a: Path, b: Path) -> Comparison:
     """Compare two results folders.
 
-    Numbers are metrics and realised rates. One moved where the 95 percent intervals of the two runs do not overlap; one
-    without an interval where it differs at all.
+    Numbers are metrics and realised rates. A number moved if the 95 percent intervals of the two runs do not overlap,
+    or, if it has no interval, if it differs at all.
 
     Raises:
-        UserError: A folder holds no finished run.
+        UserError: A folder does not hold a finished run.
     """
     first, second = (read_provenance(Path(folder) / "tables/provenance.json") for folder in (a, b))
     config = _differences(flatten(first["config"]), flatten(second["config"]))

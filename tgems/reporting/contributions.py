@@ -1,4 +1,4 @@
-"""The figure of what a T-GEM adds, part by part, at equal rate."""
+"""Plot what each part of a T-GEM adds at equal rate."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -22,8 +22,8 @@ COLORS = ("#9ECAE1", "#4292C6", "#08306B")
 def contributions(frames: dict[str, pd.DataFrame]) -> Figure:
     """Plot every step from the frozen projection to gates and score normalisation, at up to three rates."""
     table = frames["contributions"]
-    climbs = table[table["step"].isin(STEPS)]
-    blocks = [[(b, *panel) for panel in panels(climbs)] for b in by_length(climbs["backbone"])]
+    shown = table[table["step"].isin(STEPS)]
+    blocks = [[(b, *panel) for panel in panels(shown)] for b in by_length(shown["backbone"])]
     figure, axes = panel_grid(blocks, 2.1)
     rates, steps = _rates(table), [s for s in STEPS if s in set(table["step"])]
     for (backbone, dataset, metric), axis in axes.items():

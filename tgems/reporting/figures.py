@@ -1,4 +1,4 @@
-"""Plot the figures from tables. The only importer, with its neighbours, of seaborn."""
+"""Plot the figures of a run from its tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,8 @@ from tgems.reporting.semantic_content import semantic_content
 from tgems.reporting.style import METRIC_NAMES, WIDTH, in_order, look, save, use_style
 
 COMPARED = ("tradeoff", "contributions")
-FROZEN = ("fixed_raw", "margin_raw")  # shown among the policies without seeds; the other frozen rules are much the same
+FROZEN = ("fixed_raw", "margin_raw")
+"""Policies without seeds that `tradeoff` shows; the other rules on the frozen projection look much the same."""
 
 
 def plot_figure(
@@ -34,13 +35,13 @@ def plot_figure(
 
     Args:
         name: Key of `FIGURES`.
-        tables: CSV tables.
-        parts: Further frames by name (`exits`, `gallery`), each in several Parquet files.
+        tables: CSV files of the tables.
+        parts: Parquet files of further tables by name (`exits`, `gallery`).
         variant: The variant to show.
-        compared: Data sets that the figures of `COMPARED` show; the others show all.
+        compared: Data sets that the figures of `COMPARED` show; the other figures show all.
         policies: Policies of the run, as in the configuration.
-        pdf: Output.
-        png: Output.
+        pdf: PDF file to write.
+        png: PNG file to write.
     """
     use_style(policies)
     frames = {Path(p).stem: pd.read_csv(p, dtype={"seed": str}) for p in tables}

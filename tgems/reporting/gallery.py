@@ -1,4 +1,4 @@
-"""The gallery: images that left first and images that stayed longest, with their texts and difficulty."""
+"""Plot the gallery: images that left first and images that stayed longest, with their texts and difficulty."""
 
 import io
 import textwrap

@@ -1,4 +1,4 @@
-"""Table and figure of speed, from the profiler's measurements."""
+"""Write the table and the figure of measured speed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from tgems.reporting.tables import write_table
 
 
 def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> None:
-    """Write `latency` as CSV, Markdown and LaTeX, and its figure.
+    """Write the table `latency` as CSV, Markdown and LaTeX, and its figure.
 
     Args:
-        parts: CSV files of single backbones.
+        parts: CSV files, one per backbone.
         table: CSV file to write; the other formats are written beside it.
-        pdf: Figure to write.
-        png: Figure to write.
+        pdf: PDF file of the figure to write.
+        png: PNG file of the figure to write.
     """
     frame = pd.concat([pd.read_csv(part) for part in parts], ignore_index=True)
     first = ["backbone", "device", "threads", "dtype", "batch_size", "encoder", "rate_target", "rate"]

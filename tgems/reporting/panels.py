@@ -1,4 +1,4 @@
-"""Axes for figures with one panel per backbone, data set and metric."""
+"""Lay out figures that have one panel per backbone, data set and metric."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,34 +19,34 @@ def panels(points: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def by_length(names: pd.Series) -> list[str]:
-    """Return distinct names in an order in which their numbers ascend."""
+    """Return distinct names, short ones first, so that demo-vit-8 precedes demo-vit-12."""
     return sorted(names.unique(), key=lambda name: (len(name), name))
 
 
 def panel_grid(blocks: list[list[tuple]], height: float) -> tuple[Figure, dict[tuple, Axes]]:
-    """Make a figure two columns wide, with three or four panels per line; every block of panels begins a new line.
+    """Make a figure as wide as two columns, with three or four panels per row; every block begins a new row.
 
     Args:
-        blocks: Keys of the panels.
-        height: Of a panel, in inches.
+        blocks: Keys of the panels, by block.
+        height: Height of a panel in inches.
 
     Returns:
-        The figure, and axes by key.
+        The figure, and its axes by key.
     """
-    abreast = 4 if all(len(block) == 4 for block in blocks) else COLUMNS
-    rows = sum(-(-len(block) // abreast) for block in blocks)
-    figure, axes = plt.subplots(rows, abreast, figsize=(WIDTH, height * rows + 0.6), squeeze=False)
+    columns = 4 if all(len(block) == 4 for block in blocks) else COLUMNS
+    rows = sum(-(-len(block) // columns) for block in blocks)
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height * rows + 0.6), squeeze=False)
     slots = iter(axes.flat)
     found = {}
     for block in blocks:
         found |= {key: next(slots) for key in block}
-        for _ in range(-len(block) % abreast):
+        for _ in range(-len(block) % columns):
             next(slots).axis("off")
     return figure, found
 
 
 def legend_below(figure: Figure, axes: dict, label: str) -> None:
-    """Write one label for all x axes, and one legend with every line that occurs, under the panels."""
+    """Write one label for all x axes, and one legend for the lines of all panels, below the panels."""
     handles = {}
     for axis in axes.values():
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):

@@ -1,4 +1,4 @@
-"""Published zero-shot results of released models, and which of them a run holds. Imports nothing heavy."""
+"""Published zero-shot results of released models. Dry runs import this module, so it imports nothing heavy."""
 
 import csv
 from pathlib import Path

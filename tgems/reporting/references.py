@@ -1,7 +1,8 @@
-"""Check full-encoder results against published ones: a harness that misses them measures something else.
+"""Check the results of full encoders against published ones; a harness that misses them measures something else.
 
-published.csv beside this file holds zero-shot results of released models as open_clip's documentation reports them.
-Two tool chains differ by a few tenths of a point, in the decoding of images and in half precision; hence the tolerance.
+The file published.csv holds zero-shot results of released models as open_clip's documentation reports them. The
+tolerance allows for differences between two tool chains in the decoding of images and in half precision, which come to
+a few tenths of a point.
 """
 
 import logging
@@ -17,7 +18,7 @@ TOLERANCE = 0.004
 
 
 def check_references(points: pd.DataFrame, backbones: dict[str, dict]) -> pd.DataFrame:
-    """Put the full encoder's results beside published values, for what of these a run holds.
+    """Compare the full encoders of a run with the published values that there are for them.
 
     Args:
         points: Table `tradeoff`.
@@ -42,7 +43,13 @@ def check_references(points: pd.DataFrame, backbones: dict[str, dict]) -> pd.Dat
 
 
 def write_references(tradeoff: Path, backbones: dict[str, dict], out: Path) -> None:
-    """Write the table; a result that misses its published value is a warning in the log, and stays in the report."""
+    """Write the table `references`, and log a warning for each result that misses its published value.
+
+    Args:
+        tradeoff: CSV file of the table `tradeoff`.
+        backbones: Entries of the configuration by name.
+        out: CSV file to write; the other formats are written beside it.
+    """
     table = check_references(pd.read_csv(tradeoff, low_memory=False), backbones)
     for row in table[table["verdict"] == "fail"].itertuples():
         logger.warning(

@@ -1,4 +1,4 @@
-"""The record beside the tables of what they were made from, and the check that they belong to a configuration."""
+"""Record what the tables of a run were made from, and check that tables belong to a configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +12,14 @@ def require_results_of(config: dict, provenance: Path) -> None:
 
     Args:
         config: The recorded part of the configuration in use (`tgems.workflow_config.recorded_config`).
-        provenance: `tables/provenance.json` beside the tables; tables without one are not whole.
+        provenance: `provenance.json` beside the tables. It is written last, so that tables without it are incomplete.
 
     Raises:
-        UserError: There are no tables, or they are of another configuration; names the first key that differs.
+        UserError: There are no complete tables, or they were made with another configuration. The message names the
+            first key that differs.
     """
     if not provenance.is_file():
-        raise UserError(f"{provenance.parent}: holds no whole tables; run snakemake with this configuration first")
+        raise UserError(f"{provenance.parent}: has no complete tables; run snakemake with this configuration first")
     found, wanted = flatten(read_provenance(provenance)["config"]), flatten(config)
     for key in [*wanted, *(key for key in found if key not in wanted)]:
         if wanted.get(key) != found.get(key):
@@ -29,7 +30,7 @@ def require_results_of(config: dict, provenance: Path) -> None:
 
 
 def flatten(value: object, prefix: str = "") -> dict[str, str]:
-    """Return the values inside of nested mappings as text, by keys such as `variants.default.heads.passes`."""
+    """Return the values of nested mappings as text, by keys such as `variants.default.heads.passes`."""
     if not isinstance(value, dict):
         return {prefix: str(value)}
     parts = [flatten(part, f"{prefix}.{key}" if prefix else key) for key, part in value.items()]
@@ -37,6 +38,12 @@ def flatten(value: object, prefix: str = "") -> dict[str, str]:
 
 
 def write_provenance(evaluations: Sequence[str], config: dict, out: Path) -> None:
-    """Write what every number of the tables comes from: the configuration, and per evaluation digests and versions."""
+    """Write what the tables were made from: the configuration, and the digests and versions of every evaluation.
+
+    Args:
+        evaluations: `provenance.json` of every evaluation.
+        config: The recorded part of the configuration.
+        out: JSON file to write.
+    """
     parts = {"/".join(Path(path).parts[-4:-1]): read_json(Path(path)) for path in evaluations}
     write_json(out, {"config": config, "evaluations": parts})

@@ -1,4 +1,4 @@
-"""The figure of the abstract's first finding: what each block already knows, and for which images."""
+"""Plot the abstract's first finding: how much semantic content each block holds, and for which images."""
 
 import pandas as pd
 import seaborn as sns
@@ -15,12 +15,12 @@ HEADS = {"trained": ("trained head", "#0072B2", "o"), "raw": ("frozen projection
 
 
 def semantic_content(frames: dict[str, pd.DataFrame]) -> Figure:
-    """Plot both heads and the share right so far after every block, for all images; then by difficulty and digits."""
+    """Plot quality after every block, with trained and frozen heads for all images, then by groups of images."""
     table = frames["semantic_content"]
     whole = table[table["attribute"] == "all"]
     backbones = by_length(table["backbone"])
     blocks = [[(b, *panel, "all") for panel in panels(whole)] for b in backbones]
-    blocks.append([(backbones[-1], *key) for key in _telling(table[table["backbone"] == backbones[-1]])])
+    blocks.append([(backbones[-1], *key) for key in _most_different(table[table["backbone"] == backbones[-1]])])
     figure, axes = panel_grid([block for block in blocks if block], 1.75)
     for (backbone, dataset, metric, attribute), axis in axes.items():
         part = table.query(
@@ -38,12 +38,12 @@ def semantic_content(frames: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def _telling(table: pd.DataFrame, most: int = 3) -> list[tuple[str, str, str]]:
-    """Return (dataset, metric, attribute) whose groups differ most at some block, by trained heads."""
+def _most_different(table: pd.DataFrame, limit: int = 3) -> list[tuple[str, str, str]]:
+    """Return the (dataset, metric, attribute) whose groups differ most at some block, with trained heads."""
     own = table[(table["attribute"] != "all") & (table["head"] == "trained")]
     keys = ["dataset", "metric", "attribute"]
     spread = own.groupby([*keys, "exit_block"])["value"].agg(lambda v: v.max() - v.min())
-    return list(spread.groupby(keys).max().nlargest(most).index)
+    return list(spread.groupby(keys).max().nlargest(limit).index)
 
 
 def _heads_panel(axis: Axes, part: pd.DataFrame) -> None:

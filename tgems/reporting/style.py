@@ -1,4 +1,4 @@
-"""One look for all figures: colour-blind safe colours per policy, one font, PDF and PNG."""
+"""The style that all figures share: colour-blind safe colours per policy, fonts, PDF and PNG output."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -79,7 +79,7 @@ def use_style(policies: Sequence[str] = ALL_POLICIES) -> None:
 
 
 def save(figure: Figure, pdf: str, png: str) -> None:
-    """Write both formats whole or not at all, without dates: the same figure gives the same bytes."""
+    """Write a figure as PDF and PNG, completely or not at all, and without dates, so that bytes are reproducible."""
     for path, metadata in ((pdf, {"CreationDate": None}), (png, {"Software": None})):
         with whole_file(Path(path)) as partial:
             figure.savefig(partial, format=Path(path).suffix[1:], bbox_inches="tight", metadata=metadata)

@@ -1,4 +1,4 @@
-"""Write the tables (CSV, Markdown, LaTeX) from the evaluation's and the profiler's parts."""
+"""Write the tables of a run (CSV, Markdown, LaTeX) from the files of the evaluations and of the profiler."""
 
 from collections.abc import Sequence
 from math import nan
@@ -22,9 +22,9 @@ def make_tables(
         parts: Parquet files by table: `tradeoff`, `wins`, `areas`, `contributions`, `semantic_content`.
         macs: `macs.json` of every backbone and variant, in folders named after them.
         evaluations: `provenance.json` of every evaluation.
-        config: Complete configuration; variants decide whether there is an ablation table, the encoder's precision
-            whether there is one of what it changes.
-        folder: Folder of the tables.
+        config: Complete configuration. There is a table `ablations` if it has several variants, and a table `precision`
+            if the encoder runs in reduced precision.
+        folder: Folder to write to.
     """
     tables = {name: pd.concat([pd.read_parquet(p) for p in files], ignore_index=True) for name, files in parts.items()}
     tables["wins"] = decide(tables["wins"], **config["evaluation"])
@@ -44,25 +44,31 @@ def make_tables(
 
 
 def write_table(path: Path, table: pd.DataFrame, short: pd.DataFrame) -> None:
-    """Write a table as CSV, and what a reader wants of it as Markdown and LaTeX."""
+    """Write a table as CSV, and a shorter version of it for readers as Markdown and LaTeX.
+
+    Args:
+        path: File to write, without a suffix.
+        table: The whole table.
+        short: The version for readers.
+    """
     write_text(path.with_suffix(".csv"), table.to_csv(index=False, float_format="%.6g"))
     write_text(path.with_suffix(".md"), markdown(short))
     write_text(path.with_suffix(".tex"), short.to_latex(index=False, float_format="%.3f", na_rep="--", escape=True))
 
 
 def decide(wins: pd.DataFrame, compared: list[str], margin: float, level: float) -> pd.DataFrame:
-    """Say what each comparison of `tgems.evaluation.wins` shows, by intervals and p values for the method.
+    """Decide what each comparison of `tgems.evaluation.wins` shows, by intervals and p values for the method.
 
     Args:
         wins: Comparisons.
-        compared: Data sets that are compared; others are left out.
-        margin: Differences within it count as none.
+        compared: Data sets that are compared; rows of other data sets are dropped.
+        margin: Differences below this margin count as none.
         level: Level of all tests of a family together.
 
     Returns:
-        The comparisons with `p_holm`, corrected within a backbone, variant, T-GEM, calibration and `against`, and
-        `verdict`: `better` or `worse` where the corrected p is below `level`; else `equivalent` where the method's
-        interval lies within the margin, or `undecided`.
+        The comparisons with two more columns. `p_holm` is the p value, corrected within a backbone, variant, T-GEM,
+        calibration and `against`. `verdict` is `better` or `worse` if `p_holm` is below `level`, else `equivalent` if
+        the method's interval lies within the margin, else `undecided`.
     """
     wins = wins[wins["dataset"].isin(compared)] if len(wins) else wins
     if wins.empty:
@@ -88,7 +94,7 @@ def precision(evaluations: Sequence[str]) -> pd.DataFrame:
 
 
 def flops(backbone: str, variant: str, profile: dict) -> pd.DataFrame:
-    """Tabulate the cost of every exit of one backbone in GMACs, modules of image guidance included."""
+    """Tabulate the cost of every exit of one backbone in GMACs, including the modules of image guidance."""
     costs = costs_from(profile)
     total = costs.image_guided() * costs.full
     return pd.DataFrame(
@@ -110,8 +116,9 @@ def flops(backbone: str, variant: str, profile: dict) -> pd.DataFrame:
 def summary(points: pd.DataFrame) -> pd.DataFrame:
     """Make the paper-style table: per backbone, policy and target, mean cost and each data set's headline metrics.
 
-    Values are means over seeds, where there are any; `_std` columns hold the deviation over seeds. Rates and GMACs are
-    means over the data sets of what was realised on test. Data sets that have only transferred thresholds are marked.
+    Values are means over seeds, if there are any; columns that end in ` std` hold the standard deviation over seeds.
+    Rates and GMACs are means over data sets of the values realised on test. Data sets that have only transferred
+    thresholds are marked.
     """
     shown = shown_first(points)
     shown = shown[~shown["policy"].isin(["fixed", "fixed_raw"])]
@@ -137,7 +144,7 @@ def summary(points: pd.DataFrame) -> pd.DataFrame:
 def ablations(points: pd.DataFrame, areas: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
     """Compare every variant with the first: headline metrics at each rate target, and areas under the curve.
 
-    Differences to the first variant are of means over seeds. `rate_target` is empty where the value is an area.
+    Differences from the first variant are between means over seeds. `rate_target` is empty if the value is an area.
     """
     keys = ["backbone", "variant", "dataset", "metric", "policy", "rate_target"]
     points, areas = shown_first(points), shown_first(areas)
@@ -155,14 +162,14 @@ def ablations(points: pd.DataFrame, areas: pd.DataFrame, variants: list[str]) ->
 
 
 def _means(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep what a reader wants: means over seeds, without per-seed rows and empty columns."""
+    """Shorten a table for readers: drop the rows of single seeds and the columns that are empty."""
     if "seed" in table:
         table = table[table["seed"].isna() | table["seed"].eq("mean")]
     return table.dropna(axis=1, how="all")
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Write a table in GitHub-flavoured Markdown."""
+    """Format a table in GitHub-flavoured Markdown."""
 
     def cell(value: Any) -> str:
         if pd.isna(value):

@@ -81,7 +81,7 @@ def backbone_entry(wildcards):
 
 
 def encoded_parts(wildcards):
-    """Receipts of the jobs that a split's shards are dealt to; none where one job does all."""
+    """Receipts of the jobs that share a split's shards; none where one job encodes them all."""
     of = config["datasets"][wildcards.dataset]["jobs"][wildcards.split]
     folder = f"<results>/features/{wildcards.backbone}/{wildcards.dataset}/{wildcards.split}.shards"
     return [f"{folder}/part-{i}-of-{of}.json" for i in range(of)] if of > 1 else []
