@@ -55,7 +55,7 @@ def test_a_bug_in_a_job_leaves_its_traceback_in_the_log_and_one_line_that_names_
 
 
 @pytest.mark.parametrize("error", ["ValueError('wrong shape')", "FileNotFoundError(2, 'gone', 'a')", "KeyError('a')"])
-def test_errors_of_libraries_are_bugs_unless_they_are_turned_into_one_line(tmp_path, error):
+def test_uncaught_errors_of_libraries_are_bugs(tmp_path, error):
     run = python(tmp_path, JOB.format(body=f"raise {error}"))
     assert run.returncode == 1 and run.stderr.count("\n") == 1
     assert f"this is a bug in tgems: {error.partition('(')[0]}: " in run.stderr
@@ -107,7 +107,7 @@ def test_an_interrupt_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("body", ["print('word ' * 100_000); return [], [], [], []", "return [('a', 'b')], [], [], []"])
-def test_a_reader_that_goes_away_is_no_error(tmp_path, body):
+def test_a_reader_that_closes_the_pipe_is_not_an_error(tmp_path, body):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     child = subprocess.Popen(
         [sys.executable, "-c", COMMAND.format(body=body)],
@@ -128,7 +128,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path, body):
         (["tgems.reporting.claims", "tables"], "tables/contributions.csv: missing; give the folder of tables"),
     ],
 )
-def test_modules_that_are_run_end_as_commands_do(tmp_path, words, message):
+def test_modules_run_with_python_m_end_as_commands_do(tmp_path, words, message):
     (tmp_path / "README.md").touch()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run(
@@ -139,7 +139,7 @@ def test_modules_that_are_run_end_as_commands_do(tmp_path, words, message):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a device")
-def test_a_full_disk_behind_stdout_is_no_bug(tmp_path):
+def test_a_full_disk_behind_stdout_is_not_a_bug(tmp_path):
     code = COMMAND.format(body="print('a line'); return [], [], [], []")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     with open("/dev/full", "w") as full:

@@ -1,13 +1,16 @@
-"""Every image tower that open_clip knows is cut into blocks or refused, by its configuration and by itself alike."""
+"""Every image tower of open_clip is either split into blocks or refused, from its configuration as from the tower."""
 
 import csv
 import json
+import re
+from importlib.metadata import version
 from pathlib import Path
 
 import open_clip
 import pytest
 import timm
 import torch
+from conftest import ROOT
 from open_clip.model import _build_vision_tower
 
 from tgems.architectures.catalog import TIMM_TRANSFORMERS, architecture, check_supported, family
@@ -18,7 +21,6 @@ from tgems.errors import UserError
 from tgems.profiling.fvcore_trace import count_encoder
 
 TRACED = ("ViT-B-16-SigLIP", "EVA02-B-16", "vit_medium_patch16_gap_256")
-SUPPORTED_MODELS = 125  # of open_clip 3.3.0
 PUBLISHED = Path(__file__).parent / "published_gflops.csv"
 FAMILIES = {
     "class token": "ViT-S-32",
@@ -32,7 +34,7 @@ FAMILIES = {
 
 
 def refusal(of, *arguments) -> str | None:
-    """Why a tower is refused."""
+    """Return why a tower is refused, or None."""
     try:
         of(*arguments)
     except UserError as error:
@@ -40,13 +42,13 @@ def refusal(of, *arguments) -> str | None:
 
 
 def on_meta(model_cfg: dict):
-    """Image tower without values."""
+    """Build an image tower whose parameters have no values."""
     with torch.device("meta"):
         return _build_vision_tower(model_cfg["embed_dim"], model_cfg["vision_cfg"], model_cfg.get("quick_gelu", False))
 
 
 def shapes(tower: Tower) -> tuple[tuple, list, list]:
-    """Widths, and shapes of summaries and of embeddings after the first and last block, or after every stage."""
+    """Return widths, and shapes of summaries and embeddings after the first and last block, or after every stage."""
     state = tower.stem(torch.empty(2, 3, *tower.image_size, device="meta"))
     summaries, embeddings = [], []
     for k in (0, tower.depth - 1) if tower.accepts_raw else range(tower.depth):
@@ -59,7 +61,7 @@ def shapes(tower: Tower) -> tuple[tuple, list, list]:
 
 @pytest.fixture(scope="module")
 def walked():
-    """Name -> (refusal by configuration, refusal by tower, what a forward pass yields) of every open_clip model."""
+    """Refusal by configuration, refusal by tower, and shapes of a forward pass, for every open_clip model by name."""
     seen, outcome = {}, {}
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(timm.layers.weight_init, "_trunc_normal_", lambda tensor, *_: tensor)  # slow without values
@@ -68,20 +70,29 @@ def walked():
             key = json.dumps([cfg["embed_dim"], cfg["vision_cfg"]], sort_keys=True)
             if key not in seen:
                 visual = on_meta(cfg).eval().requires_grad_(False)
-                told = refusal(as_tower, visual)
-                seen[key] = (told, None if told else shapes(as_tower(visual)))
-            told, forward = seen[key]
-            outcome[name] = (refusal(check_supported, cfg, name), told, forward)
+                refused = refusal(as_tower, visual)
+                seen[key] = (refused, None if refused else shapes(as_tower(visual)))
+            outcome[name] = (refusal(check_supported, cfg, name), *seen[key])
     return outcome
 
 
 def test_configuration_and_tower_agree(walked):
     refused = {name: by_config for name, (by_config, _, _) in walked.items() if by_config}
     assert refused.keys() == {name for name, (_, by_tower, _) in walked.items() if by_tower}
-    print(f"\n{len(walked) - len(refused)} of {len(walked)} models supported")
-    print("\n".join(refused.values()))
     assert all(repr(name) in line and "\n" not in line for name, line in refused.items())
-    assert len(walked) - len(refused) == SUPPORTED_MODELS
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/adding-a-backbone.md"])
+def test_pages_state_how_many_architectures_are_supported(walked, page):
+    text = (ROOT / "docs/adding-a-backbone.md").read_text()
+    documented = re.search(r"of open_clip ([\d.]+\d)", text)[1]
+    if version("open_clip_torch") != documented:
+        pytest.skip(f"the pages count the architectures of open_clip {documented}")
+    supported = sum(refused is None for refused, _, _ in walked.values())
+    assert re.search(r"(\d+) of (?:the|its) (\d+) architectures", (ROOT / page).read_text()).groups() == (
+        str(supported),
+        str(len(walked)),
+    )
 
 
 def test_every_supported_tower_yields_summaries_and_embeddings(walked):
@@ -114,7 +125,7 @@ def test_costs_are_within_a_percent_of_what_open_clip_publishes():
             assert 2 * cost.full / 1e9 == pytest.approx(float(row["image_gflops"]), rel=0.01), row["model"]
 
 
-def test_names_of_timms_transformers_are_told_from_others():
+def test_the_pattern_matches_timms_transformers_and_nothing_else():
     ours = {name for name in timm.list_models() if TIMM_TRANSFORMERS.match(name)}
     modules = ("vision_transformer", "vision_transformer_hybrid", "vitamin", "eva")
     theirs = {name for module in modules for name in timm.list_models(module=module)}
@@ -143,7 +154,7 @@ def test_the_last_exit_is_the_encoder_bit_for_bit_and_images_may_be_dropped(name
 
 
 @pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
-def test_summaries_of_every_family_hold_the_grids_that_are_asked_for(name):
+def test_summaries_of_every_family_have_the_requested_grids(name):
     tower = as_tower(on_meta(architecture(name)).eval().requires_grad_(False))
     state = tower.stem(torch.empty(2, 3, *tower.image_size, device="meta"))
     for k in range(tower.depth):

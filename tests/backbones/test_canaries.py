@@ -97,7 +97,7 @@ def test_a_tokenizer_is_never_read_from_the_folder_of_the_weights(demo_folder, c
     assert "would be read instead" in refused(canary, load_backbone, backbone(demo_folder))
 
 
-def test_a_folder_that_the_user_names_for_the_tokenizer_runs_no_code_either(demo_folder, tmp_path, canary):
+def test_a_tokenizer_folder_that_the_user_chooses_runs_no_code(demo_folder, tmp_path, canary):
     write_remote_code(tmp_path / "tokenizer", canary)
     line = refused(canary, load_backbone, backbone(demo_folder, tokenizer=f"local-dir:{tmp_path}/tokenizer"))
     assert (
@@ -107,7 +107,7 @@ def test_a_folder_that_the_user_names_for_the_tokenizer_runs_no_code_either(demo
     assert "none does not exist" in line
 
 
-def test_a_tokenizer_in_a_folder_that_the_user_names_works(demo_folder, tmp_path, canary):
+def test_a_tokenizer_folder_that_the_user_chooses_is_used(demo_folder, tmp_path, canary):
     write_tokenizer(tmp_path / "tokenizer")
     built = load_backbone(backbone(demo_folder, tokenizer=f"local-dir:{tmp_path}/tokenizer"))
     tokens = built.tokenizer(["a red four"])
@@ -116,7 +116,7 @@ def test_a_tokenizer_in_a_folder_that_the_user_names_works(demo_folder, tmp_path
 
 
 @pytest.mark.parametrize("text_cfg", [{"hf_tokenizer_name": "evil/canary"}, {"hf_model_name": "evil/canary"}])
-def test_a_repository_that_a_configuration_names_runs_no_code(demo_folder, tmp_path, canary, monkeypatch, text_cfg):
+def test_a_repository_named_in_a_configuration_runs_no_code(demo_folder, tmp_path, canary, monkeypatch, text_cfg):
     repository = write_remote_code(tmp_path / "remote", canary)
     edit(demo_folder, **text_cfg)
     with use({"evil/canary": repository}, monkeypatch) as hub:

@@ -49,7 +49,7 @@ def test_a_saved_state_is_loaded(tmp_path, suffix):
     assert same(model, saved)
 
 
-def test_a_digest_is_of_numbers_not_of_files(tmp_path):
+def test_a_digest_depends_on_the_numbers_and_not_on_the_file(tmp_path):
     saved = small(1)
     save_file(saved.state_dict(), tmp_path / "a.safetensors")
     torch.save({"state_dict": {f"module.{k}": v for k, v in saved.state_dict().items()}}, tmp_path / "a.pt")
@@ -69,7 +69,7 @@ def test_openais_state_needs_quickgelu(tmp_path):
     assert same(model, saved)
 
 
-def test_a_program_is_loaded_only_where_openai_published_it(tmp_path, monkeypatch):
+def test_a_program_is_loaded_only_if_openai_published_it(tmp_path, monkeypatch):
     path = tmp_path / "weights.pt"
     torch.jit.save(torch.jit.script(Program(small())), str(path))
     with pytest.raises(UserError, match="a TorchScript program that is not one of OpenAI's releases"):

@@ -1,4 +1,4 @@
-"""What is wrong with a backbone's folder is said in one line that names the file, and never in a traceback."""
+"""A damaged folder of a backbone gives one line that names the file, and never a traceback."""
 
 import json
 import os
@@ -153,7 +153,7 @@ CASES = {f"{kind}: {case}": damaged for kind, cases in
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_damage_is_one_clear_line(demo_folder, case):
+def test_damage_gives_one_clear_line(demo_folder, case):
     damage, message = CASES[case]
     damage(demo_folder)
     with pytest.raises(UserError, match=message) as error:
@@ -162,22 +162,24 @@ def test_damage_is_one_clear_line(demo_folder, case):
 
 
 @pytest.mark.parametrize("case", CONFIGURATIONS)
-def test_a_dry_run_and_the_count_say_it_too(demo_folder, case):
-    """A dry run reads the configuration alone: it refuses it, or leaves to the build what only that can know."""
-    CONFIGURATIONS[case][0](demo_folder)
-    for read in (
-        lambda entry: check_supported(model_config(entry), "x"),
-        lambda entry: build_image_tower(entry, "meta"),
+def test_a_dry_run_and_the_count_of_macs_refuse_it_too(demo_folder, case):
+    """A dry run reads only the configuration, so that sizes which do not fit together are found when building."""
+    damage, message = CONFIGURATIONS[case]
+    damage(demo_folder)
+    for read, cannot_see in (
+        (lambda entry: check_supported(model_config(entry), "x"), ("cannot build", "do not fit")),
+        (lambda entry: build_image_tower(entry, "meta"), ("do not fit",)),
     ):
-        try:
+        if any(words in message for words in cannot_see):
+            continue
+        with pytest.raises(UserError, match=message) as error:
             read(backbone(demo_folder))
-        except UserError as error:
-            assert "\n" not in str(error)
+        assert "\n" not in str(error.value)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_value_anywhere_ends_in_a_traceback(demo_folder, data):
+def test_no_value_of_any_key_gives_a_traceback(demo_folder, data):
     config = read_json(FOLDER / CONFIG)
     *path, last = data.draw(st.sampled_from([place for place in places(config) if place]))
     inner = config

@@ -1,4 +1,4 @@
-"""Where backbones come from: tags, repositories and folders, what is compared before anything is built of them."""
+"""Sources of backbones: tags, repositories and folders, and what is compared before anything is built from them."""
 
 import json
 import shutil
@@ -25,6 +25,10 @@ from tgems.backbones.tokenizer import build_tokenizer
 from tgems.errors import UserError
 
 FOLDER = ROOT / "assets/backbones/demo-vit-8"
+NEW_KEYS = (
+    f"open_clip {open_clip.__version__} has other keys or defaults than tgems/architectures/open_clip_config.py; "
+    "add new keys there with the values that are safe in untrusted files"
+)
 
 
 def without_network(*_, **__):
@@ -41,15 +45,15 @@ def without_network(*_, **__):
     ],
 )
 def test_allowed_keys_are_open_clips(ours, theirs):
-    assert set(ours.model_fields) == {field.name for field in fields(theirs)}
+    assert set(ours.model_fields) == {field.name for field in fields(theirs)}, NEW_KEYS
     if ours in (allowed.VisionConfig, allowed.TextConfig):
-        assert {f.name: f.default for f in fields(theirs)} == ours().model_dump()
+        assert {f.name: f.default for f in fields(theirs)} == ours().model_dump(), NEW_KEYS
 
 
 def test_allowed_keys_of_a_model_are_arguments_of_open_clips_classes():
     classes = (open_clip.CLIP, open_clip.CustomTextCLIP, open_clip.CoCa)
     known = {name for cls in classes for name in signature(cls).parameters} - {"cast_dtype"}
-    assert set(allowed.ModelConfig.model_fields) == known | {"custom_text"}
+    assert set(allowed.ModelConfig.model_fields) == known | {"custom_text"}, NEW_KEYS
 
 
 def test_every_architecture_of_open_clip_is_allowed():
@@ -59,7 +63,7 @@ def test_every_architecture_of_open_clip_is_allowed():
         assert config.differs(config) is None
 
 
-def test_a_backbone_is_what_open_clip_makes_of_the_folder():
+def test_a_backbone_is_what_open_clip_loads_from_the_folder():
     ours = load_backbone(DEMO)
     theirs, _, preprocess = open_clip.create_model_and_transforms(DEMO["pretrained"])
     assert type(ours.model) is type(theirs) and str(ours.preprocess) == str(preprocess)
@@ -94,7 +98,7 @@ def test_loading_leaves_the_caller_s_random_generator_as_it_is():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_tokenizers_of_open_clip_itself_are_built_alike():
+def test_open_clips_own_tokenizers_are_built_alike():
     names = [name for name in open_clip.list_models() if not read_architecture(name).text_cfg.hf_tokenizer_name]
     assert len(names) > 90 and not [name for name in names if "siglip" in name.lower()], "open_clip goes by that name"
     seen = set()
@@ -106,7 +110,7 @@ def test_tokenizers_of_open_clip_itself_are_built_alike():
             assert torch.equal(ours(["A red, four!", "x " * 99]), theirs(["A red, four!", "x " * 99])), name
 
 
-def test_without_network_the_two_ways_are_told(monkeypatch):
+def test_without_network_both_remedies_are_named(monkeypatch):
     monkeypatch.setattr(open_clip, "download_pretrained", without_network)
     with pytest.raises(UserError, match="connect to the internet, or use a local copy by 'pretrained: FILE'") as error:
         load_backbone({"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"})
@@ -167,7 +171,7 @@ def test_the_checkpoint_of_a_folder_is_the_one_that_open_clip_would_take(tmp_pat
     assert checkpoint_in(tmp_path / "none").name == "open_clip_model.safetensors"
 
 
-def test_two_architectures_differ_by_the_first_key_that_matters():
+def test_the_first_difference_that_matters_is_found():
     config = folder_config(FOLDER).model_cfg
     changed = config.model_copy(update={"quick_gelu": not config.quick_gelu})
     assert config.differs(changed) == "quick_gelu" and changed.value("quick_gelu") != config.value("quick_gelu")
@@ -176,7 +180,7 @@ def test_two_architectures_differ_by_the_first_key_that_matters():
 
 
 def test_a_text_tower_and_a_tokenizer_of_transformers_are_built(demo_folder, tmp_path, canary, monkeypatch):
-    """A backbone whose text side lies in a repository of its own, as open_clip's xlm-roberta models have it."""
+    """A backbone whose text tower is in a repository of its own, as in open_clip's xlm-roberta models."""
     repository = tmp_path / "remote"
     tower = {"model_type": "bert", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     tower |= {"intermediate_size": 8, "max_position_embeddings": 16, "pad_token_id": 0}

@@ -28,7 +28,7 @@ def walked(request) -> tuple[Tower, int | None, list[Tensor]]:
 
 
 def positions_of(state: Tensor, prefix: int | None) -> list[list[Tensor]]:
-    """Row -> column -> what stands there `[n, w]`; patches of tokens stand row by row, 5 x 7."""
+    """Return the values `[n, w]` at every row and column; tokens are 5 x 7 patches, row by row."""
     if prefix is None:
         return [[state[:, :, i, j] for j in range(state.shape[3])] for i in range(state.shape[2])]
     assert state.shape[1] == prefix + 5 * 7
@@ -41,9 +41,9 @@ def cells(n: int, grid: int) -> list[range]:
 
 
 def by_loop(state: Tensor, prefix: int | None, grids: tuple[int, ...]) -> Tensor:
-    """The summary, one position after the other."""
+    """Compute the summary position by position."""
     rows = positions_of(state, prefix)
-    everywhere = torch.stack([place for row in rows for place in row])
+    everywhere = torch.stack([values for row in rows for values in row])
     parts = [state[:, 0] if prefix else everywhere.max(0).values]
     for grid in grids:
         for down in cells(len(rows), grid):
@@ -54,7 +54,7 @@ def by_loop(state: Tensor, prefix: int | None, grids: tuple[int, ...]) -> Tensor
 
 
 @pytest.mark.parametrize("grids", [(), (0,), (1,), (2,), (3, 4), (0, 1, 2, 5)])
-def test_a_summary_is_that_of_a_loop_over_cells(walked, grids):
+def test_a_summary_equals_that_of_a_loop_over_cells(walked, grids):
     tower, prefix, states = walked
     assert tower.has_class_token == bool(prefix)
     for state in states:
@@ -78,7 +78,7 @@ def test_a_grid_finer_than_the_positions_is_refused_by_name(walked):
         tower.summarise(states[-1], (2, 6))
 
 
-def test_parts_tell_their_grid():
+def test_the_grid_follows_from_the_number_of_parts():
     assert [n_parts([g]) for g in range(4)] == [1, 2, 5, 10] and n_parts([]) == 1
     assert n_parts([1, 2]) == 6
     assert [grid_of(n_parts([g])) for g in range(65)] == list(range(65))

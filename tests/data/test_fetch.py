@@ -81,7 +81,7 @@ def test_bad_samples_name_tar_and_key(tmp_path, members, message):
         ("cut", "wds", "zeroshot_retrieval", "cut/0.tar: damaged archive"),
     ],
 )
-def test_what_a_folder_has_not_is_named(tmp_path, where, source, task, message):
+def test_missing_parts_of_a_folder_are_named(tmp_path, where, source, task, message):
     (tmp_path / "in/empty").mkdir(parents=True)
     for path in ("in/00000.tar", "in/test/0.tar", "in/cut/0.tar"):
         write_tar(tmp_path / path, pair("a"))

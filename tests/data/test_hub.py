@@ -64,14 +64,14 @@ def test_a_second_fetch_downloads_nothing_and_needs_no_network(hub, tmp_path, mo
     assert fetch(tmp_path, revision=COMMIT)["commit"] == COMMIT, "what main was when it was fetched"
 
 
-def test_a_download_that_breaks_off_goes_on_within_a_fetch(hub, tmp_path):
+def test_an_interrupted_download_resumes_within_a_fetch(hub, tmp_path):
     hub.break_off["test/0.tar"] = 20_000
     fetch(tmp_path)
     assert hub.requests[-1] == ("GET", "test/0.tar", "bytes=16384-"), "whole chunks of 4096 are kept"
     assert digest_file(tmp_path / "copy/test/0.tar") == digest_file(hub.repos[REPO] / "test/0.tar")
 
 
-def test_a_download_that_breaks_off_goes_on_in_the_next_fetch(hub, tmp_path, monkeypatch):
+def test_an_interrupted_download_resumes_in_the_next_fetch(hub, tmp_path, monkeypatch):
     def no_patience(_):
         raise ConnectionError("cable\npulled")
 
@@ -111,7 +111,7 @@ def test_a_file_that_is_altered_later_is_refused(hub, tmp_path, monkeypatch, con
         SplitFiles.of(tmp_path / "receipt.json")
 
 
-def test_a_copy_of_ones_own_is_used_without_network(hub, tmp_path, monkeypatch):
+def test_a_users_own_copy_is_used_without_network(hub, tmp_path, monkeypatch):
     shutil.copytree(hub.repos[REPO], tmp_path / "own")
     before = sorted((tmp_path / "own").rglob("*"))
     offline(monkeypatch)
@@ -121,7 +121,7 @@ def test_a_copy_of_ones_own_is_used_without_network(hub, tmp_path, monkeypatch):
     assert sorted((tmp_path / "own").rglob("*")) == before, "nothing is written there"
 
 
-def test_a_copy_of_ones_own_is_completed_but_not_overwritten(hub, tmp_path):
+def test_a_users_own_copy_is_completed_but_not_overwritten(hub, tmp_path):
     shutil.copytree(hub.repos[REPO], tmp_path / "own")
     (tmp_path / "own/train/3.tar").unlink()
     fetch(tmp_path, "train", "own")
@@ -144,7 +144,7 @@ def test_another_revision_of_the_same_bytes_is_not_downloaded_again(hub, tmp_pat
 
 
 @pytest.mark.parametrize("how", ["offline", "unreachable"])
-def test_without_network_and_copy_both_ways_out_are_named(hub, tmp_path, monkeypatch, how):
+def test_without_network_and_copy_both_remedies_are_named(hub, tmp_path, monkeypatch, how):
     if how == "offline":
         offline(monkeypatch)
     else:
@@ -169,7 +169,7 @@ def test_without_network_and_copy_both_ways_out_are_named(hub, tmp_path, monkeyp
         ({"where": "train[5:]"}, "holds 5 shards, but splits names shard 5"),
     ],
 )
-def test_what_the_hub_has_not_is_named_on_one_line(hub, tmp_path, changes, message):
+def test_missing_parts_of_a_hub_data_set_are_named_on_one_line(hub, tmp_path, changes, message):
     hub.gated.add("clip-benchmark/gated")
     with pytest.raises(UserError) as error:
         fetch(tmp_path, **changes)

@@ -31,7 +31,7 @@ def samples(folder):
     return [sample for shard in split.shards for sample in split.read(shard)]
 
 
-def test_images_are_copied_as_they_are(images, tmp_path):
+def test_images_are_copied_unchanged(images, tmp_path):
     assert pack(images, tmp_path / "table.csv", tmp_path / "out", "test", label_column="class", shard_size=4) == 6
     got = samples(tmp_path / "out/test")
     assert [s.key for s in got] == [f"s{i:07d}" for i in range(6)] and [s.label for s in got] == [0, 1, 1] * 2

@@ -8,16 +8,16 @@ from sklearn.datasets import load_digits
 
 from tgems.demo import datasets as demo
 from tgems.demo import scenes as sc
-from tgems.demo.handwriting import PARTS, load_handwriting, split_handwriting
+from tgems.demo.handwriting import PARTS, SHARES, load_handwriting, split_handwriting
 from tgems.demo.rendering import render
 from tgems.errors import UserError
 
 
-def test_no_handwriting_crosses_parts():
+def test_parts_share_no_handwriting():
     parts = [np.concatenate(split_handwriting(part, 0)) for part in PARTS]
     everything = np.concatenate(parts)
     assert len(everything) == len(set(everything.tolist())) == 1797
-    assert [round(len(p) / 1797, 2) for p in parts] == [0.45, 0.15, 0.15, 0.25]
+    assert [len(part) / 1797 for part in parts] == pytest.approx(SHARES, abs=0.005)
 
 
 def test_scenes_use_only_their_own_part():
@@ -71,7 +71,7 @@ def test_caption_is_english():
     assert sc.caption(sc.Description((sc.Claim(7, "red", "large"),), "single")) == "a large red seven"
 
 
-def test_handwriting_is_scikit_learn_s():
+def test_the_handwriting_is_that_of_scikit_learn():
     digits = load_digits()
     images, values = load_handwriting()
     assert images.dtype == np.float32 and np.array_equal(images * 16, digits.images)
@@ -85,6 +85,6 @@ def test_plain_images_are_the_source_only_resized():
     assert np.corrcoef(small.ravel(), images[5].ravel())[0, 1] > 0.97
 
 
-def test_parts_of_other_sets_are_refused():
+def test_only_scenes_have_a_training_part():
     with pytest.raises(ValueError, match="'digits' has no part 'train'"):
         next(demo.samples("digits", "train", 1, 0))

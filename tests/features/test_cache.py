@@ -16,7 +16,7 @@ from tgems.features.row_access import Rows
 from tgems.features.shards import Encoding
 
 
-def test_cache_holds_what_the_encoder_says(demo_backbone, demo_data, demo_features):
+def test_the_cache_contains_the_encoders_outputs(demo_backbone, demo_data, demo_features):
     features = load_features(demo_features / "scenes")
     drawn = [s for p in shard_paths(demo_data / "scenes/test") for s in read_shard(p)]
     images = torch.stack([demo_backbone.preprocess(Image.open(io.BytesIO(s.image))) for s in drawn[:32]])
@@ -42,7 +42,7 @@ def by_grids(demo_backbone, demo_data, tmp_path_factory):
 
 @pytest.mark.parametrize("grid", [0, 1, 2])
 @pytest.mark.parametrize("blocks", [(1, 2, 3, 4, 5, 6, 7, 8), (2, 5, 8)])
-def test_a_variant_s_grid_is_one_of_those_extracted(by_grids, grid, blocks):
+def test_a_grid_is_selected_from_those_extracted(by_grids, grid, blocks):
     dim = summary_dim({"grid": grid}, 64)
     alone, ours = by_grids[(grid,) if grid else ()], by_grids[1, 2].at_exits(blocks, dim)
     assert alone.summaries.shape == (70, 7, dim) and ours.summaries.shape == (70, len(blocks) - 1, dim)
@@ -66,7 +66,7 @@ def test_sources_of_every_image_are_known(demo_features):
     assert all(1 <= len(own) <= n for own, n in zip(scenes.sources, digits, strict=True))
 
 
-def test_an_image_that_names_no_source_is_its_own(demo_features):
+def test_an_image_without_sources_is_its_own_source(demo_features):
     scenes = load_features(demo_features / "scenes")
     some = scenes.samples.assign(sources=[["a", "b"], None, [], *scenes.samples["sources"][3:]])
     found = replace(scenes, samples=some).sources
@@ -91,14 +91,14 @@ def test_a_truncated_file_is_named(demo_features, tmp_path, name):
         load_features(cache)
 
 
-def test_a_cache_without_manifest_is_not_whole(demo_features, tmp_path):
+def test_a_cache_without_manifest_is_incomplete(demo_features, tmp_path):
     cache = _copy(demo_features, tmp_path / "c")
     (cache / "manifest.json").unlink()
     with pytest.raises(UserError, match="the cache is incomplete"):
         load_features(cache)
 
 
-def test_other_weights_name_both_sides(demo_features):
+def test_features_of_other_weights_are_refused(demo_features):
     other = load_features(demo_features / "digits").manifest | {"weights": "f00d"}
     with pytest.raises(UserError, match="cached with weights '[0-9a-f]+', but 'f00d' is in use"):
         load_features(demo_features / "digits", like=other)
@@ -112,7 +112,7 @@ def test_a_logit_bias_is_recorded(biased_backbone, demo_data, demo_features, tmp
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_columns_of_columns_are_those_of_the_first(streamed):
+def test_selections_of_columns_compose(streamed):
     whole = torch.arange(3 * 6 * 20).reshape(3, 6, 20).float()
     rows = Rows(tuple(whole.split(2)) if streamed else (whole,))
     once = rows.columns([1, 3, 4], 5, [0, 2, 3], 4)
@@ -128,7 +128,7 @@ def test_columns_of_columns_are_those_of_the_first(streamed):
         once.columns([0], 4, [1], 3)
 
 
-def test_fewer_exits_of_fewer_exits(by_grids):
+def test_selections_of_exits_compose(by_grids):
     dim = summary_dim({"grid": 2}, 64)
     twice = by_grids[1, 2].at_exits((2, 3, 5, 7, 8), dim).at_exits((3, 7, 8), dim)
     once = by_grids[1, 2].at_exits((3, 7, 8), dim)

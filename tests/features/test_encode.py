@@ -48,13 +48,13 @@ def test_a_grid_finer_than_the_positions_is_refused(demo_backbone, images):
         encode_images(demo_backbone.tower, images, demo_backbone.blocks, grids=(5,))
 
 
-def test_fewer_exits_are_a_choice_of_all(demo_backbone, images):
+def test_fewer_exits_are_a_selection_of_all(demo_backbone, images):
     every, some = (encode_images(demo_backbone.tower, images, blocks) for blocks in (range(1, 9), (2, 5, 8)))
     assert torch.equal(some.summaries, every.summaries[:, [1, 4]])
     assert torch.equal(some.raw_embeddings, every.raw_embeddings[:, [1, 4, 7]])
 
 
-def test_raw_embeddings_end_in_the_embedding(demo_backbone, images):
+def test_the_last_raw_embedding_is_the_embedding(demo_backbone, images):
     encoded = encode_images(demo_backbone.tower, images, demo_backbone.blocks)
     assert torch.equal(encoded.raw_embeddings[:, -1], encoded.embeddings)
     assert encoded.summaries.shape == (6, 7, 5 * 64)

@@ -73,7 +73,7 @@ def test_skipped_samples_are_listed_and_not_counted(demo_backbone, tmp_path, cap
     assert (skipped["shard"], skipped["key"]) == ("0.tar", "x-1") and "x-1" in caplog.text
 
 
-def test_a_shard_of_bad_samples_alone_is_an_error(demo_backbone, tmp_path):
+def test_a_shard_of_only_bad_samples_is_an_error(demo_backbone, tmp_path):
     split = _split(tmp_path / "d", [b"garbage"])
     with pytest.raises(UserError, match=r"0\.tar: none of its 1 samples can be used"):
         extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding(on_bad_sample="skip"))
@@ -103,7 +103,7 @@ def test_streamed_features_are_the_same(demo_features):
     assert torch.equal(few[rows], whole.summaries[:][rows][:, [1, 4], :64])
 
 
-def test_a_killed_pass_goes_on_with_the_first_shard_that_is_not_whole(
+def test_a_killed_pass_resumes_at_the_first_incomplete_shard(
     demo_backbone, demo_data, demo_features, tmp_path, monkeypatch
 ):
     shutil.copytree(demo_data / "digits", tmp_path / "digits")
@@ -124,7 +124,7 @@ def test_a_killed_pass_goes_on_with_the_first_shard_that_is_not_whole(
 
 
 @pytest.mark.parametrize("change", ["code", "file", "blocks"])
-def test_a_shard_made_otherwise_or_damaged_is_encoded_anew(demo_backbone, demo_data, tmp_path, change):
+def test_a_damaged_or_outdated_shard_is_encoded_again(demo_backbone, demo_data, tmp_path, change):
     split, out = SplitFiles.of_folder(demo_data / "digits/test"), tmp_path / "f"
     extract_features(demo_backbone, split, CLASSIFY, out, Encoding())
     file = shard_folder(out) / "0/000.safetensors"
@@ -157,7 +157,7 @@ def test_autocast_is_recorded_with_exact_embeddings_beside(demo_data, demo_featu
     assert 0.99 < cosine.min() and cosine.max() < 0.999999
 
 
-def test_shards_of_the_demo_hold_flat_files(demo_backbone, tmp_path, monkeypatch):
+def test_features_of_a_shard_are_split_into_small_files(demo_backbone, tmp_path, monkeypatch):
     generate_split("digits", "test", 30, 0, tmp_path / "digits/test", 30)
     write_prompts(tmp_path / "digits", Prompts(tuple("0123456789"), ("{c}",)))
     monkeypatch.setattr(shards, "ROWS_PER_FILE", 8)
@@ -182,7 +182,7 @@ extract_features(backbone, split, "zeroshot_classification", Path(sys.argv[3]), 
 """
 
 
-def test_a_killed_process_leaves_no_shard_that_looks_whole(demo_backbone, demo_data, demo_features, tmp_path):
+def test_a_killed_process_leaves_no_shard_that_looks_complete(demo_backbone, demo_data, demo_features, tmp_path):
     split, out = demo_data / "digits/test", tmp_path / "f"
     command = [sys.executable, "-c", KILLED, DEMO["pretrained"], str(split), str(out)]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -91,7 +91,7 @@ def test_shipped_backbones_are_found_from_everywhere(project, tmp_path):
     assert jobs["train_heads"] == 1 and jobs["extract_training_features"] == 1
 
 
-def test_a_key_that_stands_twice_is_named_with_its_line(project):
+def test_a_duplicate_key_is_named_with_its_line(project):
     text = (project / "configs/smoke.yaml").read_text()
     (project / "twice.yaml").write_text(f"{text}seeds: [1]\n")
     run = snakemake(project, "-n", "--configfile", "twice.yaml", check=False)

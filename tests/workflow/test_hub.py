@@ -60,7 +60,7 @@ def test_a_hub_set_is_fetched_once_and_encoded(hub, project, monkeypatch):
     assert run.returncode and "Traceback" not in run.stdout
 
 
-def test_a_changed_shard_of_a_folder_is_digested_anew(hub, project):
+def test_a_changed_shard_of_a_folder_is_digested_again(hub, project):
     source = f"datasets={{own: {{source: 'wds:{hub.repos[REPO]}', task: zeroshot_retrieval}}}}"
     arguments = ("results/smoke/data/own/test.json", "--configfile", "configs/smoke.yaml", "--config", source)
     snakemake(project, "--cores", "1", *arguments)

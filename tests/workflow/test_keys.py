@@ -24,7 +24,7 @@ def rules_of(names):
     return found
 
 
-def test_no_key_is_without_a_row():
+def test_every_key_has_a_row():
     sections = {key for key in keys() if any(other.startswith(f"{key}.") for other in keys())} - {"variants"}
     assert set(ROWS) == set(keys()) - sections
 

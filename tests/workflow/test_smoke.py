@@ -98,7 +98,7 @@ def test_no_partial_file_is_left(smoke):
     assert not [p for p in (smoke / "results/smoke").rglob("*partial*")]
 
 
-def test_validation_rates_stay_closely_below_the_target(smoke):
+def test_validation_rates_are_closely_below_the_target(smoke):
     for dataset in ("scenes", "digits"):
         fits = read_json(smoke / f"results/smoke/evaluation/demo-vit-8/default/{dataset}/thresholds.json")["thresholds"]
         fits = [f for f in fits if f["point"]["thresholds"] and f["policy"] != "patience"]
@@ -120,7 +120,7 @@ def test_report_holds_tables_and_figures(smoke):
     assert all(name in report for name in ("tradeoff.png", "summary.csv", "reconstructed from the paper"))
 
 
-def test_a_policy_of_ones_own_is_a_file_and_a_word(smoke, tmp_path):
+def test_a_users_own_policy_is_a_file_and_a_word(smoke, tmp_path):
     page = (ROOT / "docs/adding-a-policy.md").read_text()
     own = tmp_path / "my_policies.py"
     own.write_text(re.search(r"```python\n(.*?)```", page, re.S)[1])
@@ -133,7 +133,7 @@ def test_a_policy_of_ones_own_is_a_file_and_a_word(smoke, tmp_path):
     assert set(points["dataset"]) == {"scenes", "digits"} and points["delta_shuffled"].notna().all()
 
 
-def test_one_more_rate_target_trains_its_own_gates_only(smoke):
+def test_one_more_rate_target_trains_only_its_own_gates(smoke):
     jobs = planned(snakemake(smoke, "-n", *SMOKE, "--config", "rate_targets=[0.6,0.75]").stdout)
     jobs.pop("total"), jobs.pop("all")
     assert jobs == {"train_image_gates": 1, "fit_thresholds": 2, "evaluate": 2} | REPORTING
@@ -144,7 +144,7 @@ def test_one_more_seed_trains_its_own_modules_and_keeps_features(smoke):
     assert jobs["train_heads"] == jobs["train_bank_gates"] == 1 and "extract_demo_features" not in jobs
 
 
-def test_a_set_without_validation_images_has_transferred_thresholds_alone(smoke, tmp_path):
+def test_a_set_without_validation_images_has_only_transferred_thresholds(smoke, tmp_path):
     folder = copy_project(smoke, tmp_path)
     own = ["--config", "datasets={digits: {splits: {validation: none}, calibration: [transfer]}}"]
     jobs = planned(snakemake(folder, "-n", *SMOKE, *own).stdout)
@@ -165,7 +165,7 @@ def test_a_set_without_validation_images_has_transferred_thresholds_alone(smoke,
     assert areas["area"].notna().any() and areas["area_validation"].isna().all()
 
 
-def test_killed_run_goes_on_to_the_same_bytes_on_one_core(smoke, project):
+def test_a_killed_run_resumes_to_the_same_bytes_on_one_core(smoke, project):
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *SMOKE]
     child = subprocess.Popen(
         command, cwd=project, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
