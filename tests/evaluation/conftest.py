@@ -34,7 +34,7 @@ def random_modules(seed: int) -> ExitModules:
 
 @pytest.fixture(scope="session", params=["digits", "scenes"])
 def evaluated(request, demo_features):
-    """All results of the evaluation on one split."""
+    """Return all results of the evaluation on one split."""
     costs = module_costs(model_config(DEMO), variant())
     features = load_features(demo_features / request.param)
     splits = [Split(features, costs), *(Split(features, costs, random_modules(s), s) for s in (0, 1))]

@@ -22,7 +22,7 @@ def of_images(rates, hits, seeded=True):
 
 
 def weighted(rates, hits, weights):
-    """The same curve if each image counts by its weight."""
+    """Build a curve in which each image counts by its weight."""
     share = weights / weights.sum()
     return Curve([None] * rates.shape[-1], np.einsum("snk,n->sk", rates, share), np.einsum("snk,n->sk", hits, share))
 

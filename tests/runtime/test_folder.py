@@ -114,7 +114,7 @@ def test_an_unknown_device_is_one_clear_line(saved):
 
 
 def shareable(model):
-    """The same model, as if its weights had a tag of open_clip."""
+    """Return the same model with a backbone entry that names a tag of open_clip."""
     entry = {"model": "ViT-B-32", "pretrained": "openai"}
     return EarlyExitCLIP(replace(model.backbone, entry=entry), model.early_exit)
 

@@ -93,7 +93,7 @@ class ExitView(ABC):
 
     @property
     def memory(self) -> Mapping[str, Tensor]:
-        """What `remember` kept at earlier exits, by name; nothing at the first exit."""
+        """Tensors that `remember` kept at earlier exits, by name; the mapping is empty at the first exit."""
         self._read("remembered")
         return self._memory
 

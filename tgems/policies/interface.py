@@ -191,7 +191,7 @@ class ThresholdPolicy(Policy):
         """Refuse a policy that reads what its class attributes do not declare.
 
         Raises:
-            UserError: It does.
+            UserError: It reads something that is not declared; the message gives the missing line.
         """
         declared = {"bank": ("needs_bank = True", self.needs_bank), "gate": ("gates = KIND", self.gates is not None)}
         for what, (line, found) in declared.items():

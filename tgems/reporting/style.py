@@ -21,7 +21,7 @@ WIDTH = 7.2  # inches: two columns of a paper
 
 
 class Look(NamedTuple):
-    """How a policy is drawn; `light` ones are drawn behind the others."""
+    """Appearance of a policy in figures; policies that are `light` are drawn behind the others."""
 
     label: str
     color: str

@@ -20,7 +20,7 @@ from tgems.policies.interface import Policy, ThresholdPolicy
 
 @dataclass(frozen=True)
 class ExitDecider:
-    """All that decides where images leave, and that embeds them there.
+    """Everything that is needed to decide where images leave, and to embed them there.
 
     Attributes:
         policy: A policy that decides image by image.
