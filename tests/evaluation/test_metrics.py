@@ -17,6 +17,7 @@ from tgems.evaluation.metrics import (
     text_to_image_ranks,
 )
 from tgems.evaluation.operating_points import Row
+from tgems.runtime.clip_benchmark import adapt_metrics
 
 
 def embeddings(seed: int, n: int, captions_each: list[int], dim: int = 16):
@@ -64,6 +65,7 @@ def test_classification_equals_clip_benchmark(seed, classes, n):
     from clip_benchmark.metrics import zeroshot_classification
     from sklearn.metrics import balanced_accuracy_score
 
+    adapt_metrics()
     generator = torch.Generator().manual_seed(seed)
     weights = F.normalize(torch.randn(classes, 8, generator=generator), dim=-1)
     labels = torch.randint(classes, (n,), generator=generator)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tgems.data.webdataset import read_prompts
 from tgems.errors import UserError
 from tgems.runtime import clip_benchmark
-from tgems.runtime.clip_benchmark import load_tgems
+from tgems.runtime.clip_benchmark import adapt_metrics, load_tgems
 
 
 def point(results, **where):
@@ -53,6 +53,7 @@ def in_batches(known, targets):
 def test_its_functions_give_the_harness_s_numbers(make, known, results, demo_data):
     from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
+    adapt_metrics()
     model = make("tgem", calibration=known.dataset)
     where = {"dataset": known.dataset, "calibration": "in_domain"}
     if known.dataset == "digits":

@@ -59,6 +59,20 @@ def refuse_pickles() -> None:
     autodecode.decoders.update(dict.fromkeys(PICKLES, refuse))
 
 
+def adapt_metrics() -> None:
+    """Let clip_benchmark's accuracy run under numpy 2.4, where `float` no longer takes an array of one element.
+
+    This changes the name `float` within `clip_benchmark.metrics.zeroshot_classification`, and nothing else.
+    """
+    from clip_benchmark.metrics import zeroshot_classification
+
+    zeroshot_classification.float = _to_float  # type: ignore[attr-defined]
+
+
+def _to_float(value: Any) -> float:
+    return value.item() if hasattr(value, "item") else float(value)
+
+
 def _given(name: str, arguments: list[str]) -> bool:
     return any(word.partition("=")[0] == name for word in arguments)
 
@@ -72,6 +86,7 @@ def run(arguments: list[str]) -> None:
     from clip_benchmark import models
 
     refuse_pickles()
+    adapt_metrics()
     models.TYPE2FUNC["tgems"] = load_tgems
     if "tgems" not in models.MODEL_TYPES:
         models.MODEL_TYPES.append("tgems")
