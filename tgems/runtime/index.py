@@ -236,8 +236,13 @@ def _read_index(path: Path) -> pa.Table:
         table = table.select(INDEX.names).cast(INDEX)
     except pa.ArrowException as error:
         raise UserError(f"{path}: not an index of `tgems encode`: {first_line(error)}") from error
+    numbers = pc.list_flatten(table["embedding"])
     empty = [name for name in INDEX.names if table[name].null_count]
-    if empty or not len(table):
-        what = f"column {empty[0]!r} has empty cells" if empty else "it is empty"
+    if numbers.null_count:
+        empty.append("embedding")
+    what = f"column {empty[0]!r} has empty cells" if empty else "" if len(table) else "it is empty"
+    if not what and not pc.all(pc.is_finite(numbers)).as_py():
+        what = "column 'embedding' holds numbers that are not finite"
+    if what:
         raise UserError(f"{path}: not an index of `tgems encode`: {what}")
     return table
