@@ -167,3 +167,15 @@ def known(request, results, own_policy, split_of, demo_data, demo_features, demo
         dataset=dataset, split=split, splits=splits, policies=policies, points=points, images=torch.stack(opened),
         samples=samples,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def pictures(demo_data, tmp_path_factory):
+    """Folder of twelve scenes, some in a folder below, and their captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    samples = [s for path in shard_paths(demo_data / "scenes/test") for s in read_shard(path)][:12]
+    for i, sample in enumerate(samples):
+        path = folder / ("below" if i % 3 == 0 else ".") / f"{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(sample.image)
+    return folder

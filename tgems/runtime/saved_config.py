@@ -21,8 +21,7 @@ from tgems.policies.declarations import declared
 from tgems.untrusted import Closed, Digest, Size, explain, file_inside, read_json_as
 
 FORMAT, FORMAT_VERSION = "tgems", 4
-CONFIG, TENSORS = "config.json", "model.safetensors"
-FILES = (CONFIG, TENSORS, "README.md")
+FILES = CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 WAY_OUT = "export it with `tgems export`, or download it again"
 Text = Annotated[str, StringConstraints(max_length=4096)]
 Macs = Annotated[int, Field(ge=0, le=2**60)]
