@@ -1,0 +1,227 @@
+"""Kill runs of the workflow at random moments, recover them as the README says, and compare the results.
+
+A first run of configs/smoke.yaml is left undisturbed; its results are the reference. Every further run starts from
+scratch, is killed after a random part of the reference's duration, and is recovered by `snakemake --unlock` and
+`snakemake --rerun-incomplete`. Some recoveries are killed too. A run counts as recovered if the recovery succeeds, all
+of its results are those of the reference, byte for byte, no temporary file is left, and a further call has nothing to do.
+
+The ways to kill are in `WAYS`. In a race, a job is stopped while Snakemake is killed, and continued as soon as the
+recovery has run the same job for as long, so that both write the same outputs at about the same time.
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from processes import Job, Run, jobs_of, wait_for
+from running import SMOKE, make_project, snakemake
+
+WAYS = {
+    "kill all": "SIGKILL to Snakemake and its jobs",
+    "race": "SIGKILL to Snakemake alone; a job goes on beside the job that replaces it",
+    "kill Snakemake": "SIGKILL to Snakemake alone; its jobs go on during the recovery",
+    "terminate": "SIGTERM to Snakemake, which lets its jobs end",
+    "interrupt": "SIGINT to Snakemake and its jobs, as by Ctrl-C",
+    "kill Snakemake, wait": "SIGKILL to Snakemake alone; the recovery begins once its jobs have ended",
+}
+TWICE = 0.25
+"""Share of the kills after which the recovery is killed as well."""
+PATIENCE = 900
+MEASURED = ("latency", "benchmarks", "logs")
+"""Results that are timings, or that tell when something happened."""
+
+
+@dataclass
+class Kill:
+    """A row of the table: what was done to a run, and what became of it."""
+
+    number: int
+    way: str
+    moment: float
+    rules: list[str]
+    differing: list[str]
+    left: list[str]
+    problem: str = ""
+
+    @property
+    def recovered(self) -> bool:
+        return not (self.differing or self.left or self.problem)
+
+    def __str__(self) -> str:
+        state = "recovered" if self.recovered else (self.problem or "differs")
+        rules = ", ".join(self.rules) or "none"
+        return f"{self.number:>4}  {self.way:<34} {self.moment:>6.1f}  {len(self.differing):>6}  {state:<12} {rules}"
+
+
+HEADER = f"{'kill':>4}  {'way':<34} {'s':>6}  {'differ':>6}  {'outcome':<12} jobs that ran"
+
+
+def start(project: Path, *options: str) -> Run:
+    """Start the smoke configuration on two cores."""
+    return Run(project, "--cores", "2", *options, *SMOKE)
+
+
+def results(project: Path) -> dict[str, bytes]:
+    """Return the content of all results that depend on the configuration alone."""
+    root = project / "results/smoke"
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    named = {str(path.relative_to(root)): path for path in paths}
+    return {name: path.read_bytes() for name, path in named.items() if not any(word in name for word in MEASURED)}
+
+
+def leftovers(project: Path) -> list[str]:
+    """Return temporary files and folders among the results."""
+    found = [p for p in (project / "results").rglob("*") if p.name.endswith((".partial", ".tmp")) or ".tmp" in p.name]
+    return sorted(str(path.relative_to(project)) for path in found)
+
+
+def kill(run: Run, way: str) -> list[Job]:
+    """Kill a run in one of the ways, and return the jobs that were running."""
+    jobs = jobs_of(run)
+    if way == "kill all":
+        run.signal_group(signal.SIGKILL)
+    elif way == "interrupt":
+        run.signal_group(signal.SIGINT)
+    elif way == "terminate":
+        run.signal(signal.SIGTERM)
+    else:
+        run.signal(signal.SIGKILL)
+    run.wait(PATIENCE)
+    if way == "kill Snakemake, wait":
+        wait_for(lambda: not run.alive(), PATIENCE, "the jobs of a killed run did not end")
+    return jobs
+
+
+def unlock(project: Path) -> None:
+    """Do what the README says to do first after a kill."""
+    snakemake(project, "--unlock", *SMOKE)
+
+
+def recover(project: Path) -> str:
+    """Recover a killed run as the README says, and return what went wrong, if anything did."""
+    unlock(project)
+    run = start(project, "--rerun-incomplete")
+    return "" if run.wait(PATIENCE) == 0 else f"failed, see {run.output}"
+
+
+def race(project: Path, first: Run, job: Job) -> str:
+    """Kill Snakemake while a job is stopped, and let the job go on beside the one that replaces it.
+
+    The stopped job is continued once its successor has run for as long as it had.
+    """
+    age = job.age()
+    job.signal(signal.SIGSTOP)
+    first.signal(signal.SIGKILL)
+    first.wait(PATIENCE)
+    unlock(project)
+    second = start(project, "--rerun-incomplete")
+
+    def successor() -> bool:
+        return any(j.log == job.log and j.age() >= age for j in jobs_of(second)) or second.ended()
+
+    try:
+        wait_for(successor, PATIENCE, f"no job took the place of {job.rule}")
+        met = not second.ended()
+    finally:
+        job.signal(signal.SIGCONT)
+    if second.wait(PATIENCE):
+        return f"failed, see {second.output}"
+    return "" if met else f"no job took the place of {job.rule}"
+
+
+def one(number: int, way: str, project: Path, reference: dict[str, bytes], duration: float, draw: random.Random) -> Kill:
+    """Kill a run, recover it, and compare the results."""
+    moment, again, later = draw.uniform(0, duration), draw.random() < TWICE, draw.uniform(0, duration)
+    runs = [start(project)]
+    row = Kill(number, way, moment, [], [], [])
+    try:
+        time.sleep(moment)
+        if way == "race":
+            wait_for(lambda: any(j.log for j in jobs_of(runs[0])) or runs[0].ended(), PATIENCE, "no job began")
+            jobs = [job for job in jobs_of(runs[0]) if job.log]
+            row.rules = [job.rule for job in jobs[:1]]
+            row.problem = race(project, runs[0], jobs[0]) if jobs else "ended before"
+        else:
+            row.rules = [job.rule for job in kill(runs[0], way)]
+            if again:
+                row.way += ", twice"
+                unlock(project)
+                runs.append(start(project, "--rerun-incomplete"))
+                time.sleep(later)
+                row.rules += [job.rule for job in kill(runs[1], way)]
+            row.problem = recover(project)
+        for run in runs:  # what a job of a killed run may still write counts as well
+            wait_for(lambda run=run: not run.alive(), PATIENCE, "the jobs of a killed run did not end")
+    finally:
+        for run in runs:
+            run.signal_group(signal.SIGKILL)
+    found = results(project)
+    row.differing = sorted(n for n in reference.keys() | found.keys() if reference.get(n) != found.get(n))
+    row.left = leftovers(project)
+    if not row.problem and row.left:
+        row.problem = f"left {row.left[0]}"
+    if not row.problem and "Nothing to be done" not in snakemake(project, "-n", *SMOKE).stdout:
+        row.problem = "not complete"
+    return row
+
+
+def progress(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def measure(folder: Path) -> tuple[dict[str, bytes], float]:
+    """Run the reference, and return its results and its duration in seconds."""
+    project = make_project(folder / "reference")
+    began = time.monotonic()
+    run = start(project)
+    if run.wait(PATIENCE):
+        sys.exit(f"the reference failed:\n{run.output.read_text()}")
+    return results(project), time.monotonic() - began
+
+
+def main() -> None:
+    """Run the command line."""
+    ways = "\n".join(f"  {name:<22} {about}" for name, about in WAYS.items())
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\nways:\n{ways}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20, help="number of runs to kill (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments, as parts of a run (default: 0)")
+    parser.add_argument("--keep", type=Path, help="new folder in which the runs are kept; else they are deleted")
+    options = parser.parse_args()
+    folder = options.keep or Path(tempfile.mkdtemp(prefix="tgems-kill-"))
+    rows: list[Kill] = []
+    try:
+        reference, duration = measure(folder)
+        progress(f"reference: {len(reference)} files in {duration:.1f} s\n{HEADER}")
+        for number in range(options.kills):
+            way = list(WAYS)[number % len(WAYS)]
+            project = make_project(folder / f"kill-{number}")
+            rows.append(one(number, way, project, reference, duration, random.Random(f"{options.seed}-{number}")))
+            progress(str(rows[-1]))
+            if rows[-1].recovered and not options.keep:
+                shutil.rmtree(project)
+    finally:
+        if not options.keep and all(row.recovered for row in rows):
+            shutil.rmtree(folder)
+    lost = [row for row in rows if not row.recovered]
+    for row in lost:
+        progress(f"\nkill {row.number}, {row.way}: {row.problem or 'results differ'}; its run is in {folder}")
+        for name in row.differing + row.left:
+            progress(f"  {name}")
+    progress(f"\n{len(rows) - len(lost)} of {len(rows)} killed runs gave the results of the reference")
+    sys.exit(1 if lost else 0)
+
+
+if __name__ == "__main__":
+    main()
