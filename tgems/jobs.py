@@ -11,6 +11,7 @@ from pathlib import Path
 from tgems.errors import UserError
 from tgems.failures import BAD_INPUT, INTERRUPTED, bug_line
 from tgems.process import collect_garbage_rarely
+from tgems.takeover import begin_job
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def job(log: str, threads: int) -> Iterator[None]:
     Log lines of tgems go to stderr and to the log file, warnings of libraries only to the file. Progress bars are drawn
     only on a terminal. If the body fails, the process ends with one line on stderr, which is also the last line of the
     log: the message of a `UserError`, or else a line about a bug, whose traceback is in the log. The exit code is 1, or
-    130 for an interrupt.
+    130 for an interrupt. A job that has been started again meanwhile writes no more outputs (tgems/takeover.py).
 
     Args:
         log: Log file.
@@ -31,8 +32,7 @@ def job(log: str, threads: int) -> Iterator[None]:
     collect_garbage_rarely()
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(log, mode="w")
+    file = logging.StreamHandler(begin_job(Path(log)))
     handlers = [file, logging.StreamHandler()]
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=handlers, force=True)
     logger = logging.getLogger("tgems")

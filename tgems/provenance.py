@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgems.errors import UserError, first_line, reading, reason
+from tgems.takeover import refuse_if_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,10 +105,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     of the same output is deleted. Files are as readable as the umask says, whatever wrote them.
 
     Raises:
-        UserError: The operating system refuses to write there, or the disk is full.
+        UserError: The operating system refuses to write there, the disk is full, or another process writes the folder
+            in the place of this one.
     """
     folder = Path(folder)
     partial = _temporary(folder)
+    refuse_if_replaced(folder)
     with writing(folder, partial):
         _delete_leftovers(folder)
         partial.mkdir(parents=True)
@@ -119,6 +122,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             for inner in partial.rglob("*"):
                 if inner.is_file():
                     inner.chmod(partial.stat().st_mode & 0o666)
+            refuse_if_replaced(folder)
             _replace_folder(partial, folder)
         finally:
             os.close(place)
@@ -129,13 +133,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def whole_file(path: Path) -> Iterator[Path]:
     """Write a file under a temporary name. It replaces `path` when the body ends, and is deleted if the body fails.
 
-    Temporary name, leftovers and mode are those of `whole_folder`.
-
-    Raises:
-        UserError: The operating system refuses to write there, or the disk is full.
+    Temporary name, leftovers, mode and errors are those of `whole_folder`.
     """
     path = Path(path)
     partial = _temporary(path)
+    refuse_if_replaced(path)
     with writing(path, partial):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
@@ -148,6 +150,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             if not partial.exists():
                 raise _overtaken(path)
             partial.chmod(mode)
+            refuse_if_replaced(path)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

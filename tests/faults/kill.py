@@ -138,7 +138,9 @@ def race(project: Path, first: Run, job: Job) -> str:
     return "" if met else f"no job took the place of {job.rule}"
 
 
-def one(number: int, way: str, project: Path, reference: dict[str, bytes], duration: float, draw: random.Random) -> Kill:
+def one(
+    number: int, way: str, project: Path, reference: dict[str, bytes], duration: float, draw: random.Random
+) -> Kill:
     """Kill a run, recover it, and compare the results."""
     moment, again, later = draw.uniform(0, duration), draw.random() < TWICE, draw.uniform(0, duration)
     runs = [start(project)]
