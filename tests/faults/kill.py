@@ -7,6 +7,7 @@ by a byte from that of a run that was left alone.
 """
 
 import argparse
+import atexit
 import os
 import random
 import re
@@ -48,6 +49,9 @@ class Campaign:
 
     def __init__(self, root: Path, cores: int):
         self.root, self.cores = root, cores
+        self.groups: list[int] = []
+        atexit.register(self.end)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
         project = make_project(root / "reference")
         start = time.monotonic()
         self.recover(self.start(project), project)
@@ -62,7 +66,7 @@ class Campaign:
         code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         code += "os.execv(sys.argv[1], sys.argv[1:])"  # background processes may have inherited that it is ignored
         with open(project / "log", "ab") as log:
-            return subprocess.Popen(
+            run = subprocess.Popen(
                 [sys.executable, "-c", code, *command],
                 cwd=project,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -70,6 +74,15 @@ class Campaign:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.groups.append(run.pid)
+        return run
+
+    def end(self) -> None:
+        """Kill what is left of the processes of all runs."""
+        for group in self.groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        self.groups.clear()
 
     def recover(self, run: subprocess.Popen, project: Path) -> None:
         """Wait for a run that must succeed."""
@@ -111,10 +124,8 @@ def running(log: Path) -> str:
     """Return what the jobs do that have started and not finished, by Snakemake's output."""
     text = log.read_text(errors="replace").rpartition("Building DAG of jobs")[2]
     finished = set(re.findall(r"Finished jobid: (\d+)", text))
-    return (
-        "; ".join(what for job, what in re.findall(r"^Job (\d+): (.*)$", text, re.MULTILINE) if job not in finished)
-        or "no job"
-    )
+    started = re.findall(r"^Job (\d+): (.*)$", text, re.MULTILINE)
+    return "; ".join(what for job, what in started if job not in finished) or "no job"
 
 
 def jobs_of(run: subprocess.Popen) -> list[int]:
@@ -198,6 +209,7 @@ def main() -> None:
                 how += f"({campaign.kill(project, way, moment, '--rerun-incomplete')})"
                 campaign.unlock(project)
             campaign.recover(campaign.start(project, "--rerun-incomplete"), project)
+        campaign.end()
         differing = campaign.differing(project)
         bad += bool(differing)
         print(f"{number + 1:3} {how}: {'all tables equal' if not differing else f'DIFFERENT: {differing}'}", flush=True)
