@@ -2,11 +2,11 @@
 
 A first run of configs/smoke.yaml is left undisturbed; its results are the reference. Every further run starts from
 scratch, is killed after a random part of the reference's duration, and is recovered by `snakemake --unlock` and
-`snakemake --rerun-incomplete`. Some recoveries are killed too. A run counts as recovered if the recovery succeeds, all
-of its results are those of the reference, byte for byte, no temporary file is left, and a further call has nothing to do.
+`snakemake --rerun-incomplete`. Some recoveries are killed too. A run counts as recovered if the recovery succeeds, its
+results are those of the reference, byte for byte, no temporary file is left, and a further call has nothing to do.
 
-The ways to kill are in `WAYS`. In a race, a job is stopped while Snakemake is killed, and continued as soon as the
-recovery has run the same job for as long, so that both write the same outputs at about the same time.
+In a race, a job is stopped while Snakemake is killed, and goes on beside the job that replaces it in the recovery: once
+that has run for as long as the first had, or, in a write race, once it fills the same folder as the first.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +26,17 @@ from running import SMOKE, make_project, snakemake
 
 WAYS = {
     "kill all": "SIGKILL to Snakemake and its jobs",
-    "race": "SIGKILL to Snakemake alone; a job goes on beside the job that replaces it",
+    "write race": "SIGKILL to Snakemake alone; a job that fills a folder goes on beside the job that replaces it",
     "kill Snakemake": "SIGKILL to Snakemake alone; its jobs go on during the recovery",
     "terminate": "SIGTERM to Snakemake, which lets its jobs end",
+    "race": "SIGKILL to Snakemake alone; any job goes on beside the job that replaces it",
     "interrupt": "SIGINT to Snakemake and its jobs, as by Ctrl-C",
     "kill Snakemake, wait": "SIGKILL to Snakemake alone; the recovery begins once its jobs have ended",
 }
 TWICE = 0.25
 """Share of the kills after which the recovery is killed as well."""
+LATEST_RACE = 0.6
+"""Last moment of a race, as a part of the reference's duration, so that there is a job to stop."""
 PATIENCE = 900
 MEASURED = ("latency", "benchmarks", "logs")
 """Results that are timings, or that tell when something happened."""
@@ -106,36 +108,50 @@ def unlock(project: Path) -> None:
     snakemake(project, "--unlock", *SMOKE)
 
 
-def recover(project: Path) -> str:
-    """Recover a killed run as the README says, and return what went wrong, if anything did."""
-    unlock(project)
-    run = start(project, "--rerun-incomplete")
-    return "" if run.wait(PATIENCE) == 0 else f"failed, see {run.output}"
+def partial_folders(project: Path) -> list[Path]:
+    """Return the folders of data and features that a job is filling."""
+    return [p for kind in ("data", "features") for p in (project / "results/smoke" / kind).rglob("*.partial")]
 
 
-def race(project: Path, first: Run, job: Job) -> str:
-    """Kill Snakemake while a job is stopped, and let the job go on beside the one that replaces it.
+def race(project: Path, runs: list[Run], row: Kill, write: bool) -> None:
+    """Kill Snakemake while its jobs are stopped, and let them go on beside a job that replaces one of them.
 
-    The stopped job is continued once its successor has run for as long as it had.
+    Args:
+        project: Folder of the run.
+        runs: The run; its recovery is appended.
+        row: Where to note the jobs, the moment, and what went wrong.
+        write: Whether to stop the jobs while one fills a folder, and to wait until another fills the same.
     """
-    age = job.age()
-    job.signal(signal.SIGSTOP)
+    (first,), began = runs, time.monotonic()
+    ready = (lambda: bool(partial_folders(project))) if write else (lambda: any(job.log for job in jobs_of(first)))
+    wait_for(lambda: ready() or first.ended(), PATIENCE, "no job began to write")
+    jobs = [job for job in jobs_of(first) if job.log]
+    for job in jobs:
+        job.signal(signal.SIGSTOP)
+    filled = partial_folders(project)
+    row.rules, row.moment = [job.rule for job in jobs], row.moment + time.monotonic() - began
+    if not jobs or write and not filled:
+        row.problem = "no job was stopped"
+        return
+    age = jobs[0].age()
     first.signal(signal.SIGKILL)
     first.wait(PATIENCE)
-    unlock(project)
-    second = start(project, "--rerun-incomplete")
 
-    def successor() -> bool:
-        return any(j.log == job.log and j.age() >= age for j in jobs_of(second)) or second.ended()
+    def met() -> bool:
+        if write:
+            return any(p.parent == q.parent and p not in filled for p in partial_folders(project) for q in filled)
+        return any(job.log == jobs[0].log and job.age() >= age for job in jobs_of(runs[1]))
 
     try:
-        wait_for(successor, PATIENCE, f"no job took the place of {job.rule}")
-        met = not second.ended()
+        unlock(project)
+        runs.append(start(project, "--rerun-incomplete"))
+        wait_for(lambda: met() or runs[1].ended(), PATIENCE, f"no job took the place of {jobs[0].rule}")
+        row.problem = f"no job took the place of {jobs[0].rule}" if runs[1].ended() else ""
     finally:
-        job.signal(signal.SIGCONT)
-    if second.wait(PATIENCE):
-        return f"failed, see {second.output}"
-    return "" if met else f"no job took the place of {job.rule}"
+        for job in jobs:
+            job.signal(signal.SIGCONT)
+    if runs[1].wait(PATIENCE):
+        row.problem = f"failed, see {runs[1].output}"
 
 
 def one(
@@ -143,24 +159,23 @@ def one(
 ) -> Kill:
     """Kill a run, recover it, and compare the results."""
     moment, again, later = draw.uniform(0, duration), draw.random() < TWICE, draw.uniform(0, duration)
-    runs = [start(project)]
-    row = Kill(number, way, moment, [], [], [])
+    moment *= {"write race": 0, "race": LATEST_RACE}.get(way, 1)
+    row, runs = Kill(number, way, moment, [], [], []), [start(project)]
     try:
-        time.sleep(moment)
-        if way == "race":
-            wait_for(lambda: any(j.log for j in jobs_of(runs[0])) or runs[0].ended(), PATIENCE, "no job began")
-            jobs = [job for job in jobs_of(runs[0]) if job.log]
-            row.rules = [job.rule for job in jobs[:1]]
-            row.problem = race(project, runs[0], jobs[0]) if jobs else "ended before"
+        runs[0].wait_at_most(moment)
+        if way.endswith("race"):
+            race(project, runs, row, way == "write race")
         else:
             row.rules = [job.rule for job in kill(runs[0], way)]
             if again:
                 row.way += ", twice"
                 unlock(project)
                 runs.append(start(project, "--rerun-incomplete"))
-                time.sleep(later)
+                runs[1].wait_at_most(later)
                 row.rules += [job.rule for job in kill(runs[1], way)]
-            row.problem = recover(project)
+            unlock(project)
+            runs.append(start(project, "--rerun-incomplete"))
+            row.problem = f"failed, see {runs[-1].output}" if runs[-1].wait(PATIENCE) else ""
         for run in runs:  # what a job of a killed run may still write counts as well
             wait_for(lambda run=run: not run.alive(), PATIENCE, "the jobs of a killed run did not end")
     finally:
@@ -201,6 +216,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments, as parts of a run (default: 0)")
     parser.add_argument("--keep", type=Path, help="new folder in which the runs are kept; else they are deleted")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # after ending what was started
     folder = options.keep or Path(tempfile.mkdtemp(prefix="tgems-kill-"))
     rows: list[Kill] = []
     try:

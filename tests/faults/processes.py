@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,11 @@ class Run:
     def wait(self, seconds: float) -> int:
         """Wait until Snakemake ends, and return its exit status."""
         return self.process.wait(seconds)
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Wait until Snakemake ends, or for the given time."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
 
 
 def _heed_interrupts() -> None:
