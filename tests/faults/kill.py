@@ -201,7 +201,11 @@ def measure(folder: Path) -> tuple[dict[str, bytes], float]:
     project = make_project(folder / "reference")
     began = time.monotonic()
     run = start(project)
-    if run.wait(PATIENCE):
+    try:
+        failed = run.wait(PATIENCE)
+    finally:
+        run.signal_group(signal.SIGKILL)
+    if failed:
         sys.exit(f"the reference failed:\n{run.output.read_text()}")
     return results(project), time.monotonic() - began
 
