@@ -6,7 +6,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce rehearsal test lint format figures pretrain install-backbones clean
+.PHONY: help reproduce rehearsal test lint format figures pretrain install-backbones image clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -48,6 +48,9 @@ pretrain: .venv/.ready ## Pretrain the demo backbones anew (about two hours on 2
 
 install-backbones: .venv/.ready ## Ship the backbones that `make pretrain` made, with model cards, in assets/
 	python -m tgems.demo.installing
+
+image: ## Build the container image tgems (docs/containers.md)
+	docker build --build-arg COMMIT="$$(git rev-parse HEAD)$$(git diff --quiet HEAD || echo +dirty)" --tag tgems $(ARGS) .
 
 clean: ## Delete everything that a run makes
 	rm -rf results/[!R]* .snakemake

@@ -70,6 +70,17 @@ def test_a_repository_around_an_installed_package_is_not_recorded(repository):
     assert commit_seen_by(site) == "unknown"
 
 
+def test_an_image_s_commit_is_the_one_that_its_build_wrote(repository):
+    head = git(repository, "rev-parse", "HEAD")
+    for written, expected in ((f"{head}\n", head), (f"{head}+dirty\n", f"{head}+dirty"), ("unknown\n", "unknown")):
+        (repository / "tgems/COMMIT").write_text(written)
+        assert commit_seen_by(repository) == expected
+    (repository / "tgems/COMMIT").write_text(f"{'0' * 40}\n")
+    git(repository, "add", "tgems")
+    git(repository, "commit", "-qm", "Add the package")
+    assert commit_seen_by(repository) == git(repository, "rev-parse", "HEAD"), "a checkout knows better"
+
+
 def test_variables_of_another_repository_s_hook_change_nothing(repository):
     places = {"GIT_DIR": str(repository / ".git"), "GIT_WORK_TREE": str(repository)}
     assert commit_seen_by(ROOT, **places) == commit_seen_by(ROOT)

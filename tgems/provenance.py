@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -63,7 +64,16 @@ def digest_tensors(tensors: "Iterable[tuple[str, Tensor]]") -> str:
 
 @cache
 def commit() -> str:
-    """Return the commit of tgems' checkout, with `+dirty` if tracked files differ, or `unknown` without a checkout.
+    """Return the commit of tgems' code, or `unknown`.
+
+    It is that of the package's checkout, with `+dirty` if tracked files differ. In a container image, which has no
+    repository, it is the content of the file `COMMIT` in the package, which the build of the image writes.
+    """
+    return _checked_out() or _built_from() or "unknown"
+
+
+def _checked_out() -> str | None:
+    """Return the commit of the checkout that the package belongs to, if it belongs to one.
 
     An installed package may be inside another project's repository, for example in a virtual environment. The commit of
     that repository is unrelated to tgems, so the package must be at the root of the repository and tracked by it.
@@ -75,14 +85,21 @@ def commit() -> str:
         found = subprocess.run(["git", "rev-parse", "--show-toplevel", "HEAD"], **options)
         top, _, head = found.stdout.strip().partition("\n")
         if found.returncode or Path(top).resolve() != package.parent:
-            return "unknown"
+            return None
         tracked = ["git", "ls-files", "--error-unmatch", f"{package.name}/{Path(__file__).name}"]
         if subprocess.run(tracked, **options).returncode:
-            return "unknown"
+            return None
         dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options)
     except OSError:  # git is not installed, or cannot be run
-        return "unknown"
+        return None
     return head + ("+dirty" if dirty.stdout.strip() else "")
+
+
+def _built_from() -> str | None:
+    """Return the commit that an image was built from, if this is an image that was given one."""
+    file = Path(__file__).parent / "COMMIT"
+    written = file.read_text().strip() if file.is_file() else ""
+    return written if re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", written) else None
 
 
 @cache

@@ -98,6 +98,15 @@ def test_no_partial_file_is_left(smoke):
     assert not [p for p in (smoke / "results/smoke").rglob("*partial*")]
 
 
+def test_everything_is_as_readable_as_new_files_are(smoke, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    wanted = {path.is_dir(): path.stat().st_mode for path in tmp_path.iterdir()}
+    found = [path for path in (smoke / "results").rglob("*")]
+    assert len(found) > 100
+    assert not [path for path in found if path.stat().st_mode != wanted[path.is_dir()]]
+
+
 def test_validation_rates_are_closely_below_the_target(smoke):
     for dataset in ("scenes", "digits"):
         fits = read_json(smoke / f"results/smoke/evaluation/demo-vit-8/default/{dataset}/thresholds.json")["thresholds"]

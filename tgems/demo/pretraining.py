@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as serialise
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -154,8 +155,8 @@ def _save(
     for i, slot in optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{i}.{k}": v for k, v in slot.items()}
     meta = {"step": str(step), "elapsed": str(elapsed), "history": json.dumps(history)}
-    with whole_file(path) as partial:
-        save_file({k: v.contiguous() for k, v in state.items()}, partial, meta)
+    with whole_file(path) as partial:  # `save_file` would write to a temporary file that a killed process leaves behind
+        partial.write_bytes(serialise({k: v.contiguous() for k, v in state.items()}, meta))
 
 
 def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list, float]:
