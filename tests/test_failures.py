@@ -62,6 +62,37 @@ def test_uncaught_errors_of_libraries_are_bugs(tmp_path, error):
     assert "Traceback" in (tmp_path / "logs/train/demo.log").read_text()
 
 
+STATES = [
+    ("OSError(28, 'No space left on device')", "the output: No space left on device; free space there"),
+    ("OSError(30, 'Read-only file system', 'a')", "a: Read-only file system; free space there, or choose a place"),
+    ("OSError(122, 'Disk quota exceeded')", "the output: Disk quota exceeded; free space there"),
+    ("OSError(5, 'Input/output error', 'a')", "a: Input/output error; check the disk, or the connection to it"),
+    ("PermissionError(13, 'Permission denied', 'a')", "a: Permission denied; check who may read and write it"),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems number some errors differently")
+@pytest.mark.parametrize(("error", "line"), STATES)
+def test_the_state_of_the_machine_is_no_bug(tmp_path, error, line):
+    for code in (JOB.format(body=f"raise {error}"), COMMAND.format(body=f"raise {error}")):
+        run = python(tmp_path, code)
+        assert run.returncode == 1 and run.stderr.count("\n") == 1 and f"error: {line}" in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+    assert f"error: {line}" in (tmp_path / "logs/train/demo.log").read_text()
+
+
+def test_a_permission_that_is_missing_for_no_file_is_a_bug(tmp_path):
+    run = python(tmp_path, JOB.format(body="raise PermissionError(1, 'Operation not permitted')"))
+    assert run.returncode == 1 and "this is a bug in tgems: PermissionError" in run.stderr
+
+
+def test_a_job_whose_log_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "logs").touch()
+    run = python(tmp_path, JOB.format(body="raise ValueError"))
+    assert run.returncode == 1 and run.stderr.count("\n") == 1
+    assert "tgems: error: logs/train/demo.log: cannot be written (" in run.stderr
+
+
 def test_a_user_s_error_in_a_job_is_one_line_and_no_traceback(tmp_path):
     run = python(tmp_path, JOB.format(body="raise UserError('a.json: missing; make it')"))
     assert run.returncode == 1 and run.stderr == "tgems: error: a.json: missing; make it\n"

@@ -1,5 +1,6 @@
 """End a command on an error with one line for the user, and write the traceback of a bug to a file."""
 
+import errno
 import logging
 import os
 import platform
@@ -12,11 +13,36 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
-from tgems.errors import UserError, first_line, printable
+from tgems.errors import UserError, first_line, printable, reason
 from tgems.provenance import NO_ROOM, commit, versions
 
 BAD_INPUT, BUG, INTERRUPTED, CLOSED_PIPE = 1, 70, 130, 141
 """Exit codes. 70 is EX_SOFTWARE of sysexits.h; 130 and 141 are what shells report for SIGINT and SIGPIPE."""
+
+FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO)
+"""Error numbers of a disk that fails, or of a network file system that has lost its server."""
+FORBIDDEN = (errno.EACCES, errno.EPERM)
+
+
+def machine_line(error: BaseException) -> str | None:
+    """Return the line for an error that the state of the machine has caused; None for any other, which is a bug.
+
+    A full, read-only or failing disk is such a state, and so is a permission that is missing for a file with a name.
+    Other errors of the operating system, such as that for a file that does not exist, are expected where tgems reads
+    what the user names, and are a `UserError` there. Elsewhere they are a bug.
+    """
+    if not isinstance(error, OSError):
+        return None
+    named = error.filename is not None
+    if error.errno in NO_ROOM:
+        way_out = "free space there, or choose a place that you may write to" if named else "free space there"
+    elif error.errno in FAILING:
+        way_out = "check the disk, or the connection to it, and run again"
+    elif error.errno in FORBIDDEN and named:
+        way_out = "check who may read and write it"
+    else:
+        return None
+    return printable(f"{error.filename if named else 'the output'}: {reason(error)}; {way_out}")
 
 
 def bug_line(error: BaseException, place: object) -> str:
@@ -36,9 +62,9 @@ def one_line_errors(
 ) -> Iterator[None]:
     """End the process with one line on stderr if the body of a command fails.
 
-    The exit code is 1 for a `UserError`, 130 for an interrupt, and 70 for any other exception, which is a bug. The
-    traceback of a bug is written to a new file in the temporary folder. If the reader of the output has closed it, the
-    process ends without a line.
+    The exit code is 1 for a `UserError` and for errors that the state of the machine has caused (`machine_line`), 130
+    for an interrupt, and 70 for any other exception, which is a bug. The traceback of a bug is written to a new file in
+    the temporary folder. If the reader of the output has closed it, the process ends without a line.
 
     Args:
         show: Function that prints a line; None to write it to stderr.
@@ -63,8 +89,8 @@ def _end(error: BaseException, show: Callable[[str], None]) -> NoReturn:
         sys.exit(INTERRUPTED)
     if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout, sys.stderr):
         sys.exit(CLOSED_PIPE)
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        show(f"error: {printable(str(error.filename or 'the output'))}: {error.strerror}; free space there")
+    if line := machine_line(error):
+        show(f"error: {line}")
         sys.exit(BAD_INPUT)
     try:
         show(f"error: {bug_line(error, _keep_traceback(error))}")

@@ -13,8 +13,8 @@ from typing import TextIO
 
 from tgems.errors import UserError
 
-_own: list[tuple[Path, TextIO]] = []
-"""The log of the job that this process runs, if it runs one. It stays open, so that its inode is not used again."""
+_own: list[tuple[Path, int]] = []
+"""The log of the job that this process runs, if it runs one. A descriptor keeps its inode from being used again."""
 
 
 def begin_job(log: Path) -> TextIO:
@@ -23,7 +23,7 @@ def begin_job(log: Path) -> TextIO:
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     file = open(log, "w", encoding="utf-8", errors="backslashreplace")
-    _own[:] = [(log, file)]
+    _own[:] = [(log, os.dup(file.fileno()))]
     return file
 
 
@@ -36,12 +36,12 @@ def refuse_if_replaced(path: Path) -> None:
     Raises:
         UserError: The job that this process runs has been started again since.
     """
-    for log, file in _own:
+    for log, descriptor in _own:
         try:
             current = os.stat(log)
         except FileNotFoundError:  # deleted, but by no other job
             continue
-        if not os.path.samestat(current, os.fstat(file.fileno())):
+        if not os.path.samestat(current, os.fstat(descriptor)):
             raise UserError(
                 f"{path}: not written, because another process has started this job again; its log is {log}"
             )
