@@ -21,7 +21,7 @@ def job(log: str, threads: int) -> Iterator[None]:
 
     Log lines of tgems go to stderr and to the log file, warnings of libraries only to the file. Progress bars are drawn
     only on a terminal. If the body fails, the process ends with one line on stderr, which is also the last line of the
-    log: the message of a `UserError`, a line about the state of the machine (`tgems.failures.machine_line`), or else one
+    log: the message of a `UserError`, one about the state of the machine (`tgems.failures.machine_line`), or else one
     about a bug, whose traceback is in the log. The exit code is 1, or 130 for an interrupt.
 
     A job that has been started again meanwhile by another run writes no more outputs (tgems/takeover.py).

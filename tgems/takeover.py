@@ -19,11 +19,10 @@ _own: list[tuple[Path, int]] = []
 
 def begin_job(log: Path) -> TextIO:
     """Begin a job: put a new file in the place of its log, and return it, open for writing."""
-    log = Path(os.path.abspath(log))
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     file = open(log, "w", encoding="utf-8", errors="backslashreplace")
-    _own[:] = [(log, os.dup(file.fileno()))]
+    _own[:] = [(log.absolute(), os.dup(file.fileno()))]
     return file
 
 

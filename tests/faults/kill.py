@@ -5,8 +5,8 @@ scratch, is killed after a random part of the reference's duration, and is recov
 `snakemake --rerun-incomplete`. Some recoveries are killed too. A run counts as recovered if the recovery succeeds, its
 results are those of the reference, byte for byte, no temporary file is left, and a further call has nothing to do.
 
-In a race, a job is stopped while Snakemake is killed, and goes on beside the job that replaces it in the recovery: once
-that has run for as long as the first had, or, in a write race, once it fills the same folder as the first.
+In a race, jobs are stopped while Snakemake is killed, and go on beside a job that replaces one of them in the recovery:
+once that has run for as long as the first had, or, in a write race, once it fills the same folder as the first.
 """
 
 import argparse
@@ -137,10 +137,14 @@ def race(project: Path, runs: list[Run], row: Kill, write: bool) -> None:
     first.signal(signal.SIGKILL)
     first.wait(PATIENCE)
 
+    seen: list[Job] = []
+
     def met() -> bool:
         if write:
             return any(p.parent == q.parent and p not in filled for p in partial_folders(project) for q in filled)
-        return any(job.log == jobs[0].log and job.age() >= age for job in jobs_of(runs[1]))
+        now = [job for job in jobs_of(runs[1]) if job.log == jobs[0].log]
+        seen.extend(now)
+        return bool(seen) and not any(job.age() < age for job in now)
 
     try:
         unlock(project)

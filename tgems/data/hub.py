@@ -15,7 +15,7 @@ from tgems.data.network import network_errors
 from tgems.data.tar_index import check_end
 from tgems.data.webdataset import MOST_DIGITS
 from tgems.errors import UserError
-from tgems.provenance import digest_file, read_json, write_json, writing
+from tgems.provenance import NO_ROOM, digest_file, read_json, write_json, writing
 from tgems.untrusted import read_text
 
 logger = logging.getLogger(__name__)
@@ -219,6 +219,8 @@ class HubCopy:
             try:
                 http_get(url, file, resume_size=done, headers=build_hf_headers(), expected_size=remote.size)
             except network_errors() as error:
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    raise  # it is the disk, not the network
                 raise UserError(
                     f"{self.dataset}: {path} of {self.place} broke off after {file.tell()} of {remote.size} bytes "
                     f"({_reason(error)}); run again to resume from there"
