@@ -9,8 +9,6 @@ rule pretrain_backbone:
         "<logs>/pretrain_backbone/{backbone}.log",
     benchmark:
         "<benchmarks>/pretrain_backbone/{backbone}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         recipe=lookup(within=config, dpath="pretraining"),

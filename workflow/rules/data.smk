@@ -7,8 +7,6 @@ rule describe_demo:
         "<logs>/describe_demo.log",
     benchmark:
         "<benchmarks>/describe_demo.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         datasets=DEMO_DATASETS,
@@ -27,8 +25,6 @@ rule generate_demo:
         "<logs>/generate_demo/{dataset}-{split}.log",
     benchmark:
         "<benchmarks>/generate_demo/{dataset}-{split}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         n=lookup(within=config, dpath="demo/{split}"),
@@ -50,8 +46,6 @@ rule fetch_split:
         "<logs>/fetch_split/{dataset}-{split}.log",
     benchmark:
         "<benchmarks>/fetch_split/{dataset}-{split}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         source=split_source,

@@ -12,8 +12,6 @@ rule fit_thresholds:
         "<logs>/fit_thresholds/{backbone}-{variant}-{dataset}.log",
     benchmark:
         "<benchmarks>/fit_thresholds/{backbone}-{variant}-{dataset}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         trained=trained,
@@ -47,8 +45,6 @@ rule evaluate:
         "<logs>/evaluate/{backbone}-{variant}-{dataset}.log",
     benchmark:
         "<benchmarks>/evaluate/{backbone}-{variant}-{dataset}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         trained=trained,

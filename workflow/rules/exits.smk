@@ -9,8 +9,6 @@ rule train_heads:
         "<logs>/train_heads/{backbone}-{variant}-{seed}.log",
     benchmark:
         "<benchmarks>/train_heads/{backbone}-{variant}-{seed}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         options=lookup(within=config, dpath="variants/{variant}/heads"),
@@ -32,8 +30,6 @@ rule train_lookahead:
         "<logs>/train_lookahead/{backbone}-{variant}.log",
     benchmark:
         "<benchmarks>/train_lookahead/{backbone}-{variant}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         options=lookahead_options,
@@ -56,8 +52,6 @@ rule train_image_gates:
         "<logs>/train_image_gates/{backbone}-{variant}-{rate}.log",
     benchmark:
         "<benchmarks>/train_image_gates/{backbone}-{variant}-{rate}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         options=lookup(within=config, dpath="variants/{variant}/image_gates"),
@@ -80,8 +74,6 @@ rule train_bank_gates:
         "<logs>/train_bank_gates/{backbone}-{variant}-{seed}.log",
     benchmark:
         "<benchmarks>/train_bank_gates/{backbone}-{variant}-{seed}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         options=lookup(within=config, dpath="variants/{variant}/bank_gates"),
@@ -103,8 +95,6 @@ rule train_gates:
         "<logs>/train_gates/{backbone}-{variant}-{gates}.log",
     benchmark:
         "<benchmarks>/train_gates/{backbone}-{variant}-{gates}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         options=gate_options,
@@ -128,8 +118,6 @@ rule train_joint:
         "<logs>/train_joint/{backbone}-{variant}-{guidance}-{rate}-{seed}.log",
     benchmark:
         "<benchmarks>/train_joint/{backbone}-{variant}-{guidance}-{rate}-{seed}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         options=joint_options,

@@ -9,8 +9,6 @@ rule encode_part:
         "<logs>/encode_part/{backbone}-{dataset}-{split}-{part}-of-{of}.log",
     benchmark:
         "<benchmarks>/encode_part/{backbone}-{dataset}-{split}-{part}-of-{of}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1 + config["features"]["workers"]
     resources:
         gpu=GPU,
@@ -38,8 +36,6 @@ rule extract_features:
         "<benchmarks>/extract_features/{backbone}-{dataset}-{split}.tsv"
     wildcard_constraints:
         dataset=one_of(name for name in DATASETS if name not in TOGETHER),
-    conda:
-        "../../environment.yml"
     threads: 1 + config["features"]["workers"]
     resources:
         gpu=GPU,

@@ -8,8 +8,6 @@ rule count_macs:
         "<logs>/count_macs/{backbone}-{variant}.log",
     benchmark:
         "<benchmarks>/count_macs/{backbone}-{variant}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         backbone=backbone_entry,
@@ -32,8 +30,6 @@ rule measure_latency:
         "<logs>/measure_latency/{backbone}.log",
     benchmark:
         "<benchmarks>/measure_latency/{backbone}.tsv"
-    conda:
-        "../../environment.yml"
     threads: os.cpu_count()
     resources:
         gpu=1 if config["latency"]["device"] == "cuda" else 0,

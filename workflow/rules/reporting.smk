@@ -16,8 +16,6 @@ rule make_tables:
         "<logs>/make_tables.log",
     benchmark:
         "<benchmarks>/make_tables.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         parts=TABLE_PARTS,
@@ -43,8 +41,6 @@ rule check_references:
         "<logs>/check_references.log",
     benchmark:
         "<benchmarks>/check_references.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         backbones=lookup(within=config, dpath="backbones"),
@@ -72,8 +68,6 @@ rule plot_figure:
         "<logs>/plot_figure/{figure}.log",
     benchmark:
         "<benchmarks>/plot_figure/{figure}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         variant=VARIANTS[0],
@@ -105,8 +99,6 @@ rule report_latency:
         "<logs>/report_latency.log",
     benchmark:
         "<benchmarks>/report_latency.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
     message:
         "Write the table and plot the figure of measured speed"
