@@ -10,6 +10,9 @@ rule pretrain_backbone:
     benchmark:
         "<benchmarks>/pretrain_backbone/{backbone}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(pretraining),
+        runtime=minutes(pretraining),
     params:
         recipe=lookup(within=config, dpath="pretraining"),
         checkpoint=f"{RESULTS}/checkpoints/{{backbone}}.safetensors",

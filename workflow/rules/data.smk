@@ -8,6 +8,9 @@ rule describe_demo:
     benchmark:
         "<benchmarks>/describe_demo.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(light),
+        runtime=minutes(light),
     params:
         datasets=DEMO_DATASETS,
     message:
@@ -26,6 +29,9 @@ rule generate_demo:
     benchmark:
         "<benchmarks>/generate_demo/{dataset}-{split}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(light),
+        runtime=minutes(light),
     params:
         n=lookup(within=config, dpath="demo/{split}"),
         seed=lookup(within=config, dpath="demo/seed"),
@@ -47,6 +53,9 @@ rule fetch_split:
     benchmark:
         "<benchmarks>/fetch_split/{dataset}-{split}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(fetching),
+        runtime=minutes(fetching),
     params:
         source=split_source,
     message:

@@ -13,6 +13,9 @@ rule fit_thresholds:
     benchmark:
         "<benchmarks>/fit_thresholds/{backbone}-{variant}-{dataset}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(fitting),
+        runtime=minutes(fitting),
     params:
         trained=trained,
         policies=lookup(within=config, dpath="policies"),
@@ -46,6 +49,9 @@ rule evaluate:
     benchmark:
         "<benchmarks>/evaluate/{backbone}-{variant}-{dataset}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(evaluating),
+        runtime=minutes(evaluating),
     params:
         trained=trained,
         policies=lookup(within=config, dpath="policies"),

@@ -10,6 +10,9 @@ rule train_heads:
     benchmark:
         "<benchmarks>/train_heads/{backbone}-{variant}-{seed}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(training_heads),
+        runtime=minutes(training_heads),
     params:
         options=lookup(within=config, dpath="variants/{variant}/heads"),
     message:
@@ -31,6 +34,9 @@ rule train_lookahead:
     benchmark:
         "<benchmarks>/train_lookahead/{backbone}-{variant}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(training_lookahead),
+        runtime=minutes(training_lookahead),
     params:
         options=lookahead_options,
         seeds=SEEDS,
@@ -53,6 +59,9 @@ rule train_image_gates:
     benchmark:
         "<benchmarks>/train_image_gates/{backbone}-{variant}-{rate}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(training_image_gates),
+        runtime=minutes(training_image_gates),
     params:
         options=lookup(within=config, dpath="variants/{variant}/image_gates"),
         seeds=SEEDS,
@@ -75,6 +84,9 @@ rule train_bank_gates:
     benchmark:
         "<benchmarks>/train_bank_gates/{backbone}-{variant}-{seed}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(training_bank_gates),
+        runtime=minutes(training_bank_gates),
     params:
         options=lookup(within=config, dpath="variants/{variant}/bank_gates"),
     message:
@@ -96,6 +108,9 @@ rule train_gates:
     benchmark:
         "<benchmarks>/train_gates/{backbone}-{variant}-{gates}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(training_gates),
+        runtime=minutes(training_gates),
     params:
         options=gate_options,
         seeds=SEEDS,
@@ -119,6 +134,9 @@ rule train_joint:
     benchmark:
         "<benchmarks>/train_joint/{backbone}-{variant}-{guidance}-{rate}-{seed}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(training_joint),
+        runtime=minutes(training_joint),
     params:
         options=joint_options,
     message:

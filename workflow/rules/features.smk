@@ -11,6 +11,8 @@ rule encode_part:
         "<benchmarks>/encode_part/{backbone}-{dataset}-{split}-{part}-of-{of}.tsv"
     threads: 1 + config["features"]["workers"]
     resources:
+        mem_mb=memory(encoding_part),
+        runtime=minutes(encoding_part),
         gpu=GPU,
     params:
         backbone=backbone_entry,
@@ -38,6 +40,8 @@ rule extract_features:
         dataset=one_of(name for name in DATASETS if name not in TOGETHER),
     threads: 1 + config["features"]["workers"]
     resources:
+        mem_mb=memory(encoding_split),
+        runtime=minutes(encoding_split),
         gpu=GPU,
     params:
         backbone=backbone_entry,
@@ -69,6 +73,10 @@ use rule extract_features as extract_training_features with:
         "<benchmarks>/extract_training_features/{backbone}-{dataset}.tsv"
     wildcard_constraints:
         dataset=one_of(name for name in TOGETHER if name == TRAINED),
+    resources:
+        mem_mb=memory(encoding_demo),
+        runtime=minutes(encoding_demo),
+        gpu=GPU,
     message:
         "Encode the training data set {wildcards.dataset} with {wildcards.backbone}"
 
@@ -91,5 +99,9 @@ use rule extract_features as extract_demo_features with:
         "<benchmarks>/extract_demo_features/{backbone}-{dataset}.tsv"
     wildcard_constraints:
         dataset=one_of(name for name in TOGETHER if name != TRAINED),
+    resources:
+        mem_mb=memory(encoding_demo),
+        runtime=minutes(encoding_demo),
+        gpu=GPU,
     message:
         "Encode {wildcards.dataset} with {wildcards.backbone}"

@@ -9,6 +9,9 @@ rule count_macs:
     benchmark:
         "<benchmarks>/count_macs/{backbone}-{variant}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(counting),
+        runtime=minutes(counting),
     params:
         backbone=backbone_entry,
         rate_targets=unchecked_targets,
@@ -30,8 +33,10 @@ rule measure_latency:
         "<logs>/measure_latency/{backbone}.log",
     benchmark:
         "<benchmarks>/measure_latency/{backbone}.tsv"
-    threads: os.cpu_count()
+    threads: latency_threads
     resources:
+        mem_mb=memory(speed),
+        runtime=minutes(speed),
         gpu=1 if config["latency"]["device"] == "cuda" else 0,
     params:
         backbone=backbone_entry,

@@ -17,6 +17,9 @@ rule make_tables:
     benchmark:
         "<benchmarks>/make_tables.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(reporting),
+        runtime=minutes(reporting),
     params:
         parts=TABLE_PARTS,
         config=RECORDED,
@@ -42,6 +45,9 @@ rule check_references:
     benchmark:
         "<benchmarks>/check_references.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(light),
+        runtime=minutes(light),
     params:
         backbones=lookup(within=config, dpath="backbones"),
     message:
@@ -69,6 +75,9 @@ rule plot_figure:
     benchmark:
         "<benchmarks>/plot_figure/{figure}.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(reporting),
+        runtime=minutes(reporting),
     params:
         variant=VARIANTS[0],
         config=RECORDED,
@@ -100,6 +109,9 @@ rule report_latency:
     benchmark:
         "<benchmarks>/report_latency.tsv"
     threads: 1
+    resources:
+        mem_mb=memory(light),
+        runtime=minutes(light),
     message:
         "Write the table and plot the figure of measured speed"
     script:
