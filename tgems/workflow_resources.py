@@ -23,10 +23,10 @@ CAPTIONS = 5
 SHARD_IMAGES = 10_000
 """Assumed number of images of a shard, whose features are held until it is complete."""
 
-PROCESS_MB, TORCH_MB, WORKER_MB, CUDA_MB = 1_000, 1_500, 600, 3_000
+PROCESS_MB, TORCH_MB, WORKER_MB, CUDA_MB = 1_000, 2_000, 600, 3_000
 """Memory of Snakemake and pandas; of torch and its libraries; of a process that decodes; of a CUDA context."""
-STREAMING_MB = 2_000
-"""Memory for the rows at hand where summaries are read from disk."""
+STREAMING_MB, RESAMPLING_MB = 2_000, 1_000
+"""Memory of the rows at hand where summaries are read from disk; of ranks and resampled metrics in evaluation."""
 HEAD_COPIES, GATE_COPIES = 30, 8
 """Tensors as large as all heads in training heads and gates: modules, gradients, states of the optimizer, folds."""
 CPU_MACS, TRAINING_MACS, GPU_MACS = 30e9, 40e9, 2e12
@@ -207,7 +207,7 @@ class JobEstimates:
         splits = 1 + len(self.config["seeds"])
         if options["training"]["scheme"] == "joint":
             splits += 2 * len(self.config["seeds"]) * len(options["rate_targets"])
-        megabytes = TORCH_MB + (splits + 2) * size.embeddings_mb(images)
+        megabytes = TORCH_MB + RESAMPLING_MB + (splits + 2) * size.embeddings_mb(images)
         megabytes += STREAMING_MB if self._streamed(size, images) else 2 * size.summaries_mb(images)
         if self.config["datasets"][dataset]["task"] == "zeroshot_retrieval":
             megabytes += 3 * images * CAPTIONS * size.embed_dim * 8 / 1e6

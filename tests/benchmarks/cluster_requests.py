@@ -52,7 +52,7 @@ def table(jobs: list[tuple[str, int, dict]]) -> str:
     lines = [HEAD]
     for rule, asked in rules.items():
         cores, memory, hours, core_hours, gpu_hours = zip(*asked, strict=True)
-        cells = f"{len(asked)} | {max(cores)} | {min(memory):.0f} to {max(memory):.0f} | {max(hours):.1f}"
+        cells = f"{len(asked)} | {max(cores)} | {min(memory):.1f} to {max(memory):.1f} | {max(hours):.1f}"
         lines.append(f"| {rule} | {cells} | {sum(core_hours):.0f} | {sum(gpu_hours):.0f} |")
     return "\n".join(lines)
 

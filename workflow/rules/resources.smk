@@ -138,14 +138,15 @@ def evaluating(wildcards):
 
 
 def latency_threads(wildcards):
-    """Return the number of threads with which speed is measured.
+    """Return the number of threads with which speed is measured."""
+    return config["latency"].get("threads") or os.cpu_count()
 
-    Where jobs run on other machines, the number of cores of this one says nothing about them.
-    """
-    threads = config["latency"].get("threads")
-    if threads is None and workflow.is_main_process and workflow.non_local_exec:
+
+def require_latency_threads():
+    """Refuse to measure speed on other machines, about whose cores this one knows nothing, with no number given."""
+    elsewhere = workflow.is_main_process and workflow.non_local_exec
+    if elsewhere and "threads" not in config["latency"]:
         raise WorkflowError(
-            "latency.threads is not set, and jobs do not run on this machine; say how many cores those have on which "
-            "speed is measured, such as --config 'latency={threads: 16}'"
+            "config: latency.threads is not set, and jobs do not run on this machine; say how many cores speed is "
+            "measured on, such as --config 'latency={threads: 16}'"
         )
-    return threads or os.cpu_count()
