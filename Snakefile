@@ -24,6 +24,10 @@ include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/reporting.smk"
 
 
+onstart:
+    require_latency_threads()
+
+
 localrules:
     all,
     fetch,

@@ -95,7 +95,7 @@ class Sizes:
 
     @cached_property
     def weights_mb(self) -> float:
-        """Size of the weights of both towers; a text tower is about as large as four fifths of a ViT-B's image tower."""
+        """Size of the weights of both towers; the text tower is taken to be four fifths of the image tower."""
         return self.macs / self.positions * 1.8 * 4 / 1e6
 
     @cached_property
@@ -129,9 +129,10 @@ class JobEstimates:
         if (backbone, variant) not in self._sizes:
             costs = costs_of(self.config, backbone, variant)
             positions = positions_at_exits(model_config(self.config["backbones"][backbone]))
-            known = costs is not None and positions is not None
-            found = Sizes.of(costs, positions[0] * positions[1] + 1) if known else LARGE
-            self._sizes[backbone, variant] = found
+            if costs is None or positions is None:
+                self._sizes[backbone, variant] = LARGE
+            else:
+                self._sizes[backbone, variant] = Sizes.of(costs, positions[0] * positions[1] + 1)
         return self._sizes[backbone, variant]
 
     def light(self, seconds: float = 0.0) -> Needs:

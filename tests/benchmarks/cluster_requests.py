@@ -12,7 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from snakemake.cli import main
 from snakemake.logging import logger
 
-HEAD = "| rule | jobs | cores | memory of a job, GB | longest job, h | core hours | GPU hours |\n|---|---|---|---|---|---|---|"
+COLUMNS = ("rule", "jobs", "cores", "memory of a job, GB", "longest job, h", "core hours", "GPU hours")
 
 
 def planned_jobs(arguments: list[str]) -> list[tuple[str, int, dict]]:
@@ -49,7 +49,7 @@ def table(jobs: list[tuple[str, int, dict]]) -> str:
         rules[rule].append(asked)
         rules["all"].append(asked)
     rules["all"] = rules.pop("all")
-    lines = [HEAD]
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     for rule, asked in rules.items():
         cores, memory, hours, core_hours, gpu_hours = zip(*asked, strict=True)
         cells = f"{len(asked)} | {max(cores)} | {min(memory):.1f} to {max(memory):.1f} | {max(hours):.1f}"

@@ -14,8 +14,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scance
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller}
-SlurmdPort={daemon}
+SlurmctldPort={control}
+SlurmdPort={node}
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmUser=root
 SlurmdUser=root
@@ -72,23 +72,20 @@ def cluster(folder: Path, cores: int) -> Iterator[dict[str, str]]:
     key, config, srun = folder / "munge.key", folder / "slurm.conf", folder / "bin/srun"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
-    controller, daemon = _free_ports(2)
+    control, node = _free_ports(2)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 * 9 // 10
     host = socket.gethostname()
-    config.write_text(
-        CONFIG.format(folder=folder, host=host, controller=controller, daemon=daemon, cores=cores, memory=memory)
-    )
+    config.write_text(CONFIG.format(folder=folder, host=host, control=control, node=node, cores=cores, memory=memory))
     srun.write_text(SRUN.format(folder=folder, srun=shutil.which("srun")))
     srun.chmod(0o755)
     environment = {"SLURM_CONF": str(config), "PATH": f"{srun.parent}:{os.environ['PATH']}"}
-    files = {name: f"{folder}/munge.{name}" for name in ("socket", "pid", "seed")}
-    options = [f"--{option}={path}" for option, path in zip(("socket", "pid-file", "seed-file"), files.values())]
-    munged = ["munged", "--foreground", "--force", f"--key-file={key}", *options]
+    files = {"socket": "munge.socket", "pid-file": "munge.pid", "seed-file": "munge.seed", "key-file": key.name}
+    munged = ["munged", "--foreground", "--force", *(f"--{option}={folder / name}" for option, name in files.items())]
     with ExitStack() as stack:
         stack.enter_context(_running(munged, folder, environment))
-        _wait(Path(files["socket"]).exists, folder, "munged")
-        stack.enter_context(_running(["slurmctld", "-D", "-c", "-f", str(config)], folder, environment))
-        stack.enter_context(_running(["slurmd", "-D", "-c", "-f", str(config)], folder, environment))
+        _wait((folder / "munge.socket").exists, folder, "munged")
+        for daemon in ("slurmd", "slurmctld"):  # ended in the opposite order: slurmctld would wait for an absent slurmd
+            stack.enter_context(_running([daemon, "-D", "-c", "-f", str(config)], folder, environment))
         _wait(lambda: "idle" in slurm(environment, "sinfo", "-h", "-o", "%T"), folder, "slurmctld and slurmd")
         yield environment
         slurm(environment, "scancel", "--user", "root")

@@ -15,6 +15,7 @@ THREADS = ("--config", "latency={threads: 1}")
 PROFILE = ("--profile", "profiles/slurm", *SMOKE, *THREADS)
 QUICK = ("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1", "--cores", "2")
 CANCELLED = "rule_extract_demo_features_wildcards_demo-vit-8_digits"
+MEASURED = "rule_measure_latency_wildcards_demo-vit-8"
 
 
 class Watched:
@@ -59,6 +60,15 @@ class Watched:
             self.aside.rename(self.texts)
 
 
+def asked(environment):
+    """Memory in MB, and whether others may use the node, that every attempt of a job asked for, in order, by job."""
+    found = {}
+    for line in slurm(environment, "squeue", "-h", "-t", "all", "-S", "i", "-o", "%k|%m|%h").split():
+        name, memory, shared = line.split("|")
+        found.setdefault(name, []).append((int(memory.removesuffix("M")), shared))
+    return found
+
+
 def tables(folder):
     """Contents of all tables but that of speed, by name."""
     files = sorted((folder / "results/smoke/tables").iterdir())
@@ -70,10 +80,15 @@ def test_jobs_on_slurm_make_the_same_tables_although_one_is_cancelled_and_one_fa
     with cluster(tmp_path / "slurm", cores=2) as environment:
         run = Watched(folder, environment)
         output = run.wait(900)
+        jobs = asked(environment)
     assert run.process.returncode == 0, output
     assert run.cancelled and re.search(rf"SLURM-job '{run.cancelled}' failed, SLURM status is: 'CANCELLED'", output)
     assert "Error in rule train_heads" in output and "texts.safetensors: truncated, altered or missing" in output
     assert tables(folder) == tables(smoke) and len(tables(folder)) > 20
     assert (folder / "results/smoke/tables/latency.csv").is_file()
+    (first, _), (second, _) = jobs[CANCELLED]
+    assert second == 2 * first > 1_000, "a further attempt asks for more memory"
+    alone = {name for name, attempts in jobs.items() if attempts[0][1] == "NO"}
+    assert alone == {MEASURED}, "speed is measured with no other job on the node"
     again = snakemake(folder, "-n", *SMOKE, *THREADS).stdout
     assert "Nothing to be done" in again, "where jobs run is no reason to run them again"

@@ -94,7 +94,6 @@ def training_features():
 
 def trained_exits(wildcards):
     """List the file of the exits taken on the training data set, at which speed is measured; none if they are drawn."""
-    require_latency_threads()  # Input functions are evaluated before any job starts.
     if config["latency"]["exits"] == "drawn":
         return []
     dataset = TRAINED if TRAINED in REPORTED else REPORTED[0]

@@ -144,8 +144,8 @@ def latency_threads(wildcards):
 
 def require_latency_threads():
     """Refuse to measure speed on other machines, about whose cores this one knows nothing, with no number given."""
-    elsewhere = workflow.is_main_process and workflow.non_local_exec
-    if elsewhere and "threads" not in config["latency"]:
+    measured = any(job.rule.name == "measure_latency" for job in workflow.dag.jobs)
+    if measured and workflow.non_local_exec and "threads" not in config["latency"]:
         raise WorkflowError(
             "config: latency.threads is not set, and jobs do not run on this machine; say how many cores speed is "
             "measured on, such as --config 'latency={threads: 16}'"
