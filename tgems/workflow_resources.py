@@ -25,8 +25,10 @@ SHARD_IMAGES = 10_000
 
 PROCESS_MB, TORCH_MB, WORKER_MB, CUDA_MB = 1_000, 2_000, 600, 3_000
 """Memory of Snakemake and pandas; of torch and its libraries; of a process that decodes; of a CUDA context."""
-STREAMING_MB, RESAMPLING_MB = 2_000, 1_000
-"""Memory of the rows at hand where summaries are read from disk; of ranks and resampled metrics in evaluation."""
+STREAMING_MB, RANKING_MB = 2_000, 1_000
+"""Memory of the rows at hand where summaries are read from disk; of ranking texts for images and images for texts."""
+POINT_MB = 0.006
+"""Memory per image or caption in evaluation, for each seed and rate target: what every policy did with it."""
 HEAD_COPIES, GATE_COPIES = 30, 8
 """Tensors as large as all heads in training heads and gates: modules, gradients, states of the optimizer, folds."""
 CPU_MACS, TRAINING_MACS, GPU_MACS = 30e9, 40e9, 2e12
@@ -193,7 +195,7 @@ class JobEstimates:
         """
         size, images = self.sizes(backbone, variant), self.images(self.trained_on, "train")
         megabytes = TORCH_MB + copies * size.heads * 4 / 1e6 + 3 * images * CAPTIONS * size.embed_dim * 4 / 1e6
-        megabytes += STREAMING_MB if self._streamed(size, images) else 3 * size.both_mb(images)
+        megabytes += STREAMING_MB if self._streamed(size, images) else 5 * size.both_mb(images)
         bank = banks * 2_048 * size.embed_dim * size.exits
         return Needs.of(megabytes, seeds * (passes + 2) * images * (3 * size.heads + bank) / TRAINING_MACS)
 
@@ -208,11 +210,12 @@ class JobEstimates:
         splits = 1 + len(self.config["seeds"])
         if options["training"]["scheme"] == "joint":
             splits += 2 * len(self.config["seeds"]) * len(options["rate_targets"])
-        megabytes = TORCH_MB + RESAMPLING_MB + (splits + 2) * size.embeddings_mb(images)
+        megabytes = TORCH_MB + RANKING_MB + (splits + 2) * size.embeddings_mb(images)
         megabytes += STREAMING_MB if self._streamed(size, images) else 2 * size.summaries_mb(images)
         if self.config["datasets"][dataset]["task"] == "zeroshot_retrieval":
             megabytes += 3 * images * CAPTIONS * size.embed_dim * 8 / 1e6
             images *= 1 + CAPTIONS
+        megabytes += POINT_MB * images * len(self.config["seeds"]) * len(options["rate_targets"])
         return Needs.of(megabytes, splits * images * size.exits / EVALUATED)
 
     def _first_variant(self) -> str:
