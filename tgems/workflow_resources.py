@@ -27,7 +27,7 @@ PROCESS_MB, TORCH_MB, WORKER_MB, CUDA_MB = 1_000, 2_000, 600, 3_000
 """Memory of Snakemake and pandas; of torch and its libraries; of a process that decodes; of a CUDA context."""
 STREAMING_MB, RANKING_MB = 2_000, 1_000
 """Memory of the rows at hand where summaries are read from disk; of ranking texts for images and images for texts."""
-POINT_MB = 0.006
+POINT_MB = 0.004
 """Memory per image or caption in evaluation, for each seed and rate target: what every policy did with it."""
 HEAD_COPIES, GATE_COPIES = 30, 8
 """Tensors as large as all heads in training heads and gates: modules, gradients, states of the optimizer, folds."""
