@@ -138,7 +138,7 @@ def search(
 
     Ends with code 3 and a warning where embeddings come from different models or settings.
     """
-    from tgems.runtime.index import search_index
+    from tgems.runtime.search import search_index
 
     found, warnings = search_index(text, index, model, k, backbone, tokenizer, trust_policy_file)
     for warning in warnings:

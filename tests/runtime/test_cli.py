@@ -10,14 +10,11 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from conftest import DEMO, ROOT
-from PIL import Image
 from typer.testing import CliRunner
 
 from tgems.cli import app
 from tgems.data.webdataset import read_shard, shard_paths
-from tgems.errors import UserError
 from tgems.provenance import read_json
 from tgems.runtime import image_files, index
 
@@ -28,18 +25,6 @@ def tgems(*words, code: int = 0) -> str:
     assert run.exit_code == code, (run.output, run.exception)
     assert "Traceback" not in run.output
     return run.output
-
-
-@pytest.fixture(scope="module")
-def pictures(demo_data, tmp_path_factory):
-    """Folder of twelve scenes, some in a folder below, and their captions."""
-    folder = tmp_path_factory.mktemp("pictures")
-    samples = [s for path in shard_paths(demo_data / "scenes/test") for s in read_shard(path)][:12]
-    for i, sample in enumerate(samples):
-        path = folder / ("below" if i % 3 == 0 else ".") / f"{i:02}.png"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(sample.image)
-    return folder
 
 
 def test_help_suffices_and_is_quick():
@@ -79,96 +64,6 @@ def test_a_command_imports_what_it_needs_alone(words, absent, saved, results, pi
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert run.returncode == 0 and run.stdout.rstrip().endswith("imported []"), run.stdout + run.stderr
-
-
-def test_encode_takes_files_folders_globs_and_tars(saved, pictures, demo_data, tmp_path, make):
-    tar = demo_data / "scenes/test/0.tar"
-    words = [pictures / "01.png", pictures / "below", f"{pictures}/*.png", tar]
-    output = tgems("encode", *words, "-m", saved, "-o", tmp_path / "i.parquet", "--batch-size", 5)
-    frame = pd.read_parquet(tmp_path / "i.parquet")
-    assert f"{len(frame)} images in" in output and len(frame) == 12 + 40 and frame["image"].is_unique
-    assert list(frame["image"][:2]) == [str(pictures / "01.png"), str(pictures / "below/00.png")]
-    keys = [f"{tar}::{s.key}" for s in read_shard(tar)]
-    assert list(frame["image"][12:]) == keys
-    assert not (tmp_path / "i.parquet.parts").exists()
-    model = make()
-    pixels = torch.stack([model.preprocess(Image.open(p).convert("RGB")) for p in frame["image"][:12]])
-    expected = model.encode_image(pixels, return_exits=True)
-    assert np.allclose(np.stack(frame["embedding"][:12]), expected.embeddings.numpy(), atol=1e-5)
-    blocks = np.array(model.early_exit.costs.blocks)[expected.exits.numpy()]
-    assert list(frame["exit_block"][:12]) == list(blocks)
-    assert np.allclose(frame["rate"][:12], model.rates[expected.exits.numpy()])
-    assert (frame["model"] == str(saved)).all() and (frame["calibration"] == "scenes").all()
-
-
-def test_a_killed_run_goes_on_where_it_stopped(saved, pictures, tmp_path, make, monkeypatch):
-    monkeypatch.setattr(index, "PART", 5)
-    images, model, out = image_files.find_images([str(pictures)]), make(), tmp_path / "i.parquet"
-    whole = tmp_path / "whole.parquet"
-    index.encode_images(model, "m", images, whole)
-    encode, calls = model.encode_image, []
-
-    def dies_in_the_second_part(pixels, **options):
-        calls.append(len(pixels))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return encode(pixels, **options)
-
-    monkeypatch.setattr(model, "encode_image", dies_in_the_second_part)
-    with pytest.raises(KeyboardInterrupt):
-        index.encode_images(model, "m", images, out)
-    assert not out.exists() and [p.name for p in out.with_name("i.parquet.parts").glob("*.parquet")] == [
-        "000000.parquet"
-    ]
-    told = []
-    done = index.encode_images(model, "m", images, out, advance=told.append)
-    assert calls == [5, 5, 5, 2] and sum(told) == done.images == 12
-    assert out.read_bytes() == whole.read_bytes()
-    monkeypatch.undo()
-    monkeypatch.setattr(index, "PART", 5)
-    shutil.rmtree(out.with_name("i.parquet.parts"), ignore_errors=True)
-    out.with_name("i.parquet.parts").mkdir()
-    (out.with_name("i.parquet.parts") / "run.json").write_text("{}")
-    with pytest.raises(UserError, match="holds parts of another model or of other images; delete it"):
-        index.encode_images(model, "m", images, out)
-
-
-def test_a_bad_image_ends_the_run_or_is_left_out(saved, pictures, tmp_path):
-    folder = shutil.copytree(pictures, tmp_path / "p")
-    (folder / "05.png").write_bytes((folder / "05.png").read_bytes()[:200])
-    words = ["encode", folder, "-m", saved, "-o", tmp_path / "i.parquet"]
-    assert re.search(r"error: .*05\.png: cannot be read \(.*\); fix it, or leave it out", tgems(*words, code=1))
-    assert not (tmp_path / "i.parquet").exists()
-    output = tgems(*words, "--skip-bad", code=3)
-    assert "11 images in" in output and re.search(r"left out: .*05\.png cannot be read", output)
-    assert len(pd.read_parquet(tmp_path / "i.parquet")) == 11
-    (tmp_path / "q").mkdir()
-    shutil.copy(folder / "05.png", tmp_path / "q")
-    words = ["encode", tmp_path / "q", "-m", saved, "-o", tmp_path / "j.parquet", "--skip-bad"]
-    assert "none of 1 images can be read" in tgems(*words, code=1)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["nowhere/*.png"], "nowhere/*.png: there is no such file, folder or match"),
-        ([ROOT / "README.md"], "README.md: not an image"),
-        ([ROOT / "configs"], "no image (png, jpg, jpeg, webp) and no tar with images"),
-        ([ROOT / "docs/tradeoff.png", "--device", "gpu7"], "device 'gpu7' cannot be used"),
-        ([ROOT / "docs/tradeoff.png", "--max-rate", "0.01"], "max_rate 0.01 is below the cheapest exit"),
-        ([ROOT / "docs/tradeoff.png", "--calibration", "cats"], "no thresholds for 'cats'"),
-        ([ROOT / "docs/tradeoff.png", "--backbone", "local-dir:gone"], "local-dir:gone"),
-    ],
-)
-def test_bad_input_is_one_line(saved, tmp_path, words, message):
-    output = tgems("encode", *words, "-m", saved, "-o", tmp_path / "i.parquet", code=1)
-    assert message in output and len(output.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
-
-
-def test_an_index_by_a_policy_that_looks_at_texts_is_refused(make, pictures, tmp_path):
-    make("margin").save_pretrained(tmp_path / "margin")
-    output = tgems("encode", pictures, "-m", tmp_path / "margin", "-o", tmp_path / "i.parquet", code=1)
-    assert "policy 'margin' looks at the texts" in output and not (tmp_path / "i.parquet.parts").exists()
 
 
 @pytest.fixture(scope="module")

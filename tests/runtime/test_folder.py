@@ -1,8 +1,10 @@
 """A T-GEM's folder: what is saved is loaded again bit for bit, and what is wrong is said in one line."""
 
+import errno
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -53,6 +55,28 @@ def test_saving_again_replaces_a_t_gem_and_nothing_else(make, saved, tmp_path):
     assert {p.name: p.read_bytes() for p in other.iterdir()} == weights
     with pytest.raises(UserError, match="is a file"):
         make().save_pretrained(folder / "config.json")
+
+
+@pytest.mark.parametrize("which", FILES)
+def test_a_t_gem_survives_an_export_over_it_that_fails(make, saved, tmp_path, monkeypatch, which):
+    folder = shutil.copytree(saved, tmp_path / "g")
+    (folder / ".git").mkdir()
+    (folder / ".git/HEAD").touch()
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    write = Path.write_bytes if which == "model.safetensors" else Path.write_text
+
+    def no_room(path, data, **options):
+        if path.name.startswith(which):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data, **options)
+
+    monkeypatch.setattr(Path, write.__name__, no_room)
+    with pytest.raises(UserError, match="cannot be written .No space left on device.; free space there"):
+        make("fixed").save_pretrained(folder)
+    monkeypatch.undo()
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+    make("fixed").save_pretrained(folder)
+    assert EarlyExitCLIP.from_pretrained(folder).early_exit.policy.name == "fixed" and (folder / ".git/HEAD").exists()
 
 
 def test_what_could_not_be_loaded_is_not_saved(make, saved, tmp_path):

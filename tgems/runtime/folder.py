@@ -7,7 +7,7 @@ README.md            model card (tgems/runtime/model_card.py)
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from torch import Tensor
 from tgems.architectures.open_clip_config import ModelConfig
 from tgems.backbones.load import Backbone, build_backbone, preprocessing
 from tgems.backbones.source import find_source
-from tgems.costs.exit_costs import ExitCosts
 from tgems.errors import UserError, reading
 from tgems.exits.modules import ExitHeads, Gates
 from tgems.exits.saved_modules import BUILDERS, build_module, checked_file, part_of
@@ -27,6 +26,7 @@ from tgems.provenance import commit, digest_file, versions, whole_file, write_js
 from tgems.runtime.early_exit import Calibration, EarlyExit
 from tgems.runtime.model_card import model_card
 from tgems.runtime.saved_config import (
+    CARD,
     CONFIG,
     FORMAT,
     FORMAT_VERSION,
@@ -41,7 +41,10 @@ from tgems.untrusted import read_safetensors
 
 
 def save(backbone: Backbone, early: EarlyExit, folder: Path) -> None:
-    """Write a T-GEM's folder, in place of one that it may hold already; its files are whole, config.json comes last.
+    """Write a T-GEM's folder, in place of one that it may hold already, and leave other files in it alone.
+
+    All files are written under temporary names before the first takes its place, so that a full disk leaves an older
+    T-GEM as it was. config.json comes last: until then, its digest refuses the new tensors.
 
     Raises:
         UserError: The folder holds something else, or the T-GEM holds something that could not be loaded again.
@@ -70,14 +73,13 @@ def save(backbone: Backbone, early: EarlyExit, folder: Path) -> None:
         "model_digest": hashlib.sha256(tensors).hexdigest(),
         "recorded": {"versions": versions(), "commit": commit()},
     }
-    check_config(config, folder)  # before an older T-GEM is replaced
-    with writing(folder, folder):
-        (folder / CONFIG).unlink(missing_ok=True)  # until the new one stands, there is no T-GEM here
-    with whole_file(folder / TENSORS) as partial:
-        partial.write_bytes(tensors)
-    write_text(folder / "README.md", model_card(early, backbone))
-    # Not sorted: the first of the calibrations is the default, which a JSON object keeps by its order alone.
-    write_json(folder / CONFIG, config, sort_keys=False)
+    check_config(config, folder)
+    with ExitStack() as stack:  # the last file that is entered is the first to take its place
+        described, card, weights = (stack.enter_context(whole_file(folder / name)) for name in (CONFIG, CARD, TENSORS))
+        weights.write_bytes(tensors)
+        write_text(card, model_card(early, backbone))
+        # Not sorted: the first of the calibrations is the default, which a JSON object keeps by its order alone.
+        write_json(described, config, sort_keys=False)
 
 
 def check_free(folder: Path) -> None:
@@ -249,7 +251,7 @@ def _early_exit(config: SavedConfig, folder: Path, policy: Policy) -> EarlyExit:
     return EarlyExit(
         policy=policy,
         rate_target=config.rate_target,
-        costs=ExitCosts(**config.costs.model_dump()),
+        costs=config.costs.costs(),
         heads=heads if isinstance(heads, ExitHeads) else None,
         gates=gates if isinstance(gates, Gates) else None,
         calibrations={name: Calibration(**point.model_dump()) for name, point in config.calibrations.items()},

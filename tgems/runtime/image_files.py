@@ -2,6 +2,7 @@
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -11,51 +12,73 @@ from tgems.data.decoding import UNREADABLE, open_rgb
 from tgems.data.tar_index import IMAGE_SUFFIXES, Entry, index_shard, read_image
 from tgems.errors import UserError, reading, reason
 
-Named = tuple[str, Entry | None]
-"""Name of an image, and its place in a tar or None."""
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image in a file of its own, or a sample of a tar.
+
+    Attributes:
+        path: The file or the tar.
+        entry: Sample of the tar, or None.
+    """
+
+    path: Path
+    entry: Entry | None = None
+
+    @property
+    def name(self) -> str:
+        """Path, or `TAR::KEY`."""
+        return str(self.path) if self.entry is None else f"{self.path}::{self.entry.key}"
+
+    def state(self) -> tuple[str, int, int]:
+        """Return name, size in bytes and time of the last change in ns; zeros if it is gone."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return self.name, 0, 0
+        return self.name, found.st_size, found.st_mtime_ns
 
 
 class ImageFiles(Dataset):
     """Images by place: place and preprocessed image `[3, h, w]`, or place and the reason why it cannot be read."""
 
-    def __init__(self, names: Sequence[Named], preprocess: Callable):
-        self.names, self.preprocess = names, preprocess
+    def __init__(self, images: Sequence[ImageFile], preprocess: Callable):
+        self.images, self.preprocess = images, preprocess
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.images)
 
     def __getitem__(self, place: int) -> tuple[int, Tensor | str]:
-        name, entry = self.names[place]
+        path, entry = self.images[place].path, self.images[place].entry
         if entry is not None and entry.problem:
             return place, entry.problem
         try:
-            data = Path(name).read_bytes() if entry is None else read_image(Path(name.partition("::")[0]), entry)
-            image = open_rgb(data)
+            image = open_rgb(path.read_bytes() if entry is None else read_image(path, entry))
         except UNREADABLE as error:
             return place, f"cannot be read ({reason(error)})"
         return place, self.preprocess(image)
 
 
-def find_images(words: Sequence[str]) -> list[Named]:
+def find_images(words: Sequence[str]) -> list[ImageFile]:
     """Find the images that files, folders, globs and tars name, in order, each once.
 
     Raises:
         UserError: A word names nothing, or a file of unknown kind.
     """
-    found: dict[str, Entry | None] = {}
+    found: dict[str, ImageFile] = {}
     for word in words:
         with reading(word, "check the name, and that you may read it"):
             paths = [Path(word)] if Path(word).exists() else [Path(p) for p in sorted(glob.glob(word, recursive=True))]
         if not paths:
             raise UserError(f"{word}: there is no such file, folder or match")
         for path in paths:
-            found |= dict(_images_of(path))
+            found |= {image.name: image for image in _images_of(path)}
     if not found:
         raise UserError(f"{' '.join(words)}: no image ({', '.join(IMAGE_SUFFIXES)}) and no tar with images")
-    return list(found.items())
+    return list(found.values())
 
 
-def _images_of(path: Path) -> Iterator[Named]:
+def _images_of(path: Path) -> Iterator[ImageFile]:
     suffix = path.suffix.lower().removeprefix(".")
     if path.is_dir():
         for inner in sorted(path.rglob("*")):
@@ -63,8 +86,8 @@ def _images_of(path: Path) -> Iterator[Named]:
                 yield from _images_of(inner)
     elif suffix == "tar":
         for entry in index_shard(path):
-            yield f"{path}::{entry.key}", entry
+            yield ImageFile(path, entry)
     elif suffix in IMAGE_SUFFIXES:
-        yield str(path), None
+        yield ImageFile(path)
     else:
         raise UserError(f"{path}: not an image ({', '.join(IMAGE_SUFFIXES)}), folder or tar")

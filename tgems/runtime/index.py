@@ -1,4 +1,4 @@
-"""Encode images into a Parquet file, and search it. Reads images and tars; writes one whole file, resumable.
+"""Encode images into a Parquet file that can be searched. Reads images and tars; writes one whole file, resumable.
 
 Columns: image (path, or `tar::key`), exit_block, rate, embedding, and what made it: backbone, tgem (digests), policy,
 calibration, model (folder or hub id).
@@ -6,8 +6,9 @@ calibration, model (folder or hub id).
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 import torch
+from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader
 
-from tgems.errors import UserError, first_line, reading
-from tgems.provenance import digest_json, digest_tensors, read_json, whole_file, write_json
+from tgems.errors import UserError, reading
+from tgems.provenance import digest_json, digest_tensors, read_json, whole_file, write_json, writing
 from tgems.runtime.folder import tensors_of
-from tgems.runtime.image_files import ImageFiles, Named
+from tgems.runtime.image_files import ImageFile, ImageFiles
 from tgems.runtime.model import EarlyExitCLIP
 
 pc: Any = pyarrow.compute  # its functions are made at run time, so that type checkers do not know them
@@ -32,9 +34,9 @@ SCHEMA = pa.schema(
         ("exit_block", pa.int64()),
         ("rate", pa.float64()),
         ("embedding", pa.list_(pa.float32())),
-        ("reason", pa.string()),
     ]
 )
+STATE = b"images"  # key of a part's metadata: digest of names, sizes and times of change of its images
 INDEX = pa.schema(
     [
         *(("image", pa.string()), ("exit_block", pa.int64()), ("embedding", pa.list_(pa.float32()))),
@@ -57,10 +59,45 @@ def _as_is(batch: list) -> list:
     return batch
 
 
+@dataclass(frozen=True)
+class _Encoder:
+    """Encodes images of a part; one that cannot be read ends it, or is left out, with its reason kept for this run."""
+
+    model: EarlyExitCLIP
+    batch_size: int
+    workers: int
+    skip_bad: bool
+    advance: Callable[[int], None]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def rows(self, images: Sequence[ImageFile]) -> list[dict]:
+        """Encode images, and return a row for each that can be read."""
+        model = self.model
+        device, rates, blocks = model.logit_scale.device, model.rates, model.early_exit.costs.blocks
+        dataset = ImageFiles(images, model.preprocess)
+        rows = []
+        for batch in DataLoader(dataset, batch_size=self.batch_size, num_workers=self.workers, collate_fn=_as_is):
+            bad = {images[place].name: reason for place, reason in batch if isinstance(reason, str)}
+            if bad and not self.skip_bad:
+                name, reason = next(iter(bad.items()))
+                raise UserError(f"{name}: {reason}; fix it, or leave it out with --skip-bad")
+            self.left_out.update(bad)
+            good = [(place, image) for place, image in batch if not isinstance(image, str)]
+            if good:
+                encoded = model.encode_image(torch.stack([image for _, image in good]).to(device), return_exits=True)
+                exits, embeddings = encoded.exits.tolist(), encoded.embeddings.cpu().numpy()
+                rows += [
+                    {"image": images[p].name, "exit_block": blocks[e], "rate": rates[e], "embedding": z}
+                    for (p, _), e, z in zip(good, exits, embeddings, strict=True)
+                ]
+            self.advance(len(batch))
+        return rows
+
+
 def encode_images(
     model: EarlyExitCLIP,
     name: str,
-    images: Sequence[Named],
+    images: Sequence[ImageFile],
     out: Path,
     batch_size: int = 64,
     workers: int = 0,
@@ -69,8 +106,9 @@ def encode_images(
 ) -> Done:
     """Encode images into a Parquet file, in their order.
 
-    Parts of about a thousand images are kept in `{out}.parts` until the file is whole; a run with the same model and
-    images, by name, goes on after the last part.
+    Parts of about a thousand images are kept in `{out}.parts` until the file is whole. A run with the same model and
+    the same names goes on from them: it encodes what is missing, what could not be read before, and all images of a
+    part with one whose size or time of change is another now.
 
     Args:
         model: T-GEM, on its device.
@@ -83,7 +121,8 @@ def encode_images(
         advance: Called with the number of further images that are done.
 
     Raises:
-        UserError: The policy looks at texts; an image cannot be read; none can; or parts of another run are in the way.
+        UserError: The policy looks at texts; an image cannot be read; none can; another process writes the file; or
+            parts of another run are in the way.
     """
     if model.early_exit.policy.needs_bank:
         raise UserError(
@@ -93,32 +132,71 @@ def encode_images(
     if os.path.isdir(out):
         raise UserError(f"{out}: a folder; name a Parquet file to write")
     origin, parts = origin_of(model), out.with_name(f"{out.name}.parts")
-    wanted = {"origin": origin, "images": digest_json([n for n, _ in images])}
-    if os.path.isfile(parts / "run.json") and read_json(parts / "run.json") != wanted:
-        raise UserError(f"{parts}: holds parts of another model or of other images; delete it, or choose another --out")
-    write_json(parts / "run.json", wanted)
+    wanted = {"origin": origin, "images": digest_json([image.name for image in images])}
+    encoder = _Encoder(model, batch_size, workers, skip_bad, advance)
+    with _alone(out, parts):
+        if os.path.isfile(parts / "run.json") and read_json(parts / "run.json") != wanted:
+            raise UserError(
+                f"{parts}: holds parts of another model or of other images; delete it, or choose another --out"
+            )
+        try:
+            write_json(parts / "run.json", wanted)
+            for start in range(0, len(images), PART):
+                _complete(parts / f"{start // PART:06}.parquet", images[start : start + PART], encoder)
+        finally:
+            if not any(parts.glob("*.parquet")):  # there is nothing to go on from
+                shutil.rmtree(parts, ignore_errors=True)
+        return _join(parts, out, origin | {"model": name}, list(encoder.left_out.items()))
+
+
+@contextmanager
+def _alone(out: Path, parts: Path) -> Iterator[None]:
+    """Hold a lock while an index is written.
+
+    Raises:
+        UserError: Another process holds it.
+    """
+    with writing(out, parts):
+        parts.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(parts / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"{out}: another process is writing it; wait until that one has ended, or choose another --out"
+            ) from None
     try:
-        for start in range(0, len(images), PART):
-            batch, part = images[start : start + PART], parts / f"{start // PART:06}.parquet"
-            if os.path.isfile(part):
-                advance(len(batch))
-                continue
-            with whole_file(part) as partial:
-                pq.write_table(_encode_part(model, batch, batch_size, workers, skip_bad, advance), partial)
+        yield
     finally:
-        if not any(parts.glob("*.parquet")):  # there is nothing to go on from
-            shutil.rmtree(parts, ignore_errors=True)
-    return _join(parts, out, origin | {"model": name})
+        lock.release()
 
 
-def _join(parts: Path, out: Path, columns: dict[str, str]) -> Done:
+def _complete(part: Path, images: Sequence[ImageFile], encoder: _Encoder) -> None:
+    """Write a part, or add to it what is missing, unless one of its images has changed since it was written."""
+    state = digest_json([image.state() for image in images])
+    rows = {}
+    if os.path.isfile(part):
+        with reading(part, "delete it and run again", pa.ArrowException):
+            table = pq.ParquetFile(part).read()
+        if (table.schema.metadata or {}).get(STATE) == state.encode():
+            rows = {row["image"]: row for row in table.to_pylist()}
+    missing = [image for image in images if image.name not in rows]
+    encoder.advance(len(images) - len(missing))
+    if not missing:
+        return
+    rows |= {row["image"]: row for row in encoder.rows(missing)}
+    ordered = [rows[image.name] for image in images if image.name in rows]
+    with whole_file(part) as partial:
+        pq.write_table(pa.Table.from_pylist(ordered, SCHEMA.with_metadata({STATE: state})), partial)
+
+
+def _join(parts: Path, out: Path, columns: dict[str, str], left_out: list[tuple[str, str]]) -> Done:
     """Make one whole file of all parts, and delete them."""
     with reading(parts, "delete it and run again", pa.ArrowException):
-        table = pa.concat_tables([pq.read_table(p) for p in sorted(parts.glob("*.parquet"))])
-    bad = pc.is_valid(table["reason"])
-    left_out = [(r["image"], r["reason"]) for r in table.filter(bad).select(["image", "reason"]).to_pylist()]
-    table = table.filter(pc.invert(bad)).drop_columns(["reason"])
+        table = pa.concat_tables([pq.ParquetFile(p).read() for p in sorted(parts.glob("*.parquet"))])
+    table = table.replace_schema_metadata(None)
     if not len(table):
+        shutil.rmtree(parts)
         raise UserError(f"{left_out[0][0]}: {left_out[0][1]}; none of {len(left_out)} images can be read, fix them")
     for column, value in columns.items():
         table = table.append_column(column, pa.array([value] * len(table), pa.string()))
@@ -126,34 +204,6 @@ def _join(parts: Path, out: Path, columns: dict[str, str]) -> Done:
         pq.write_table(table, partial)
     shutil.rmtree(parts)
     return Done(len(table), pc.mean(table["rate"]).as_py(), left_out)
-
-
-def _encode_part(
-    model: EarlyExitCLIP,
-    images: Sequence[Named],
-    batch_size: int,
-    workers: int,
-    skip_bad: bool,
-    advance: Callable[[int], None],
-) -> pa.Table:
-    device, rates, blocks = model.logit_scale.device, model.rates, model.early_exit.costs.blocks
-    dataset = ImageFiles(images, model.preprocess)
-    rows = []
-    for batch in DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=_as_is):
-        bad = [(images[place][0], reason) for place, reason in batch if isinstance(reason, str)]
-        if bad and not skip_bad:
-            raise UserError(f"{bad[0][0]}: {bad[0][1]}; fix it, or leave it out with --skip-bad")
-        rows += [{"image": name, "reason": reason} for name, reason in bad]
-        good = [(place, image) for place, image in batch if not isinstance(image, str)]
-        if good:
-            encoded = model.encode_image(torch.stack([image for _, image in good]).to(device), return_exits=True)
-            exits, embeddings = encoded.exits.tolist(), encoded.embeddings.cpu().numpy()
-            rows += [
-                {"image": images[p][0], "exit_block": blocks[e], "rate": rates[e], "embedding": z}
-                for (p, _), e, z in zip(good, exits, embeddings, strict=True)
-            ]
-        advance(len(batch))
-    return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def origin_of(model: EarlyExitCLIP) -> dict[str, str]:
@@ -166,78 +216,3 @@ def origin_of(model: EarlyExitCLIP) -> dict[str, str]:
         "calibration": model.calibration,
         "max_rate": "none" if model.max_rate is None else f"{model.max_rate:g}",
     }
-
-
-def search_index(
-    text: str,
-    index: Sequence[Path],
-    model: str | None = None,
-    k: int = 10,
-    backbone: str | None = None,
-    tokenizer: str | None = None,
-    trust_policy_file: Path | None = None,
-) -> tuple[list[tuple[float, str, int]], list[str]]:
-    """Find the best images of an index for a text.
-
-    Args:
-        text: What to look for.
-        index: Parquet files of `encode_images`.
-        model: Folder or hub id; None for the one that the index names.
-        k: Results.
-        backbone: Where to read it from instead of the T-GEM's own reference.
-        tokenizer: See `tgems.runtime.folder.load`.
-        trust_policy_file: See `tgems.runtime.folder.load`.
-
-    Returns:
-        (score, image, exit block) best first; and warnings where embeddings are of mixed or other origin.
-
-    Raises:
-        UserError: A file is missing, empty or no index, or embeddings differ in length.
-    """
-    table = pa.concat_tables([_read_index(path) for path in index])
-    warnings = []
-    for column in ORIGIN:
-        values = sorted(table[column].unique().to_pylist())
-        if len(values) > 1:
-            short = ", ".join(v[:12] for v in values)
-            warnings.append(f"the index mixes {len(values)} values of {column} ({short}): scores are not comparable")
-    model = model or table["model"][0].as_py()
-    loaded = EarlyExitCLIP.from_pretrained(
-        model, backbone=backbone, tokenizer=tokenizer, trust_policy_file=trust_policy_file
-    )
-    dim = loaded.early_exit.costs.embed_dim
-    if pc.list_value_length(table["embedding"]).unique().to_pylist() != [dim]:
-        raise UserError(
-            f"the index holds embeddings that are not of {dim} numbers, as the text's; encode all images anew"
-        )
-    if table["backbone"].unique().to_pylist() != [loaded.backbone.weights_digest]:
-        warnings.append(f"the text is encoded by {loaded.backbone.weights_digest[:12]}, not by the index's backbone")
-    query = loaded.encode_text(loaded.tokenizer([text]), normalize=True)[0]
-    embeddings = torch.from_dlpack(pc.list_flatten(table["embedding"]).combine_chunks())
-    scores = embeddings.view(-1, dim) @ query
-    best = scores.topk(min(k, len(scores)))
-    found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return [(s, table["image"][i].as_py(), table["exit_block"][i].as_py()) for s, i in found], warnings
-
-
-def _read_index(path: Path) -> pa.Table:
-    way_out = f"make it with `tgems encode IMAGES --model FOLDER --out {path.with_suffix('.parquet')}`"
-    with reading(path, way_out):
-        if not path.is_file():
-            raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'missing'}; {way_out}")
-    try:
-        with reading(path, way_out):
-            table = pq.ParquetFile(path).read()  # `pq.read_table` imports pandas
-    except pa.ArrowException as error:
-        raise UserError(f"{path}: not a Parquet file ({first_line(error)}); {way_out}") from error
-    if missing := [name for name in INDEX.names if name not in table.column_names]:
-        raise UserError(f"{path}: not an index of `tgems encode`: it has no column {missing[0]!r}")
-    try:
-        table = table.select(INDEX.names).cast(INDEX)
-    except pa.ArrowException as error:
-        raise UserError(f"{path}: not an index of `tgems encode`: {first_line(error)}") from error
-    empty = [name for name in INDEX.names if table[name].null_count]
-    if empty or not len(table):
-        what = f"column {empty[0]!r} has empty cells" if empty else "it is empty"
-        raise UserError(f"{path}: not an index of `tgems encode`: {what}")
-    return table
