@@ -66,7 +66,8 @@ def why_not() -> str | None:
 
 @contextmanager
 def cluster(folder: Path, cores: int) -> Iterator[dict[str, str]]:
-    """Start a cluster in a new folder; yield the environment in which Slurm's commands find it, and end it."""
+    """Start a cluster in a new folder; yield the environment in which Slurm's commands find it; end its jobs, and
+    then the daemons, also when the test fails."""
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir(parents=True)
     key, config, srun = folder / "munge.key", folder / "slurm.conf", folder / "bin/srun"
@@ -87,9 +88,11 @@ def cluster(folder: Path, cores: int) -> Iterator[dict[str, str]]:
         for daemon in ("slurmd", "slurmctld"):  # ended in the opposite order: slurmctld would wait for an absent slurmd
             stack.enter_context(_running([daemon, "-D", "-c", "-f", str(config)], folder, environment))
         _wait(lambda: "idle" in slurm(environment, "sinfo", "-h", "-o", "%T"), folder, "slurmctld and slurmd")
-        yield environment
-        slurm(environment, "scancel", "--user", "root")
-        _wait(lambda: not slurm(environment, "squeue", "-h"), folder, "the end of all jobs")
+        try:
+            yield environment
+        finally:
+            slurm(environment, "scancel", "--user", "root")
+            _wait(lambda: not slurm(environment, "squeue", "-h"), folder, "the end of all jobs")
 
 
 def slurm(environment: dict[str, str], *command: str) -> str:
