@@ -74,7 +74,7 @@ def parse_part(text: str, place: str) -> Part:
 
 @cache
 def given() -> dict[str, dict]:
-    """Return the data sets that are known by name: their source, revision, task, splits and licence."""
+    """Return the data sets that are known by name: their source, revision, task, splits, images and licence."""
     return yaml.safe_load(Path(__file__).with_name("given.yaml").read_text())
 
 
@@ -105,7 +105,7 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
     if "source" not in entry:
         if name not in given():
             raise UserError(f"{place} has no source, and {name!r} is not a known name; {nearest(name, given())}")
-        known = {key: value for key, value in given()[name].items() if key != "licence"}
+        known = {key: value for key, value in given()[name].items() if key not in ("licence", "images")}
         entry = known | entry | {"splits": known["splits"] | entry["splits"]}
     if "task" not in entry:
         raise UserError(f"{place} has no task; set task: zeroshot_classification or zeroshot_retrieval")
