@@ -10,8 +10,10 @@ LABEL org.opencontainers.image.title="tgems" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${COMMIT}"
 
+# The user that --user names may have no entry in /etc/passwd, where Python would look up what is not said here.
 ENV PYTHONUNBUFFERED=1 \
-    HOME=/home/tgems
+    HOME=/home/tgems \
+    USER=tgems
 WORKDIR /tgems
 
 # git reads the commit of a checkout that is mounted over /tgems.
@@ -31,8 +33,8 @@ COPY . .
 RUN pip install --no-cache-dir --no-deps --editable . \
     && printf '%s\n' "${COMMIT}" > tgems/COMMIT \
     && useradd --uid 1000 --no-create-home --home-dir /home/tgems tgems \
-    && mkdir --parents results data /home/tgems \
-    && chmod 1777 . results data /home/tgems
+    && mkdir --parents results data /home/tgems/.cache \
+    && chmod 1777 . results data /home/tgems /home/tgems/.cache
 
 USER 1000
 CMD ["snakemake", "--cores", "all"]
