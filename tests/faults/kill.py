@@ -53,6 +53,7 @@ class Kill:
     differing: list[str]
     left: list[str]
     problem: str = ""
+    late: bool = False
 
     @property
     def recovered(self) -> bool:
@@ -60,7 +61,7 @@ class Kill:
 
     def __str__(self) -> str:
         state = "recovered" if self.recovered else (self.problem or "differs")
-        rules = ", ".join(self.rules) or "none"
+        rules = "the run had ended" if self.late else ", ".join(self.rules) or "none"
         return f"{self.number:>4}  {self.way:<34} {self.moment:>6.1f}  {len(self.differing):>6}  {state:<12} {rules}"
 
 
@@ -170,6 +171,7 @@ def one(
         if way.endswith("race"):
             race(project, runs, row, way == "write race")
         else:
+            row.late = runs[0].ended()
             row.rules = [job.rule for job in kill(runs[0], way)]
             if again:
                 row.way += ", twice"
@@ -245,7 +247,10 @@ def main() -> None:
         progress(f"\nkill {row.number}, {row.way}: {row.problem or 'results differ'}; its run is in {folder}")
         for name in row.differing + row.left:
             progress(f"  {name}")
-    progress(f"\n{len(rows) - len(lost)} of {len(rows)} killed runs gave the results of the reference")
+    late = sum(row.late for row in rows)
+    progress(
+        f"\n{len(rows) - len(lost)} of {len(rows)} runs gave the results of the reference; {late} ended before the kill"
+    )
     sys.exit(1 if lost else 0)
 
 
