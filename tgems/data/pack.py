@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tgems.data.decoding import UNREADABLE, open_rgb
+from tgems.data.decoding import ImageError, open_rgb
 from tgems.data.tar_index import IMAGE_SUFFIXES
 from tgems.data.webdataset import Prompts, Sample, read_prompts, write_prompts, write_split
 from tgems.errors import UserError, nearest, reading, reason
@@ -161,7 +161,7 @@ def _samples(
                 raise UserError(f"{place}: there is no image {path}")
             data = path.read_bytes()
             open_rgb(data)
-        except UNREADABLE as error:
+        except (OSError, ImageError) as error:
             raise UserError(f"{place}: image {path} cannot be read ({reason(error)})") from error
         values = tuple(" ".join(value.split()) for value in group[content])
         key = f"s{count:07d}"
