@@ -13,10 +13,9 @@ from pathlib import Path
 from tgems.data.dataset_entries import Part
 from tgems.data.network import network_errors
 from tgems.data.tar_index import check_end
-from tgems.data.webdataset import MOST_DIGITS
+from tgems.data.text_files import read_shard_count
 from tgems.errors import UserError
 from tgems.provenance import digest_file, read_json, write_json, writing
-from tgems.untrusted import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,8 @@ class HubCopy:
         """
         count_file = f"{part.folder}/nshards.txt"
         self._complete([*prompts, count_file])
-        shards = part.pick([f"{part.folder}/{i}.tar" for i in range(self._count(count_file))], self.place)
+        count = read_shard_count(self.root / count_file, "delete it and run again")
+        shards = part.pick([f"{part.folder}/{i}.tar" for i in range(count)], self.place)
         files = {file["path"]: file for file in self._complete([*prompts, count_file, *shards])}
         return [files[path] for path in shards], [files[path] for path in prompts]
 
@@ -122,12 +122,6 @@ class HubCopy:
             file.rfilename: Remote(file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
             for file in info.siblings or ()
         }
-
-    def _count(self, path: str) -> int:
-        text = read_text(self.root / path, "delete it and run again")
-        if not text.strip().isdecimal() or len(text.strip()) > MOST_DIGITS:
-            raise UserError(f"{self.root / path}: {text!r:.40} is not a number of shards; delete it and run again")
-        return int(text)
 
     def _record_file(self, path: str) -> Path:
         return self.root / ".tgems" / f"{path}.json"

@@ -33,7 +33,7 @@ def load_pairs(split: Path) -> tuple[torch.Tensor, list[tuple[str, ...]]]:
     """
     images, captions = [], []
     for path in tqdm(shard_paths(split), desc="decode", unit="shard", mininterval=5):
-        for sample in read_shard(path):
+        for sample in read_shard(path, "zeroshot_retrieval"):
             images.append(np.asarray(open_rgb(sample.image)))
             captions.append(sample.captions)
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), captions

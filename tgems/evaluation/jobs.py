@@ -129,7 +129,7 @@ def run_evaluation(
     validation = from_frame(pd.read_parquet(curves))
     before = validation if first == "in_domain" else {}
     names = {k: about[k] for k in ("backbone", "variant", "dataset")}
-    shown = gallery(pick_row(rows, first, chosen), features.samples, costs.blocks, SplitFiles.of(Path(images)))
+    shown = gallery(pick_row(rows, first, chosen), features, costs.blocks, SplitFiles.of(Path(images), about["task"]))
     under = [
         areas(found, seen, sources, names).assign(score_normalisation=label)
         for label, found, seen in (("none", own, before), ("querybank", normalised, {}))
