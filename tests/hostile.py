@@ -1,5 +1,6 @@
 """Canaries: code that writes a file when it runs, in the forms in which data can carry code."""
 
+import copy
 import json
 import pickle
 from pathlib import Path
@@ -102,6 +103,20 @@ def places(value, place=()):
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in inner:
         yield from places(part, (*place, key))
+
+
+def changes(value):
+    """Copies of a JSON value with a part taken away or replaced by something odd; of lists, the first and last part."""
+    odd = (None, -1, 10**400, "word", [], {"a": {}})
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        if isinstance(value, list) and key not in (0, len(value) - 1):
+            continue
+        less = copy.copy(value)
+        del less[key]
+        yield less
+        for other in (*odd, *changes(part)):
+            yield {**value, key: other} if isinstance(value, dict) else [*value[:key], other, *value[key + 1 :]]
 
 
 anything = st.recursive(

@@ -5,7 +5,8 @@ from conftest import DEMO, options, variant
 from toy import toy_pairs
 
 from tgems.backbones.references import model_config
-from tgems.costs.exit_costs import module_costs, write_costs
+from tgems.costs.exit_costs import module_costs
+from tgems.costs.saved_costs import write_costs
 from tgems.exits.head_training import cross_fit, embed, embed_out_of_fold, train_heads
 from tgems.exits.saved_modules import load_folds
 from tgems.exits.training_jobs import Training, run_heads

@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 
 from tgems.backbones.references import model_config
 from tgems.config.training import ConfidenceTraining
-from tgems.costs.exit_costs import module_costs, write_costs
+from tgems.costs.exit_costs import module_costs
+from tgems.costs.saved_costs import write_costs
 from tgems.data.webdataset import SplitFiles
 from tgems.exits.training_jobs import run_gates, run_heads, run_image_gates, run_lookahead
 from tgems.features.cache import load_features

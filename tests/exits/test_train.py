@@ -5,7 +5,8 @@ from toy import toy_pairs
 
 from tgems.backbones.references import model_config
 from tgems.config.training import ConfidenceTraining
-from tgems.costs.exit_costs import ExitCosts, module_costs, write_costs
+from tgems.costs.exit_costs import ExitCosts, module_costs
+from tgems.costs.saved_costs import write_costs
 from tgems.errors import UserError
 from tgems.exits.bank_gate_training import draw_bank_examples, train_bank_gates, worth_of_going_on
 from tgems.exits.head_training import embed, train_confidence_gates, train_heads

@@ -3,7 +3,7 @@
 import pytest
 from faults.breaking import check_line
 
-from tgems.costs.exit_costs import read_costs
+from tgems.costs.saved_costs import read_costs
 from tgems.data.tar_index import index_shard
 from tgems.data.webdataset import shard_paths
 from tgems.errors import UserError
@@ -18,7 +18,10 @@ DOORS = {
     "JSON that is a folder": (lambda p: read_json(p), "cannot be read (Is a directory)"),
     "JSON in other bytes": (lambda p: read_json(p / "binary.json"), "binary.json: not valid JSON"),
     "JSON that is a list": (lambda p: read_json(p / "list.json"), "list.json: not a JSON object"),
-    "costs of another version": (lambda p: read_costs(p / "costs.json"), "costs.json: holds no costs as this version"),
+    "costs of another version": (
+        lambda p: read_costs(p / "costs.json"),
+        "costs.json: key 'encoder' is missing at costs",
+    ),
     "features without keys": (lambda p: load_features(p / "features"), "features: manifest.json has no key 'blocks'"),
     "features that are a file": (lambda p: load_features(p / "list.json"), "list.json: no manifest.json"),
     "a missing shard": (lambda p: index_shard(p / "0.tar"), "0.tar: cannot be read (No such file or directory)"),

@@ -10,8 +10,9 @@ from tgems.architectures.catalog import architecture
 from tgems.backbones.load import build_image_tower
 from tgems.backbones.references import model_config
 from tgems.costs.closed_form import BANK_FEATURES, encoder_cost
-from tgems.costs.exit_costs import module_costs, read_costs
+from tgems.costs.exit_costs import module_costs
 from tgems.costs.exit_layout import exit_blocks
+from tgems.costs.saved_costs import read_costs
 from tgems.errors import UserError
 from tgems.exits.bank_modules import BankGates
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates

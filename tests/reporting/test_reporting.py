@@ -10,7 +10,8 @@ from PIL import Image
 from tgems.backbones.references import model_config
 from tgems.config.run import ALL_POLICIES
 from tgems.costs.closed_form import encoder_cost
-from tgems.costs.exit_costs import module_costs, write_costs
+from tgems.costs.exit_costs import module_costs
+from tgems.costs.saved_costs import write_costs
 from tgems.evaluation.tradeoff import COLUMNS
 from tgems.reporting.figures import FIGURES, plot_figure
 from tgems.reporting.tables import ablations, decide, make_tables, summary

@@ -16,16 +16,16 @@ from PIL import Image
 from tgems.backbones.references import model_config
 from tgems.config.run import ALL_POLICIES
 from tgems.config.training import ConfidenceTraining, RouterTraining
-from tgems.costs.exit_costs import GATES, module_costs, read_costs, write_costs
+from tgems.costs.exit_costs import GATES, module_costs
+from tgems.costs.saved_costs import read_costs, write_costs
 from tgems.data.webdataset import read_shard, shard_paths
 from tgems.evaluation.jobs import run_evaluation, run_thresholds
 from tgems.evaluation.split import Split, Trained
-from tgems.evaluation.thresholds import from_json
+from tgems.evaluation.thresholds import read_thresholds
 from tgems.exits.training_jobs import run_gates, run_heads, run_image_gates, run_lookahead
 from tgems.features.cache import load_features
 from tgems.policies.interface import OperatingPoint
 from tgems.policies.registry import POLICIES, find_policies
-from tgems.provenance import read_json
 from tgems.reporting.run_record import write_provenance
 from tgems.runtime.export import from_results
 
@@ -156,7 +156,7 @@ def known(request, results, own_policy, split_of, demo_data, demo_features, demo
     """A data set: its images `[n, 3, h, w]`, and what the harness says of every policy's exits and embeddings."""
     dataset = request.param
     split, raw = split_of(demo_features / dataset)
-    fits = from_json(read_json(results / f"evaluation/demo/default/{dataset}/thresholds.json"))
+    fits = read_thresholds(results / f"evaluation/demo/default/{dataset}/thresholds.json", split.costs).thresholds
     points = {f.policy: f.point for f in fits if f.point.rate_target is not None}
     points["fixed"] = points["fixed_raw"] = OperatingPoint(exit=2)
     policies = POLICIES | find_policies([own_policy])

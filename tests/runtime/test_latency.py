@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tgems.backbones.references import model_config
 from tgems.config.run import LatencyOptions
-from tgems.costs.exit_costs import module_costs, write_costs
+from tgems.costs.exit_costs import module_costs
+from tgems.costs.saved_costs import write_costs
 from tgems.errors import UserError
 from tgems.runtime import latency
 from tgems.runtime.engine import encode_early

@@ -1,9 +1,7 @@
 """Cost of leaving at an exit, by what a policy evaluates on the way (docs/method.md#policies)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +19,6 @@ from tgems.costs.closed_form import (
 )
 from tgems.costs.exit_layout import exit_blocks, grid_of, summary_dim
 from tgems.errors import UserError
-from tgems.provenance import read_json, write_json
 
 GATES = ("image", "bank", "confidence", "variance", "router")
 """Kinds of trained gates, which are also the names of the folders that they are saved in."""
@@ -177,27 +174,3 @@ def check_targets(costs: ExitCosts, rate_targets: Sequence[float], owner: str) -
                 f"config: rate target {target} is below the cheapest exit of {owner}: with its gate and head it costs "
                 f"{cheapest:.3f} of the encoder; raise the target"
             )
-
-
-def write_costs(path: Path, costs: ExitCosts, rest: dict) -> None:
-    """Write costs as JSON, with the keys of `rest` beside them."""
-    write_json(path, {"costs": asdict(costs)} | rest)
-
-
-def read_costs(path: Path) -> ExitCosts:
-    """Read the costs in a file of `write_costs`.
-
-    Raises:
-        UserError: The file is missing or damaged, or an earlier version of tgems wrote it.
-    """
-    profile = read_json(path)
-    if not isinstance(profile.get("costs"), dict) or profile["costs"].keys() != {f.name for f in fields(ExitCosts)}:
-        raise UserError(f"{path}: holds no costs as this version of tgems writes them; delete it and run again")
-    return costs_from(profile)
-
-
-def costs_from(profile: dict) -> ExitCosts:
-    """Return the costs in a mapping that `write_costs` wrote."""
-    costs: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in profile["costs"].items()}
-    costs["gates"] = {kind: tuple(macs) for kind, macs in costs["gates"].items()}
-    return ExitCosts(**costs)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tgems.config.run import QueryBankOptions
-from tgems.costs.exit_costs import ExitCosts, read_costs
+from tgems.costs.exit_costs import ExitCosts
+from tgems.costs.saved_costs import read_costs
 from tgems.data.webdataset import SplitFiles
 from tgems.evaluation.contributions import contributions
 from tgems.evaluation.curves import Curves, as_frame, curves_of, from_frame
@@ -20,12 +21,12 @@ from tgems.evaluation.precision import precision_change
 from tgems.evaluation.query_bank import QueryBank, candidates, choose_query_bank, draw_captions
 from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.split import Split, Trained
-from tgems.evaluation.thresholds import as_json, fit_policies, from_json, usable
+from tgems.evaluation.thresholds import SavedThresholds, as_json, fit_policies, read_thresholds, usable
 from tgems.evaluation.tradeoff import tradeoff
 from tgems.evaluation.uncertainty import SharedSources
 from tgems.evaluation.wins import areas, of_other_domain, wins
 from tgems.exits.module_folders import joint_guidance
-from tgems.features.cache import COMPARED, IN_MEMORY_GB, SCHEMA_VERSION, FeatureSet, load_captions, load_features
+from tgems.features.cache import IN_MEMORY_GB, SCHEMA_VERSION, FeatureSet, load_captions, load_features
 from tgems.policies.interface import Policy, require_index_safe
 from tgems.policies.registry import find_policies
 from tgems.provenance import commit, read_json, versions, whole_file, write_json
@@ -106,19 +107,18 @@ def run_evaluation(
         directions: Directions of retrieval to report.
         in_memory_gb: See `load_features`.
     """
-    fixed = {calibration: read_json(Path(path)) for calibration, path in thresholds.items()}
-    first = next(iter(fixed))
-    like = {"schema_version": SCHEMA_VERSION} | {k: v for k, v in fixed[first].items() if k in COMPARED}
     costs = read_costs(Path(macs))
+    fixed = {calibration: read_thresholds(Path(path), costs) for calibration, path in thresholds.items()}
+    first = next(iter(fixed))
+    like = {"schema_version": SCHEMA_VERSION, "weights": fixed[first].weights, "preprocess": fixed[first].preprocess}
     features = load_features(Path(test), like, in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
     chosen = find_policies(policies)
-    fitted = {calibration: from_json(value) for calibration, value in fixed.items()}
     plain = list(splits(features, costs, trained, chosen))
     banks = _fixed_banks(captions[0], features, fixed) if captions and "text_to_image" in directions else {}
     rows: list[Row] = []
     for split in plain:
-        for calibration, points in fitted.items():
-            own = points if calibration == first else [f for f in points if f.point.rate_target is not None]
+        for calibration, saved in fixed.items():
+            own = [f for f in saved.thresholds if calibration == first or f.point.rate_target is not None]
             for seen in with_normalised([split], banks.get(calibration)):
                 rows += policy_rows(seen, chosen, own, calibration, "shuffled" in policies)
                 rows += endpoint_rows(seen) if calibration == first else []
@@ -195,11 +195,11 @@ def _chosen_bank(split: Split, texts: Tensor, rate_targets: list[float], options
     return choose_query_bank(split.embeddings, truth.texts, owners, rates, split.costs.full, found, rate_targets)
 
 
-def _fixed_banks(training: Path | str, features: FeatureSet, fixed: dict[str, dict]) -> dict[str, QueryBank]:
+def _fixed_banks(training: Path | str, features: FeatureSet, fixed: dict[str, SavedThresholds]) -> dict[str, QueryBank]:
     """Build the query bank of each calibration, whose size and beta were chosen together with its thresholds."""
     texts, scale = _bank_captions(training, features), features.manifest["logit_scale"]
-    kept = {calibration: value["query_bank"] for calibration, value in fixed.items() if value["query_bank"]}
-    return {c: QueryBank(texts[: b["query_bank_size"]], b["query_bank_beta"], scale) for c, b in kept.items()}
+    kept = {calibration: value.query_bank for calibration, value in fixed.items() if value.query_bank}
+    return {c: QueryBank(texts[: b.query_bank_size], b.query_bank_beta, scale) for c, b in kept.items()}
 
 
 def _normalised_curves(
@@ -219,13 +219,13 @@ def _reported(frame: pd.DataFrame, directions: list[str]) -> pd.DataFrame:
     return frame if frame.empty else frame[frame["direction"].isin(["classification", *directions])]
 
 
-def _provenance(features: FeatureSet, fixed: dict, trained: Trained) -> dict:
+def _provenance(features: FeatureSet, fixed: dict[str, SavedThresholds], trained: Trained) -> dict:
     return {
         "weights": features.manifest["weights"],
         "test": {key: features.manifest[key] for key in ("n", "shards", "prompts", "skipped")},
         "precision": precision_change(features),
-        "validation": {calibration: value["validation"] for calibration, value in fixed.items()},
-        "query_bank": {calibration: value["query_bank"] for calibration, value in fixed.items()},
+        "validation": {calibration: value.validation for calibration, value in fixed.items()},
+        "query_bank": {c: value.query_bank and value.query_bank.model_dump() for c, value in fixed.items()},
         "modules": {m: read_json(Path(trained.exits, m, "config.json"))["model_digest"] for m in trained.folders},
         "recorded": {"versions": versions(), "commit": commit()},
     }

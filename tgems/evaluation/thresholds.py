@@ -2,14 +2,19 @@
 
 import logging
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+from pydantic import JsonValue
 
 from tgems.costs.exit_costs import ExitCosts
+from tgems.errors import UserError
 from tgems.evaluation.split import Split
 from tgems.evaluation.uncertainty import SharedSources
 from tgems.policies.interface import OperatingPoint, Policy
+from tgems.provenance import RUN_AGAIN
+from tgems.untrusted import Closed, Digest, Size, read_json_as
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +94,40 @@ def as_json(fitted: list[Fitted], manifest: dict, query_bank: dict | None) -> di
     }
 
 
-def from_json(value: dict) -> list[Fitted]:
-    """Restore the operating points from the content of `thresholds.json`."""
-    return [
-        Fitted(**f | {"point": _point(f["point"]), "exit_shares": tuple(f["exit_shares"])}) for f in value["thresholds"]
-    ]
+class ChosenQueryBank(Closed):
+    """Number of captions and inverse temperature of a query bank."""
+
+    query_bank_size: Size
+    query_bank_beta: float
 
 
-def _point(value: dict) -> OperatingPoint:
-    lists: dict[str, Any] = {k: None if value[k] is None else tuple(value[k]) for k in ("visited", "thresholds")}
-    return OperatingPoint(**value | lists)
+class SavedThresholds(Closed):
+    """What `thresholds.json` holds; `as_json` lists it."""
+
+    query_bank: ChosenQueryBank | None
+    thresholds: tuple[Fitted, ...]
+    weights: Digest
+    preprocess: str
+    validation: dict[str, JsonValue]
+
+
+def read_thresholds(path: Path, costs: ExitCosts) -> SavedThresholds:
+    """Read operating points.
+
+    Args:
+        path: `thresholds.json`.
+        costs: Costs of the exits that the points must fit.
+
+    Raises:
+        UserError: The file is missing or damaged, or a point is of other exits.
+    """
+    saved = read_json_as(SavedThresholds, path, RUN_AGAIN)
+    before_last = len(costs.blocks) - 1
+    for fit in saved.thresholds:
+        visited = range(before_last) if fit.point.visited is None else fit.point.visited
+        fits = all(a < b for a, b in pairwise([-1, *visited, before_last]))
+        if fit.point.thresholds is not None:
+            fits &= len(fit.point.thresholds) == len(visited)
+        if not fits or not 0 <= (fit.point.exit or 0) <= before_last or len(fit.exit_shares) != before_last + 1:
+            raise UserError(f"{path}: a point of policy {fit.policy!r} is not of {before_last + 1} exits; {RUN_AGAIN}")
+    return saved

@@ -18,7 +18,8 @@ from tgems.config.training import (
     LookaheadOptions,
     RouterTraining,
 )
-from tgems.costs.exit_costs import ExitCosts, read_costs
+from tgems.costs.exit_costs import ExitCosts
+from tgems.costs.saved_costs import read_costs
 from tgems.errors import UserError
 from tgems.exits.bank_gate_training import train_bank_gates, train_variance_gates
 from tgems.exits.head_training import cross_fit, embed_out_of_fold, train_confidence_gates, train_heads

@@ -9,8 +9,9 @@ import torch
 from tgems.backbones.references import model_config
 from tgems.backbones.towers import Tower
 from tgems.costs.closed_form import BANK_FEATURES, VARIANCE_GATE_INPUTS, encoder_cost
-from tgems.costs.exit_costs import GATES, ExitCosts, check_targets, exit_costs, write_costs
+from tgems.costs.exit_costs import GATES, ExitCosts, check_targets, exit_costs
 from tgems.costs.exit_layout import summary_dim
+from tgems.costs.saved_costs import write_costs
 from tgems.exits.bank_modules import BankGates, ConfidenceAndVarianceGates, JointBankGates
 from tgems.exits.modules import ExitHeads, ImageGates, LookaheadGates
 from tgems.profiling.fvcore_trace import count_encoder, count_macs

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from tgems.costs.exit_costs import costs_from
+from tgems.costs.saved_costs import Profile, read_profile
 from tgems.evaluation.uncertainty import holm
 from tgems.provenance import read_json, write_text
 from tgems.reporting.calibration import shown_first, transferred
@@ -28,7 +28,7 @@ def make_tables(
     """
     tables = {name: pd.concat([pd.read_parquet(p) for p in files], ignore_index=True) for name, files in parts.items()}
     tables["wins"] = decide(tables["wins"], **config["evaluation"])
-    profiles = {Path(path).parts[-3:-1]: read_json(Path(path)) for path in macs}
+    profiles = {Path(path).parts[-3:-1]: read_profile(Path(path)) for path in macs}
     tables["flops"] = pd.concat(
         [flops(backbone, variant, profile) for (backbone, variant), profile in profiles.items()], ignore_index=True
     )
@@ -93,9 +93,9 @@ def precision(evaluations: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).drop_duplicates(["backbone", "dataset", "metric"])
 
 
-def flops(backbone: str, variant: str, profile: dict) -> pd.DataFrame:
+def flops(backbone: str, variant: str, profile: Profile) -> pd.DataFrame:
     """Tabulate the cost of every exit of one backbone in GMACs, including the modules of image guidance."""
-    costs = costs_from(profile)
+    costs = profile.costs.costs()
     total = costs.image_guided() * costs.full
     return pd.DataFrame(
         {
@@ -105,10 +105,10 @@ def flops(backbone: str, variant: str, profile: dict) -> pd.DataFrame:
             "gmacs_encoder": [m / 1e9 for m in costs.encoder],
             "gmacs_exit_modules": (total - costs.encoder) / 1e9,
             "gmacs_total": total / 1e9,
-            "gmacs_normalisation": [m / 1e9 for m in profile["normalisation"]],
+            "gmacs_normalisation": [m / 1e9 for m in profile.normalisation],
             "rate": total / costs.full,
-            "gmacs_closed_form": [m / 1e9 for m in profile["closed_form"] or [nan] * len(costs.blocks)],
-            "parameters_m": [p / 1e6 for p in profile["parameters"]],
+            "gmacs_closed_form": [m / 1e9 for m in profile.closed_form or [nan] * len(costs.blocks)],
+            "parameters_m": [p / 1e6 for p in profile.parameters],
         }
     )
 

@@ -1,29 +1,61 @@
 """Make an `EarlyExitCLIP` of what the workflow trained. Reads a results folder."""
 
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, ValidationError
 
 from tgems.backbones.load import load_backbone
-from tgems.costs.exit_costs import ExitCosts, read_costs
+from tgems.costs.exit_costs import ExitCosts
+from tgems.costs.saved_costs import read_costs
 from tgems.errors import UserError
 from tgems.evaluation.estimates import HEADLINE
+from tgems.evaluation.thresholds import read_thresholds
 from tgems.exits.module_folders import image_gates_folder, joint_folder
 from tgems.exits.saved_modules import load_gates, load_heads
 from tgems.policies.interface import Policy
 from tgems.policies.registry import POLICIES, find_policies
-from tgems.provenance import FINISHED, read_json, read_provenance
+from tgems.provenance import FINISHED, read_provenance
 from tgems.runtime.early_exit import Calibration, EarlyExit
 from tgems.runtime.model import EarlyExitCLIP
-from tgems.untrusted import read_table
+from tgems.untrusted import Closed, explain, read_table
 
-NEEDED = ("backbones", "variants", "seeds", "policies", "datasets", "training")
 COLUMNS = (
     *("backbone", "variant", "dataset", "policy", "twin_of", "calibration"),
     *("score_normalisation", "seed", "metric"),
 )
 NUMBERS = ("rate_target", "exit_block", "value", "rate")
+
+
+class _Part(Closed):
+    """A part of a run's configuration; keys that export does not need are ignored."""
+
+    model_config = Closed.model_config | {"extra": "ignore"}
+
+
+class _Training(_Part):
+    dataset: str
+
+
+class _Scheme(_Part):
+    scheme: Literal["staged", "joint"]
+
+
+class _Variant(_Part):
+    rate_targets: Annotated[tuple[float, ...], Field(min_length=1)]
+    training: _Scheme
+
+
+class _RunConfig(_Part):
+    backbones: dict[str, dict[str, JsonValue]]
+    variants: dict[str, _Variant]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    policies: tuple[str, ...]
+    datasets: dict[str, JsonValue]
+    training: _Training
 
 
 def from_results(
@@ -52,27 +84,25 @@ def from_results(
         UserError: The run has no such backbone, variant, policy, rate target or seed; names those that it has.
     """
     results = Path(results)
-    config = read_provenance(results / "tables/provenance.json")["config"]
-    if missing := [key for key in NEEDED if key not in config]:
-        raise UserError(f"{results}: its configuration has no {missing[0]!r}; run it again with this version of tgems")
+    config = _read_run(results / "tables/provenance.json")
     chosen = _policy(policy, config)
     if not chosen.adaptive:
         rate_target = None
     variant, seed = _chosen(config, backbone, rate_target, variant, seed)
-    loaded = load_backbone(config["backbones"][backbone])
+    loaded = load_backbone(config.backbones[backbone])
     costs = read_costs(results / f"profiling/{backbone}/{variant}/macs.json")
     if reason := chosen.unusable(costs):
         raise UserError(f"policy {chosen.name!r} cannot be used with backbone {backbone!r}: {reason}")
     exits = results / "exits" / backbone / variant
-    heads, gates = _module_folders(chosen, config["variants"][variant]["training"]["scheme"], seed, rate_target)
+    heads, gates = _module_folders(chosen, config.variants[variant].training.scheme, seed, rate_target)
     if rate_target is None:
         calibrations = {"all": _fixed(chosen, costs, exit_block)}
     else:
         folder = results / "evaluation" / backbone / variant
-        calibrations = _calibrations(folder, config, chosen, rate_target, seed)
+        calibrations = _calibrations(folder, config, chosen, costs, rate_target, seed)
     keys = {"backbone": backbone, "variant": variant, "policy": chosen.name}
     keys |= {} if chosen.frozen_head else {"seed": str(seed)}
-    training = config["training"]["dataset"]
+    training = config.training.dataset
     early = EarlyExit(
         policy=chosen,
         rate_target=rate_target,
@@ -86,14 +116,26 @@ def from_results(
     return EarlyExitCLIP(loaded, early, **options)
 
 
-def _policy(word: str, config: dict) -> Policy:
+def _read_run(path: Path) -> _RunConfig:
+    """Read what is needed of the configuration that a run recorded.
+
+    Raises:
+        UserError: The record is missing or damaged, or lacks a part of the configuration.
+    """
+    try:
+        return _RunConfig.model_validate_json(json.dumps(read_provenance(path)["config"]))
+    except ValidationError as error:
+        raise UserError(f"{path}: config: {explain(error, _RunConfig)}; {FINISHED}") from None
+
+
+def _policy(word: str, config: _RunConfig) -> Policy:
     """Find a policy of the run that can be run. Only a file that the user names is executed."""
-    known = [name for name in config["policies"] if ":" not in name and name in POLICIES and POLICIES[name].runs]
-    classes = [name.rpartition(":")[2] for name in config["policies"] if ":" in name]
+    known = [name for name in config.policies if ":" not in name and name in POLICIES and POLICIES[name].runs]
+    classes = [name.rpartition(":")[2] for name in config.policies if ":" in name]
     if word.rpartition(":")[2] in classes and ":" in word:
         policy = find_policies([word]).popitem()[1]
         return policy
-    if word in config["policies"] and word not in known:
+    if word in config.policies and word not in known:
         raise UserError(
             f"policy {word!r} does not decide image by image, so that it cannot be exported; use {', '.join(known)}"
         )
@@ -102,18 +144,18 @@ def _policy(word: str, config: dict) -> Policy:
 
 
 def _chosen(
-    config: dict, backbone: str, rate_target: float | None, variant: str | None, seed: int | None
+    config: _RunConfig, backbone: str, rate_target: float | None, variant: str | None, seed: int | None
 ) -> tuple[str, int]:
     """Choose variant and seed if they are not given; all must be the run's."""
-    if variant is None and len(config["variants"]) == 1:
-        variant = next(iter(config["variants"]))
-    seed = config["seeds"][0] if seed is None else seed
-    _require_known("backbone", backbone, config["backbones"])
-    _require_known("variant", variant, config["variants"])
-    _require_known("seed", seed, config["seeds"])
+    if variant is None:
+        variant = next(iter(config.variants)) if len(config.variants) == 1 else ""
+    seed = config.seeds[0] if seed is None else seed
+    _require_known("backbone", backbone, config.backbones)
+    _require_known("variant", variant, config.variants)
+    _require_known("seed", seed, config.seeds)
     if rate_target is not None:
-        _require_known("rate target", rate_target, config["variants"][variant]["rate_targets"])
-    return str(variant), int(seed or 0)
+        _require_known("rate target", rate_target, config.variants[variant].rate_targets)
+    return variant, seed
 
 
 def _module_folders(policy: Policy, scheme: str, seed: int, rate_target: float | None) -> tuple[str | None, str | None]:
@@ -134,23 +176,19 @@ def _fixed(policy: Policy, costs: ExitCosts, exit_block: int | None) -> Calibrat
     return Calibration(None, (exit_index,), float(policy.costs(costs, 0)[exit_index]))
 
 
-def _calibrations(folder: Path, config: dict, policy: Policy, rate_target: float, seed: int) -> dict[str, Calibration]:
+def _calibrations(
+    folder: Path, config: _RunConfig, policy: Policy, costs: ExitCosts, rate_target: float, seed: int
+) -> dict[str, Calibration]:
     """Read thresholds by data set; those of the training domain come first, since they serve unknown data."""
-    training = config["training"]["dataset"]
-    names = [training, *(d for d in config["datasets"] if d != training and (folder / d / "thresholds.json").is_file())]
+    training, own_seed = config.training.dataset, None if policy.frozen_head else seed
+    names = [training, *(d for d in config.datasets if d != training and (folder / d / "thresholds.json").is_file())]
     found = {}
     for name in names:
-        for fit in read_json(folder / name / "thresholds.json")["thresholds"]:
-            point, own_seed = fit["point"], None if policy.frozen_head else seed
-            same = point["rate_target"] is not None and math.isclose(point["rate_target"], rate_target)
-            if (
-                fit["policy"] == policy.name
-                and fit["seed"] == own_seed
-                and same
-                and fit["score_normalisation"] == "none"
-            ):
-                visited = None if point["visited"] is None else tuple(point["visited"])
-                found[name] = Calibration(tuple(point["thresholds"]), visited, fit["rate_validation"])
+        for fit in read_thresholds(folder / name / "thresholds.json", costs).thresholds:
+            point = fit.point
+            same = point.rate_target is not None and math.isclose(point.rate_target, rate_target)
+            if (fit.policy, fit.seed, fit.score_normalisation) == (policy.name, own_seed, "none") and same:
+                found[name] = Calibration(point.thresholds, point.visited, fit.rate_validation)
     if training not in found:
         raise UserError(
             f"{folder / training / 'thresholds.json'}: holds none of {policy.name} at {rate_target}; run it again"

@@ -17,7 +17,6 @@ from torch import Tensor
 from tgems.architectures.open_clip_config import ModelConfig
 from tgems.backbones.load import Backbone, build_backbone, preprocessing
 from tgems.backbones.source import find_source
-from tgems.costs.exit_costs import ExitCosts
 from tgems.errors import UserError, reading
 from tgems.exits.modules import ExitHeads, Gates
 from tgems.exits.saved_modules import BUILDERS, build_module, checked_file, part_of
@@ -252,7 +251,7 @@ def _early_exit(config: SavedConfig, folder: Path, policy: Policy) -> EarlyExit:
     return EarlyExit(
         policy=policy,
         rate_target=config.rate_target,
-        costs=ExitCosts(**config.costs.model_dump()),
+        costs=config.costs.costs(),
         heads=heads if isinstance(heads, ExitHeads) else None,
         gates=gates if isinstance(gates, Gates) else None,
         calibrations={name: Calibration(**point.model_dump()) for name, point in config.calibrations.items()},

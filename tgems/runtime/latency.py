@@ -19,7 +19,8 @@ from tqdm import tqdm
 from tgems.backbones.load import load_backbone
 from tgems.backbones.towers import Tower
 from tgems.config.run import LatencyOptions
-from tgems.costs.exit_costs import ExitCosts, read_costs
+from tgems.costs.exit_costs import ExitCosts
+from tgems.costs.saved_costs import read_costs
 from tgems.devices import autocast, require_device
 from tgems.errors import UserError
 from tgems.exits.losses import exit_weights

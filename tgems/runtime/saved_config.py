@@ -13,8 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 from tgems.architectures.open_clip_config import ModelConfig
-from tgems.costs.exit_costs import GATES
-from tgems.costs.exit_layout import grid_of
+from tgems.costs.saved_costs import SavedCosts
 from tgems.errors import UserError, reading
 from tgems.exits.architecture import Architecture, HeadsArchitecture
 from tgems.policies.declarations import declared
@@ -24,8 +23,6 @@ FORMAT, FORMAT_VERSION = "tgems", 4
 FILES = CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 WAY_OUT = "export it with `tgems export`, or download it again"
 Text = Annotated[str, StringConstraints(max_length=4096)]
-Macs = Annotated[int, Field(ge=0, le=2**60)]
-PerBlock = tuple[Macs, ...]
 Rate = Annotated[float, Field(ge=0, le=1e3)]
 Exit = Annotated[int, Field(ge=0)]
 
@@ -44,41 +41,6 @@ class BackboneEntry(Closed):
         for name in (self.model, self.pretrained, self.tokenizer):
             if not (name or "").isprintable():
                 raise ValueError(f"backbone: {name!r} holds control characters")
-        return self
-
-
-class Costs(Closed):
-    """See `tgems.costs.exit_costs.ExitCosts`."""
-
-    blocks: tuple[Size, ...]
-    encoder: Annotated[PerBlock, Field(min_length=2)]
-    head: PerBlock
-    gates: dict[Literal["image", "bank", "confidence", "variance", "router"], PerBlock]
-    projection: Macs | None
-    embed_dim: Size
-    widths: tuple[Size, ...]
-    summary_dim: Size
-    query_bank: Macs
-
-    @model_validator(mode="after")
-    def _one_for_each_exit(self) -> Self:
-        exits = len(self.blocks)
-        if any(a >= b for a, b in pairwise(self.blocks)):
-            raise ValueError(f"costs.blocks {list(self.blocks)} do not ascend")
-        if len(self.encoder) != exits:
-            raise ValueError(f"costs.encoder has {len(self.encoder)} numbers for {exits} exits")
-        per_exit = {"head": self.head, "widths": self.widths}
-        per_exit |= {f"gates.{kind}": macs for kind, macs in self.gates.items()}
-        for name, numbers in per_exit.items():
-            if len(numbers) != exits - 1:
-                raise ValueError(f"costs.{name} has {len(numbers)} numbers for {exits - 1} exits before the last")
-        if missing := sorted(set(GATES) - set(self.gates)):
-            raise ValueError(f"costs.gates lacks {missing[0]!r}")
-        if self.summary_dim % max(self.widths):
-            raise ValueError(f"costs.summary_dim {self.summary_dim} is not a multiple of the largest of costs.widths")
-        grid_of(self.summary_dim // max(self.widths))
-        if not self.encoder[-1]:
-            raise ValueError("costs.encoder: the full encoder costs nothing")
         return self
 
 
@@ -127,7 +89,7 @@ class SavedConfig(Closed):
     policy_class: Annotated[Text, StringConstraints(pattern=r"^[^/:\\]+\.py:[A-Za-z_][A-Za-z0-9_]*$")] | None
     policy_digest: Digest | None
     rate_target: Annotated[float, Field(gt=0, le=1)] | None
-    costs: Costs
+    costs: SavedCosts
     rates: tuple[Rate, ...]
     modules: dict[Literal["heads", "gates"], Architecture]
     calibrations: Annotated[dict[Text, CalibrationConfig], Field(min_length=1)]
