@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tgems.data.receipt import read_receipt
 from tgems.data.tar_index import Entry, ShardError, index_shard, read_image
 from tgems.data.text_files import read_lines, read_shard_count, read_templates
-from tgems.provenance import digest_file, read_json, whole_folder, write_text
+from tgems.provenance import digest_file, whole_folder, write_text
 
 PROMPT_FILES = ("classnames.txt", "zeroshot_classification_templates.txt")
 
@@ -81,23 +82,23 @@ class SplitFiles:
         """Open a split as its receipt lists it.
 
         Raises:
-            ShardError: A file is missing, or its size has changed since the receipt was written.
+            UserError: The receipt is damaged, a file is missing, or its size has changed since the receipt was written.
         """
-        receipt = read_json(path)
-        root = Path(receipt["root"])
-        for file in (*receipt["shards"], *receipt["prompts"]):
-            listed = root / file["path"]
+        receipt = read_receipt(path)
+        root = Path(receipt.root)
+        for file in (*receipt.shards, *receipt.prompts):
+            listed = root / file.path
             size = listed.stat().st_size if os.path.isfile(listed) else None
-            if size != file["size"]:
-                state = "missing" if size is None else f"{size} bytes instead of {file['size']}"
+            if size != file.size:
+                state = "missing" if size is None else f"{size} bytes instead of {file.size}"
                 raise ShardError(f"{listed}: {state} since {path} was written; delete that receipt and run again")
         return cls(
-            f"{receipt['dataset']}/{receipt['split']}",
-            [root / file["path"] for file in receipt["shards"]],
-            {Path(file["path"]).name: file["sha256"] for file in receipt["shards"]},
+            f"{receipt.dataset}/{receipt.split}",
+            [root / file.path for file in receipt.shards],
+            {Path(file.path).name: file.sha256 for file in receipt.shards},
             root,
             task,
-            receipt["source"].startswith("tars:"),
+            receipt.source.startswith("tars:"),
         )
 
     def index(self, shard: Path) -> list[Entry]:

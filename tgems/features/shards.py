@@ -29,6 +29,7 @@ from tgems.errors import UserError
 from tgems.features.cache import SCHEMA_VERSION
 from tgems.features.encode import EncodedImages, encode_images
 from tgems.features.images import Batch, image_batches
+from tgems.features.manifest import ShardRecord, checked
 from tgems.import_closure import code_digest, import_closure
 from tgems.provenance import commit, digest_file, read_json, versions, whole_folder, write_json
 
@@ -114,7 +115,7 @@ def ensure_shard(
     """
     wanted = encoding.fingerprint(backbone, split.digest(path), split.task)
     if (out / "shard.json").is_file():
-        found = read_json(out / "shard.json")
+        found = checked(ShardRecord, out / "shard.json", f"delete the folder {out} and run again")
         if found["fingerprint"] == wanted and all(
             (out / name).is_file() and digest_file(out / name) == d for name, d in found["files"].items()
         ):

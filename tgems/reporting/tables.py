@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from tgems.costs.saved_costs import Profile, read_profile
+from tgems.errors import UserError
+from tgems.evaluation.record import read_evaluation_record
 from tgems.evaluation.uncertainty import holm
-from tgems.provenance import read_json, write_text
+from tgems.provenance import RUN_AGAIN, write_text
 from tgems.reporting.calibration import shown_first, transferred
 
 
@@ -87,9 +89,11 @@ def precision(evaluations: Sequence[str]) -> pd.DataFrame:
     rows = []
     for path in evaluations:
         backbone, _, dataset = Path(path).parts[-4:-1]
-        found = read_json(Path(path))["precision"]
-        about = {"backbone": backbone, "dataset": dataset} | {k: found[k] for k in ("precision", "n", "cosine")}
-        rows += [about | {"metric": metric} | values for metric, values in found["metrics"].items()]
+        found = read_evaluation_record(Path(path)).precision
+        if found is None:
+            raise UserError(f"{path}: made without autocast, unlike the configuration; {RUN_AGAIN}")
+        about = {"backbone": backbone, "dataset": dataset} | found.model_dump(exclude={"metrics"})
+        rows += [about | {"metric": metric} | values.model_dump() for metric, values in found.metrics.items()]
     return pd.DataFrame(rows).drop_duplicates(["backbone", "dataset", "metric"])
 
 
