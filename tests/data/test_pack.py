@@ -102,6 +102,7 @@ def test_a_second_split_keeps_the_class_numbers(images, tmp_path):
         ("path,class\ncat/0.png,catt\n", {"classnames": "cat\ndog\n"}, "row 2: class 'catt' .* did you mean 'cat'"),
         ("path,class\ncat/0.png,cat\n", {"classnames": "cat\ncat\n"}, "class 'cat' is listed twice"),
         ("path,class\ncat/0.png,cat\n", {"templates": "a photo\n"}, "templates: line 1, 'a photo', has no {c}"),
+        ("path,class\ncat/0.png,cat\n", {"classnames": "cat\n\ndog\n"}, "classnames: line 2 is empty"),
         ("path,class\ncat/0.png,a cat, grey\n", {}, "rows have more cells than there are column names"),
         ("path,class\ncat/0.png,cat\ncat/0.png,a,b\n", {}, "table.csv: cannot be read .*; expected a CSV in UTF-8"),
         ('path,class\n"cat/0.png,cat\n', {}, "table.csv: cannot be read .*; expected a CSV in UTF-8"),

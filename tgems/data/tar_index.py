@@ -9,10 +9,12 @@ from typing import Any
 
 from tgems.data.sample_members import read_captions, read_label, read_metadata
 from tgems.errors import UserError, first_line, reading
+from tgems.untrusted import TEXT_BYTES
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 AGAIN = "write or download the shard again"
-DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError)  # what tarfile raises on bytes that are not a tar
+DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError)
+"""Exceptions that tarfile raises on bytes that are not a tar."""
 NEEDED = {"zeroshot_classification": ("cls", "json"), "zeroshot_retrieval": ("txt", "json"), None: ()}
 """Members that are read beside the image, by task; a `.json` may be absent."""
 KINDS = {"cls": "class", "txt": "captions"}
@@ -157,6 +159,8 @@ def _regular(members: dict[str, list[tarfile.TarInfo]], suffix: str) -> tarfile.
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo, reader: Callable[[bytes], Any]) -> Any:
     try:
+        if member.size > TEXT_BYTES:
+            raise ValueError(f"larger than {TEXT_BYTES >> 20} MB")
         file = tar.extractfile(member)
         assert file is not None
         return reader(file.read())
