@@ -78,6 +78,13 @@ def test_other_formats_are_named(kind):
         open_rgb(encoded(SMOOTH.resize((64, 64)), kind))
 
 
+@pytest.mark.parametrize("size", [(1, 65500), (65500, 1)])
+def test_an_image_that_would_fill_the_memory_when_resized_is_refused(size):
+    with pytest.raises(ImageError, match=f"^{size[0]} x {size[1]} pixels; one side is more than 1000 times the other$"):
+        open_rgb(encoded(Image.new("RGB", size), "JPEG"))
+    assert open_rgb(encoded(Image.new("RGB", (1000, 1)), "PNG")).size == (1000, 1)
+
+
 @pytest.mark.parametrize("size", [60_000, 2**31 - 1])
 def test_an_image_of_absurd_size_is_refused(size):
     data = bytearray(encoded(Image.new("RGB", (1, 1)), "BMP"))

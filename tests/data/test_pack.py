@@ -119,6 +119,18 @@ def test_mistakes_are_named_and_leave_nothing(images, tmp_path, table, options, 
     assert "\n" not in str(error.value) and not (tmp_path / "out/test").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\xff", "cannot be read .*; delete it"), (b"", "is for '', but"), (b"both\x1b\n", r"is for 'both\\x1b', but")],
+)
+def test_an_odd_type_of_the_data_set_is_named(images, tmp_path, content, message):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/dataset_type.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"out/dataset_type.txt: .*{message}"):
+        pack(images, tmp_path / "table.csv", tmp_path / "out", "test", label_column="class")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["dataset_type.txt"]
+
+
 def test_the_page_shows_a_command_that_works(tmp_path):
     page = (ROOT / "docs/adding-a-dataset.md").read_text()
     table = re.search(r"```csv\n(.*?)```", page, re.S)[1]

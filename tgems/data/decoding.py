@@ -10,6 +10,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Formats that are decoded, whatever the name of the file says. Pillow's other decoders are never given the bytes."""
 
 
+MOST_ELONGATED = 1000
+"""Largest ratio of the sides. An image of 1 x 65500 pixels is small, but fills gigabytes once its short side is 224."""
+
+
 class ImageError(UserError):
     """Raised for bytes that cannot be decoded as an image; the message is the reason only."""
 
@@ -25,6 +29,10 @@ def open_rgb(data: bytes) -> Image.Image:
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if max(image.size) > MOST_ELONGATED * min(image.size):
+            raise ValueError(
+                f"{image.width} x {image.height} pixels; one side is more than {MOST_ELONGATED} times the other"
+            )
         if image.mode.startswith("I"):
             image = image.convert("I").point(lambda value: value / 256).convert("L")
         return image.convert("RGB")
