@@ -1,13 +1,15 @@
 """Provenance of results (digests, versions, commit), and writing files that appear only once they are complete."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -98,43 +100,90 @@ def versions() -> dict[str, str]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Fill a folder under a temporary name. It replaces `folder` when the body ends, and is deleted if the body fails.
 
+    The temporary name is this call's own, so that two processes never write into one folder; what a killed process left
+    of the same output is deleted. Files are as readable as the umask says, whatever wrote them.
+
     Raises:
         UserError: The operating system refuses to write there, or the disk is full.
     """
     folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
+    partial = _temporary(folder)
     with writing(folder, partial):
-        shutil.rmtree(partial, ignore_errors=True)
+        _delete_leftovers(folder)
         partial.mkdir(parents=True)
+        place = os.open(partial, os.O_RDONLY)
         try:
             yield partial
-        except BaseException:
+            if not (partial.exists() and os.path.samestat(os.stat(partial), os.fstat(place))):
+                raise _overtaken(folder)
+            for inner in partial.rglob("*"):
+                if inner.is_file():
+                    inner.chmod(partial.stat().st_mode & 0o666)
+            _replace_folder(partial, folder)
+        finally:
+            os.close(place)
             shutil.rmtree(partial, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Write a file under a temporary name. It replaces `path` when the body ends, and is deleted if the body fails.
 
+    Temporary name, leftovers and mode are those of `whole_folder`.
+
     Raises:
         UserError: The operating system refuses to write there, or the disk is full.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    partial = _temporary(path)
     with writing(path, partial):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # writing would follow a link of this name
+        _delete_leftovers(path)
         partial.touch(exist_ok=False)
+        mode = partial.stat().st_mode
         try:
             yield partial
+            if not partial.exists():
+                raise _overtaken(path)
+            partial.chmod(mode)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _overtaken(path: Path) -> UserError:
+    return UserError(f"{path}: another process has begun to write it; let that one finish")
+
+
+def _temporary(path: Path) -> Path:
+    """Return a new name beside a file or folder."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def _delete_leftovers(path: Path) -> None:
+    for left in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 8}.partial"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _replace_folder(partial: Path, folder: Path) -> None:
+    """Put a folder in the place of another; one that another process puts there meanwhile is replaced too."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    old = _temporary(folder)
+    while partial.exists():
+        try:
+            partial.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            with suppress(FileNotFoundError):
+                folder.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tgems.config.run import PretrainingOptions
 from tgems.data.decoding import open_rgb
 from tgems.data.webdataset import read_shard, shard_paths
 from tgems.errors import UserError, reading
-from tgems.provenance import commit, digest_file, digest_json, versions, whole_folder, write_json
+from tgems.provenance import commit, digest_file, digest_json, versions, whole_file, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -152,11 +152,9 @@ def _save(
     state = {f"model.{k}": v for k, v in model.state_dict().items()}
     for i, slot in optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{i}.{k}": v for k, v in slot.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     meta = {"step": str(step), "elapsed": str(elapsed), "history": json.dumps(history)}
-    save_file({k: v.contiguous() for k, v in state.items()}, partial, meta)
-    partial.rename(path)
+    with whole_file(path) as partial:
+        save_file({k: v.contiguous() for k, v in state.items()}, partial, meta)
 
 
 def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list, float]:
