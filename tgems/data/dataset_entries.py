@@ -64,6 +64,8 @@ def parse_part(text: str, place: str) -> Part:
             f"config: {place} is {text!r}, expected a split folder, or a slice of its shards such as 'train[:2]'"
         )
     folder = posixpath.normpath(match["folder"]) if match["folder"] else ""
+    if set("{}") & set(folder):
+        raise UserError(f"config: {place} is {text!r}, but Snakemake reads braces as wildcards; rename the folder")
     if folder.startswith(("/", "..")):
         raise UserError(f"config: {place} is {text!r}, expected a folder inside the data set's source")
     start, end = int(match["start"] or 0), int(match["end"]) if match["end"] else None
@@ -117,6 +119,11 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
             raise UserError(f"{place}.{key} is for source 'hub:ORG/REPO' only, but source is {entry['source']!r}")
     if scheme == "tars" and entry["task"] != "zeroshot_retrieval":
         raise UserError(f"{place}.task is {entry['task']!r}, but source 'tars:FOLDER' holds captioned images")
+    if scheme in ("wds", "tars") and set("{}") & set(entry["source"]):
+        raise UserError(
+            f"{place}.source is {entry['source']!r}, but Snakemake reads braces as wildcards; rename the folder, "
+            "or link to it under another name"
+        )
     own_calibration = entry.get("calibration")
     splits = _complete_splits(entry["splits"], trained)
     entry = entry | {"splits": splits, "calibration": own_calibration or calibration}

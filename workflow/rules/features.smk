@@ -16,6 +16,7 @@ rule encode_part:
         gpu=GPU,
     params:
         backbone=backbone_entry,
+        task=lookup(within=config, dpath="datasets/{dataset}/task"),
         encoding=encoding,
     message:
         "Encode shards of {wildcards.dataset}/{wildcards.split} with {wildcards.backbone}, part {wildcards.part} of {wildcards.of}"
