@@ -1,17 +1,17 @@
 # Memory (mem_mb) and time (runtime, in minutes) of jobs, from the estimates in tgems/workflow_resources.py. Each
 # function of a wildcards object estimates the jobs of some rules; `memory` and `minutes` make a resource of it, and
-# ask for more at every further attempt. Local runs ignore both, unless --resources sets a limit.
+# ask for more at every further attempt of a job. Local runs ignore both, unless --resources sets a limit.
 
 ESTIMATES = JobEstimates(config)
 
 
 def memory(estimate):
-    """Return the resource mem_mb of jobs; an attempt more doubles, then triples it."""
+    """Return the resource mem_mb of jobs: the estimate at the first attempt, twice as much at the second, and so on."""
     return lambda wildcards, attempt: attempt * estimate(wildcards).mem_mb
 
 
 def minutes(estimate):
-    """Return the resource runtime of jobs; an attempt more doubles, then triples it."""
+    """Return the resource runtime of jobs: the estimate at the first attempt, twice as much at the second, and so on."""
     return lambda wildcards, attempt: attempt * estimate(wildcards).runtime
 
 
