@@ -183,6 +183,6 @@ def test_a_killed_process_leaves_no_shard_that_looks_complete(demo_backbone, dem
     child.wait()
     (left,) = shard_folder(out).iterdir()
     assert re.fullmatch(r"0\.[0-9a-f]{8}\.partial", left.name) and any(left.iterdir()) and not out.exists()
-    extract_features(demo_backbone, SplitFiles.of_folder(split, CLASSIFY), CLASSIFY, out, Encoding(batch_size=32))
+    extract_features(demo_backbone, SplitFiles.of_folder(split, CLASSIFY), out, Encoding(batch_size=32))
     _equal(load_features(out), load_features(demo_features / "digits"))
     assert sorted(p.name for p in shard_folder(out).iterdir()) == ["0", "1"]
