@@ -93,6 +93,10 @@ def test_a_policy_that_looks_at_texts_is_refused(make, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["--dataset", "wds/digits", "--dataset_root", "pipe:touch ran;"],
+            "would run this as a command; name a folder",
+        ),
         (["--dataset", "nonsense"], "clip_benchmark: Unsupported dataset: nonsense"),
         (["--dataset", "wds/digits", "--dataset_root", "gone"], "clip_benchmark: gone/test/nshards.txt: No such file"),
         (
@@ -112,7 +116,7 @@ def test_what_it_cannot_use_is_named_on_one_line(saved, demo_data, tmp_path, mon
     monkeypatch.setattr(sys, "argv", [])
     with pytest.raises(UserError) as error:
         clip_benchmark.run(["eval", "--model", str(saved), *words])
-    assert message in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "ran").exists()
 
 
 def test_a_bug_below_it_stays_one(saved, monkeypatch):

@@ -85,6 +85,8 @@ def run(arguments: list[str]) -> None:
     """
     from clip_benchmark import models
 
+    if piped := [word for word in arguments if "pipe:" in word]:
+        raise UserError(f"clip_benchmark: {piped[0]}: webdataset would run this as a command; name a folder or a URL")
     refuse_pickles()
     adapt_metrics()
     models.TYPE2FUNC["tgems"] = load_tgems
