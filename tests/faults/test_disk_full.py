@@ -88,10 +88,10 @@ def test_class_names(disk):
 
 
 def test_features(disk, demo_backbone, demo_data):
-    split, out = SplitFiles.of_folder(demo_data / "scenes/test"), disk.path / "features/test"
+    split, out = SplitFiles.of_folder(demo_data / "scenes/test", "zeroshot_retrieval"), disk.path / "features/test"
 
     def extract():
-        extract_features(demo_backbone, split, "zeroshot_retrieval", out, Encoding(batch_size=32))
+        extract_features(demo_backbone, split, out, Encoding(batch_size=32))
 
     check(disk, extract, out.parent)
 
