@@ -93,14 +93,10 @@ def test_a_policy_that_looks_at_texts_is_refused(make, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-<<<<<<< HEAD
-        (["--dataset", "wds/digits", "--dataset_root", "pipe:touch ran;"], "would run this as a command; name a folder"),
-=======
         (
             ["--dataset", "wds/digits", "--dataset_root", "pipe:touch ran;"],
             "would run this as a command; name a folder",
         ),
->>>>>>> main
         (["--dataset", "nonsense"], "clip_benchmark: Unsupported dataset: nonsense"),
         (["--dataset", "wds/digits", "--dataset_root", "gone"], "clip_benchmark: gone/test/nshards.txt: No such file"),
         (
