@@ -111,7 +111,8 @@ def unlock(project: Path) -> None:
 
 def partial_folders(project: Path) -> list[Path]:
     """Return the folders of data and features that a job is filling."""
-    return [p for kind in ("data", "features") for p in (project / "results/smoke" / kind).rglob("*.partial")]
+    found = (p for kind in ("data", "features") for p in (project / "results/smoke" / kind).rglob("*.partial"))
+    return [path for path in found if path.is_dir()]
 
 
 def race(project: Path, runs: list[Run], row: Kill, write: bool) -> None:
@@ -124,14 +125,24 @@ def race(project: Path, runs: list[Run], row: Kill, write: bool) -> None:
         write: Whether to stop the jobs while one fills a folder, and to wait until another fills the same.
     """
     (first,), began = runs, time.monotonic()
-    ready = (lambda: bool(partial_folders(project))) if write else (lambda: any(job.log for job in jobs_of(first)))
-    wait_for(lambda: ready() or first.ended(), PATIENCE, "no job began to write")
-    jobs = [job for job in jobs_of(first) if job.log]
-    for job in jobs:
-        job.signal(signal.SIGSTOP)
-    filled = partial_folders(project)
+    jobs: list[Job] = []
+    filled: list[Path] = []
+
+    def stopped() -> bool:
+        """Stop the jobs that run, unless none writes: a folder may have been completed just before."""
+        jobs[:] = [job for job in jobs_of(first) if job.log] if not write or partial_folders(project) else []
+        for job in jobs:
+            job.signal(signal.SIGSTOP)
+        filled[:] = partial_folders(project)
+        if not write or filled:
+            return bool(jobs)
+        for job in jobs:
+            job.signal(signal.SIGCONT)
+        return False
+
+    wait_for(lambda: stopped() or first.ended(), PATIENCE, "no job began to write")
     row.rules, row.moment = [job.rule for job in jobs], row.moment + time.monotonic() - began
-    if not jobs or write and not filled:
+    if first.ended():
         row.problem = "no job was stopped"
         return
     age = jobs[0].age()
