@@ -29,7 +29,7 @@ lint: .venv/.ready ## Check style and types
 	ruff format --check .
 	pyright
 	snakefmt --check Snakefile workflow
-	snakemake --lint
+	python .ci/lint_workflow.py
 
 format: .venv/.ready ## Rewrite files in the project's style
 	ruff check --fix .

@@ -14,6 +14,7 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/functions.smk"
+include: "workflow/rules/resources.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/backbones.smk"
 include: "workflow/rules/profiling.smk"
@@ -21,6 +22,10 @@ include: "workflow/rules/features.smk"
 include: "workflow/rules/exits.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/reporting.smk"
+
+
+onstart:
+    require_latency_threads()
 
 
 localrules:

@@ -76,8 +76,8 @@ def demo_features(demo_backbone, demo_data, tmp_path_factory):
 
     root = tmp_path_factory.mktemp("features")
     for dataset, task in (("scenes", "zeroshot_retrieval"), ("digits", "zeroshot_classification")):
-        split = SplitFiles.of_folder(demo_data / dataset / "test")
-        extract_features(demo_backbone, split, task, root / dataset, Encoding(batch_size=32))
+        split = SplitFiles.of_folder(demo_data / dataset / "test", task)
+        extract_features(demo_backbone, split, root / dataset, Encoding(batch_size=32))
     return root
 
 

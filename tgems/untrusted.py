@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
-JSON_BYTES = 16 * 2**20  # no configuration is larger than this
+JSON_BYTES = TEXT_BYTES = 16 * 2**20  # no configuration and no list of classes is larger than this
 HUB_ID = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?$"
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
@@ -126,13 +126,15 @@ def read_safetensors(path: Path, way_out: str) -> "dict[str, Tensor]":
 
 
 def read_text(path: Path, way_out: str) -> str:
-    """Read a text file in UTF-8.
+    """Read a text file in UTF-8, with or without a byte order mark.
 
     Raises:
-        UserError: The file is missing, cannot be read, or is not UTF-8.
+        UserError: The file is missing, cannot be read, is too large, or is not UTF-8.
     """
     with reading(path, way_out, UnicodeDecodeError):
-        return Path(path).read_text(encoding="utf-8")
+        if Path(path).stat().st_size > TEXT_BYTES:
+            raise UserError(f"{path}: larger than {TEXT_BYTES >> 20} MB; {way_out}")
+        return Path(path).read_text(encoding="utf-8-sig")
 
 
 def read_table(

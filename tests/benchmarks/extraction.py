@@ -45,7 +45,7 @@ def make_split(folder: Path, n: int, size: tuple[int, int], shard_size: int) -> 
     """A classification split of two classes."""
     write_prompts(folder, Prompts(("left", "right"), ("a photo of something {c}",)))
     write_split(photos(n, size), folder / "test", shard_size)
-    return SplitFiles.of_folder(folder / "test")
+    return SplitFiles.of_folder(folder / "test", "zeroshot_classification")
 
 
 def throughput(images: int, batch_size: int, workers: int, repeats: int, dtype: str) -> None:
@@ -64,7 +64,7 @@ def throughput(images: int, batch_size: int, workers: int, repeats: int, dtype: 
                     backbone.model.encode_image(batch.images, normalize=True)
 
         def ours(number: int) -> None:
-            extract_features(backbone, split, "zeroshot_classification", Path(root) / f"features-{number}", encoding)
+            extract_features(backbone, split, Path(root) / f"features-{number}", encoding)
 
         times: dict[str, list[float]] = {"bare": [], "ours": []}
         for number in range(repeats + 1):
@@ -93,7 +93,7 @@ def one(images: int, shard_size: int) -> None:
     with tempfile.TemporaryDirectory() as root:
         split = make_split(Path(root) / "photos", images, (48, 36), shard_size)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        extract_features(backbone, split, "zeroshot_classification", Path(root) / "f", encoding)
+        extract_features(backbone, split, Path(root) / "f", encoding)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if after == before:
         sys.exit("writing the split took more memory than extraction: the measurement says nothing")

@@ -49,7 +49,7 @@ def test_a_slice_is_fetched_and_nothing_else(hub, tmp_path):
         *("classnames.txt", "train/1.tar", "train/2.tar", "train/nshards.txt"),
         "zeroshot_classification_templates.txt",
     ]
-    split = SplitFiles.of(tmp_path / "receipt.json")
+    split = SplitFiles.of(tmp_path / "receipt.json", "zeroshot_classification")
     for shard in split.shards:
         assert digest_file(shard) == digest_file(remote / "train" / shard.name) == split.digests[shard.name]
     assert [s.key for shard in split.shards for s in split.read(shard)] == [f"train-{i}" for i in (2, 3, 4, 5)]
@@ -108,7 +108,7 @@ def test_a_file_that_is_altered_later_is_refused(hub, tmp_path, monkeypatch, con
         fetch(tmp_path)
     shard.write_bytes(b"short")
     with pytest.raises(ShardError, match="0.tar: 5 bytes instead of [0-9]+ since .*receipt.json was written"):
-        SplitFiles.of(tmp_path / "receipt.json")
+        SplitFiles.of(tmp_path / "receipt.json", "zeroshot_classification")
 
 
 def test_a_users_own_copy_is_used_without_network(hub, tmp_path, monkeypatch):

@@ -26,8 +26,8 @@ def images(tmp_path):
     return folder
 
 
-def samples(folder):
-    split = SplitFiles.of_folder(folder)
+def samples(folder, task="zeroshot_classification"):
+    split = SplitFiles.of_folder(folder, task)
     return [sample for shard in split.shards for sample in split.read(shard)]
 
 
@@ -44,7 +44,10 @@ def test_images_are_copied_unchanged(images, tmp_path):
 def test_rows_of_one_image_are_its_captions(images, tmp_path):
     (tmp_path / "table.csv").write_text('file,text\ncat/0.png,a cat\ndog/1.jpg,"a dog,\nsmall"\ncat/0.png,two ears\n')
     pack(images, tmp_path / "table.csv", tmp_path / "out", "test", image_column="file", caption_column="text")
-    assert [s.captions for s in samples(tmp_path / "out/test")] == [("a cat", "two ears"), ("a dog, small",)]
+    assert [s.captions for s in samples(tmp_path / "out/test", "zeroshot_retrieval")] == [
+        ("a cat", "two ears"),
+        ("a dog, small",),
+    ]
     assert (tmp_path / "out/dataset_type.txt").read_text() == "retrieval\n"
 
 
@@ -80,7 +83,7 @@ def test_a_second_split_keeps_the_class_numbers(images, tmp_path):
             label_column="class",
             classnames=tmp_path / "names.txt",
         )
-    with pytest.raises(UserError, match="for classification, but this split is for retrieval"):
+    with pytest.raises(UserError, match="for 'classification', but this split is for 'retrieval'"):
         pack(images, tmp_path / "dogs.csv", tmp_path / "out", "more", caption_column="class")
     assert not (tmp_path / "out/more").exists()
 
@@ -98,7 +101,8 @@ def test_a_second_split_keeps_the_class_numbers(images, tmp_path):
         ("path,class\ncat/0.png,cat\ncat/0.png,dog\n", {}, "row 3: image 'cat/0.png' already has a class, in row 2"),
         ("path,class\ncat/0.png,catt\n", {"classnames": "cat\ndog\n"}, "row 2: class 'catt' .* did you mean 'cat'"),
         ("path,class\ncat/0.png,cat\n", {"classnames": "cat\ncat\n"}, "class 'cat' is listed twice"),
-        ("path,class\ncat/0.png,cat\n", {"templates": "a photo\n"}, "template 'a photo' has no {c}"),
+        ("path,class\ncat/0.png,cat\n", {"templates": "a photo\n"}, "templates: line 1, 'a photo', has no {c}"),
+        ("path,class\ncat/0.png,cat\n", {"classnames": "cat\n\ndog\n"}, "classnames: line 2 is empty"),
         ("path,class\ncat/0.png,a cat, grey\n", {}, "rows have more cells than there are column names"),
         ("path,class\ncat/0.png,cat\ncat/0.png,a,b\n", {}, "table.csv: cannot be read .*; expected a CSV in UTF-8"),
         ('path,class\n"cat/0.png,cat\n', {}, "table.csv: cannot be read .*; expected a CSV in UTF-8"),
@@ -113,6 +117,18 @@ def test_mistakes_are_named_and_leave_nothing(images, tmp_path, table, options, 
     with pytest.raises(UserError, match=message) as error:
         pack(images, tmp_path / "table.csv", tmp_path / "out", "test", label_column="class", **files)
     assert "\n" not in str(error.value) and not (tmp_path / "out/test").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\xff", "cannot be read .*; delete it"), (b"", "is for '', but"), (b"both\x1b\n", r"is for 'both\\x1b', but")],
+)
+def test_an_odd_type_of_the_data_set_is_named(images, tmp_path, content, message):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/dataset_type.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"out/dataset_type.txt: .*{message}"):
+        pack(images, tmp_path / "table.csv", tmp_path / "out", "test", label_column="class")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["dataset_type.txt"]
 
 
 def test_the_page_shows_a_command_that_works(tmp_path):

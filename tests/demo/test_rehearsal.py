@@ -16,7 +16,7 @@ def test_both_sets_are_in_the_hubs_layout_and_the_same_each_time(tmp_path, monke
     files = [p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()]
     assert len([f for f in files if f.suffix == ".tar"]) == 3 * 5
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
-    split = SplitFiles.of_folder(tmp_path / "a/rehearsal_retrieval/train")
+    split = SplitFiles.of_folder(tmp_path / "a/rehearsal_retrieval/train", "zeroshot_retrieval")
     drawn = [s for shard in split.shards for s in split.read(shard)]
     assert len(drawn) == 12 and all(len(s.captions) == 5 for s in drawn)
     assert len({caption for s in drawn for caption in s.captions}) == 5 * 12

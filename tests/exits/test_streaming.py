@@ -36,8 +36,8 @@ def _train(features, macs, out, gigabytes):
 def test_streamed_training_is_the_same(demo_backbone, demo_data, tmp_path, dtype):
     macs = str(tmp_path / "macs.json")
     write_costs(macs, module_costs(model_config(DEMO), variant(4, 8)), {})
-    folder, split = tmp_path / "features", SplitFiles.of_folder(demo_data / "scenes/test")
-    extract_features(demo_backbone, split, "zeroshot_retrieval", folder, Encoding(dtype=dtype))
+    folder, split = tmp_path / "features", SplitFiles.of_folder(demo_data / "scenes/test", "zeroshot_retrieval")
+    extract_features(demo_backbone, split, folder, Encoding(dtype=dtype))
     trained = {}
     for gigabytes in (8, 0):
         assert load_features(folder, in_memory_gb=gigabytes).streamed == (gigabytes == 0)

@@ -3,6 +3,7 @@
 Operations are mappings; the first key is the operation, its value the path of a file or folder:
 
     {text: a.json, is: "[1]"}                 {bytes: a.json, hex: fffe00, times: 64}    {folder: a}
+    {sparse: a.txt, size: 1073741824}
     {cut: a.tar, to: 5000}                    {flip: a.safetensors, byte: -9}            {delete: a.json}
     {copy: a, to: b}                          {link: a, to: b}                           {replace: a.csv, pattern: x, by: y}
     {set: a.json, at: costs.blocks.7, to: 9}  {drop: a.json, at: costs.blocks.7}         {nest: a.json, with: "[", times: 100000}
@@ -14,6 +15,7 @@ Operations are mappings; the first key is the operation, its value the path of a
 
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -132,7 +134,7 @@ def _tar(path: Path, members: list[dict]) -> None:
             if "copy" in member:
                 data = (path.parent / member["copy"]).read_bytes()
             elif "text" in member:
-                data = member["text"].encode()
+                data = member["text"].encode() * member.get("times", 1)
             elif "hex" in member:
                 data = bytes.fromhex(member["hex"])
             info = tarfile.TarInfo(member["name"])
@@ -147,6 +149,7 @@ OPERATIONS = {
     "nest": lambda path, times, before="", **o: _write(path, (before + o["with"] * times).encode()),
     "digest": lambda path, of: _set(path, "model_digest", digest_file(path.with_name(of))),
     "folder": lambda path: path.mkdir(parents=True),
+    "sparse": lambda path, size: os.truncate(path, size),
     "link": lambda path, to: path.symlink_to(to),
     "cut": _cut,
     "flip": _flip,

@@ -5,7 +5,6 @@ from faults.breaking import check_line
 
 from tgems.costs.saved_costs import read_costs
 from tgems.data.tar_index import index_shard
-from tgems.data.webdataset import shard_paths
 from tgems.errors import UserError
 from tgems.features.cache import load_features
 from tgems.policies.registry import find_policies
@@ -22,11 +21,13 @@ DOORS = {
         lambda p: read_costs(p / "costs.json"),
         "costs.json: key 'encoder' is missing at costs",
     ),
-    "features without keys": (lambda p: load_features(p / "features"), "features: manifest.json has no key 'blocks'"),
+    "features without keys": (
+        lambda p: load_features(p / "features"),
+        "features/manifest.json: key 'weights' is missing at the top level",
+    ),
     "features that are a file": (lambda p: load_features(p / "list.json"), "list.json: no manifest.json"),
     "a missing shard": (lambda p: index_shard(p / "0.tar"), "0.tar: cannot be read (No such file or directory)"),
     "a shard that is a folder": (lambda p: index_shard(p), "cannot be read (Is a directory)"),
-    "a number of shards that is none": (lambda p: shard_paths(p), "nshards.txt: '1e9' is not a number of shards"),
     "a policy that cannot be imported": (
         lambda p: find_policies([f"{p}/own.py:Own"]),
         "own.py cannot be imported (ImportError at line 1 of",
@@ -47,7 +48,6 @@ def test_the_library_names_it_on_one_line(tmp_path, case):
     (tmp_path / "costs.json").write_text('{"costs": {"blocks": [1, 2]}}')
     (tmp_path / "features").mkdir()
     (tmp_path / "features/manifest.json").write_text('{"schema_version": 4}')
-    (tmp_path / "nshards.txt").write_text("1e9")
     (tmp_path / "own.py").write_text(POLICY)
     (tmp_path / "cut.py").write_text("import torch\nclass Own(")
     call, message = DOORS[case]

@@ -18,7 +18,7 @@ from tgems.features.shards import Encoding
 
 def test_the_cache_contains_the_encoders_outputs(demo_backbone, demo_data, demo_features):
     features = load_features(demo_features / "scenes")
-    drawn = [s for p in shard_paths(demo_data / "scenes/test") for s in read_shard(p)]
+    drawn = [s for p in shard_paths(demo_data / "scenes/test") for s in read_shard(p, "zeroshot_retrieval")]
     images = torch.stack([demo_backbone.preprocess(Image.open(io.BytesIO(s.image))) for s in drawn[:32]])
     encoded = encode_images(demo_backbone.tower, images, demo_backbone.blocks)
     assert torch.equal(features.embeddings[:32], encoded.embeddings)
@@ -31,11 +31,14 @@ def test_the_cache_contains_the_encoders_outputs(demo_backbone, demo_data, demo_
 @pytest.fixture(scope="module")
 def by_grids(demo_backbone, demo_data, tmp_path_factory):
     """Grids -> features of `digits` extracted with them."""
-    root, split = tmp_path_factory.mktemp("grids"), SplitFiles.of_folder(demo_data / "digits/test")
+    root, split = (
+        tmp_path_factory.mktemp("grids"),
+        SplitFiles.of_folder(demo_data / "digits/test", "zeroshot_classification"),
+    )
     features = {}
     for grids in ((1, 2), (1,), (2,), ()):
         folder = root / f"grids-{'-'.join(map(str, grids))}"
-        extract_features(demo_backbone, split, "zeroshot_classification", folder, Encoding(grids=grids))
+        extract_features(demo_backbone, split, folder, Encoding(grids=grids))
         features[grids] = load_features(folder)
     return features
 
@@ -105,8 +108,8 @@ def test_features_of_other_weights_are_refused(demo_features):
 
 
 def test_a_logit_bias_is_recorded(biased_backbone, demo_data, demo_features, tmp_path):
-    split = SplitFiles.of_folder(demo_data / "digits/test")
-    extract_features(biased_backbone, split, "zeroshot_classification", tmp_path / "f", Encoding())
+    split = SplitFiles.of_folder(demo_data / "digits/test", "zeroshot_classification")
+    extract_features(biased_backbone, split, tmp_path / "f", Encoding())
     assert load_features(tmp_path / "f").manifest["logit_bias"] == biased_backbone.logit_bias == -10
     assert load_features(demo_features / "digits").manifest["logit_bias"] is None
 

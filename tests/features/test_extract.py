@@ -32,10 +32,10 @@ def _png():
     return buffer.getvalue()
 
 
-def _split(folder, images, label=0):
+def _split(folder, images):
     write_prompts(folder, Prompts(("a", "b"), ("{c}",)))
-    write_split([Sample(f"x-{i}", image, "png", label) for i, image in enumerate(images)], folder / "test", 5)
-    return SplitFiles.of_folder(folder / "test")
+    write_split([Sample(f"x-{i}", image, "png", 0) for i, image in enumerate(images)], folder / "test", 5)
+    return SplitFiles.of_folder(folder / "test", CLASSIFY)
 
 
 def _equal(a, b):
@@ -45,28 +45,13 @@ def _equal(a, b):
 
 
 def test_one_grey_image_of_odd_shape_is_fine(demo_backbone, tmp_path):
-    extract_features(demo_backbone, _split(tmp_path / "d", [_png()]), CLASSIFY, tmp_path / "f", Encoding())
+    extract_features(demo_backbone, _split(tmp_path / "d", [_png()]), tmp_path / "f", Encoding())
     assert load_features(tmp_path / "f").summaries.shape == (1, 7, 5 * 64)
-
-
-@pytest.mark.parametrize(
-    ("image", "label", "task", "message"),
-    [
-        (b"garbage", 0, CLASSIFY, r"0\.tar: sample 'x-0' cannot be decoded"),
-        (None, 2, CLASSIFY, "has class 2, but classnames.txt lists 2"),
-        (None, 0, "zeroshot_retrieval", "'x-0' has no caption"),
-    ],
-)
-def test_bad_samples_are_named_and_nothing_is_left(demo_backbone, tmp_path, image, label, task, message):
-    split = _split(tmp_path / "d", [image or _png()], label)
-    with pytest.raises(UserError, match=message):
-        extract_features(demo_backbone, split, task, tmp_path / "out/f", Encoding())
-    assert not (tmp_path / "out/f").exists() and not list(tmp_path.rglob("*partial*"))
 
 
 def test_skipped_samples_are_listed_and_not_counted(demo_backbone, tmp_path, caplog):
     split = _split(tmp_path / "d", [_png(), b"garbage", _png()])
-    extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding(on_bad_sample="skip"))
+    extract_features(demo_backbone, split, tmp_path / "f", Encoding(on_bad_sample="skip"))
     features = load_features(tmp_path / "f")
     assert features.manifest["n"] == 2 == len(features.embeddings)
     assert features.samples["key"].tolist() == ["x-0", "x-2"]
@@ -77,11 +62,11 @@ def test_skipped_samples_are_listed_and_not_counted(demo_backbone, tmp_path, cap
 def test_a_shard_of_only_bad_samples_is_an_error(demo_backbone, tmp_path):
     split = _split(tmp_path / "d", [b"garbage"])
     with pytest.raises(UserError, match=r"0\.tar: none of its 1 samples can be used"):
-        extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding(on_bad_sample="skip"))
+        extract_features(demo_backbone, split, tmp_path / "f", Encoding(on_bad_sample="skip"))
 
 
 def test_workers_parts_and_small_files_change_no_number(demo_backbone, demo_data, demo_features, tmp_path, monkeypatch):
-    split, whole = SplitFiles.of_folder(demo_data / "digits/test"), load_features(demo_features / "digits")
+    split, whole = SplitFiles.of_folder(demo_data / "digits/test", CLASSIFY), load_features(demo_features / "digits")
     monkeypatch.setattr(shards, "ROWS_PER_FILE", 20)
     encoding = Encoding(batch_size=32, workers=1)
     for part in range(3):
@@ -89,7 +74,7 @@ def test_workers_parts_and_small_files_change_no_number(demo_backbone, demo_data
         encode_part(demo_backbone, split, receipt, encoding, part, 3)
         assert len(json.loads(receipt.read_text())["shards"]) == (part < 2)
     monkeypatch.setattr(shards, "encode_images", None)
-    extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", encoding)
+    extract_features(demo_backbone, split, tmp_path / "f", encoding)
     _equal(load_features(tmp_path / "f"), whole)
 
 
@@ -108,32 +93,32 @@ def test_a_killed_pass_resumes_at_the_first_incomplete_shard(
     demo_backbone, demo_data, demo_features, tmp_path, monkeypatch
 ):
     shutil.copytree(demo_data / "digits", tmp_path / "digits")
-    split, second = SplitFiles.of_folder(tmp_path / "digits/test"), tmp_path / "digits/test/1.tar"
+    split, second = SplitFiles.of_folder(tmp_path / "digits/test", CLASSIFY), tmp_path / "digits/test/1.tar"
     intact = second.read_bytes()
     second.write_bytes(intact[:-2000])
     encoding = Encoding(batch_size=32)
     with pytest.raises(UserError, match=r"1\.tar: damaged"):
-        extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", encoding)
+        extract_features(demo_backbone, split, tmp_path / "f", encoding)
     assert sorted(p.name for p in shard_folder(tmp_path / "f").iterdir()) == ["0"]
     second.write_bytes(intact)
     encoded = []
-    index = shards.index_shard
-    monkeypatch.setattr(shards, "index_shard", lambda path, one: encoded.append(path.name) or index(path, one))
-    extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", encoding)
+    index = SplitFiles.index
+    monkeypatch.setattr(SplitFiles, "index", lambda self, path: encoded.append(path.name) or index(self, path))
+    extract_features(demo_backbone, split, tmp_path / "f", encoding)
     assert encoded == ["1.tar"]
     _equal(load_features(tmp_path / "f"), load_features(demo_features / "digits"))
 
 
 @pytest.mark.parametrize("change", ["code", "file", "blocks"])
 def test_a_damaged_or_outdated_shard_is_encoded_again(demo_backbone, demo_data, tmp_path, change):
-    split, out = SplitFiles.of_folder(demo_data / "digits/test"), tmp_path / "f"
-    extract_features(demo_backbone, split, CLASSIFY, out, Encoding())
+    split, out = SplitFiles.of_folder(demo_data / "digits/test", CLASSIFY), tmp_path / "f"
+    extract_features(demo_backbone, split, out, Encoding())
     file = shard_folder(out) / "0/000.safetensors"
     before = file.stat().st_ino
     if change == "file":
         file.write_bytes(file.read_bytes()[:-10])
     backbone = load_backbone(DEMO | {"exits": [4]}) if change == "blocks" else demo_backbone
-    extract_features(backbone, split, CLASSIFY, out, Encoding(code="other" if change == "code" else ""))
+    extract_features(backbone, split, out, Encoding(code="other" if change == "code" else ""))
     assert file.stat().st_ino != before
     assert load_features(out).summaries.shape[1] == (1 if change == "blocks" else 7)
 
@@ -143,13 +128,13 @@ def test_one_key_in_two_shards_is_named(demo_backbone, tmp_path):
     shutil.copy(tmp_path / "d/test/0.tar", tmp_path / "d/test/1.tar")
     split = replace(split, shards=[*split.shards, tmp_path / "d/test/1.tar"])
     with pytest.raises(UserError, match="key 'x-0' is in two shards"):
-        extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding())
+        extract_features(demo_backbone, split, tmp_path / "f", Encoding())
 
 
 def test_autocast_is_recorded_with_exact_embeddings_beside(demo_data, demo_features, tmp_path):
     encoding = Encoding(batch_size=32, precision="bfloat16", dtype="float16")
     backbone = load_backbone(DEMO)
-    extract_features(backbone, SplitFiles.of_folder(demo_data / "digits/test"), CLASSIFY, tmp_path / "f", encoding)
+    extract_features(backbone, SplitFiles.of_folder(demo_data / "digits/test", CLASSIFY), tmp_path / "f", encoding)
     features, exact = load_features(tmp_path / "f"), load_features(demo_features / "digits")
     rows, reference = features.reference
     assert features.manifest["precision"] == "bfloat16" and len(rows) == 70
@@ -162,8 +147,8 @@ def test_features_of_a_shard_are_split_into_small_files(demo_backbone, tmp_path,
     generate_split("digits", "test", 30, 0, tmp_path / "digits/test", 30)
     write_prompts(tmp_path / "digits", Prompts(tuple("0123456789"), ("{c}",)))
     monkeypatch.setattr(shards, "ROWS_PER_FILE", 8)
-    split = SplitFiles.of_folder(tmp_path / "digits/test")
-    extract_features(demo_backbone, split, CLASSIFY, tmp_path / "f", Encoding(batch_size=8))
+    split = SplitFiles.of_folder(tmp_path / "digits/test", CLASSIFY)
+    extract_features(demo_backbone, split, tmp_path / "f", Encoding(batch_size=8))
     assert len(split.shards) == 1
     assert len(list((tmp_path / "f.shards/0").glob("*.safetensors"))) == 4
 
@@ -178,8 +163,8 @@ from tgems.features import shards
 from tgems.features.extract import extract_features
 shards.ROWS_PER_FILE = 1
 backbone = load_backbone({"pretrained": sys.argv[1]})
-split = SplitFiles.of_folder(Path(sys.argv[2]))
-extract_features(backbone, split, "zeroshot_classification", Path(sys.argv[3]), shards.Encoding(batch_size=1))
+split = SplitFiles.of_folder(Path(sys.argv[2]), "zeroshot_classification")
+extract_features(backbone, split, Path(sys.argv[3]), shards.Encoding(batch_size=1))
 """
 
 
@@ -198,6 +183,6 @@ def test_a_killed_process_leaves_no_shard_that_looks_complete(demo_backbone, dem
     child.wait()
     (left,) = shard_folder(out).iterdir()
     assert re.fullmatch(r"0\.[0-9a-f]{8}\.partial", left.name) and any(left.iterdir()) and not out.exists()
-    extract_features(demo_backbone, SplitFiles.of_folder(split), CLASSIFY, out, Encoding(batch_size=32))
+    extract_features(demo_backbone, SplitFiles.of_folder(split, CLASSIFY), CLASSIFY, out, Encoding(batch_size=32))
     _equal(load_features(out), load_features(demo_features / "digits"))
     assert sorted(p.name for p in shard_folder(out).iterdir()) == ["0", "1"]

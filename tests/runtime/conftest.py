@@ -161,7 +161,8 @@ def known(request, results, own_policy, split_of, demo_data, demo_features, demo
     points["fixed"] = points["fixed_raw"] = OperatingPoint(exit=2)
     policies = POLICIES | find_policies([own_policy])
     splits = {name: raw if policy.frozen_head else split for name, policy in policies.items()}
-    samples = [s for path in shard_paths(demo_data / dataset / "test") for s in read_shard(path)]
+    task = "zeroshot_retrieval" if dataset == "scenes" else "zeroshot_classification"
+    samples = [s for path in shard_paths(demo_data / dataset / "test") for s in read_shard(path, task)]
     opened = [demo_backbone.preprocess(Image.open(io.BytesIO(s.image)).convert("RGB")) for s in samples]
     return SimpleNamespace(
         dataset=dataset, split=split, splits=splits, policies=policies, points=points, images=torch.stack(opened),

@@ -79,7 +79,9 @@ def full_index(make, results, demo_data, tmp_path_factory):
 
 
 def test_search_finds_the_right_image(full_index, demo_data, make):
-    samples = {s.key: s for path in shard_paths(demo_data / "scenes/test") for s in read_shard(path)}
+    samples = {
+        s.key: s for path in shard_paths(demo_data / "scenes/test") for s in read_shard(path, "zeroshot_retrieval")
+    }
     found = 0
     for key in list(samples)[:5]:
         output = tgems("search", samples[key].captions[0], "-i", full_index, "-k", 3)

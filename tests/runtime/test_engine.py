@@ -74,8 +74,8 @@ def test_the_last_exit_is_the_encoder_s_own(make, known):
 
 def test_half_precision_caches_change_little(split_of, make, known, demo_backbone, demo_data, tmp_path, capsys):
     task = "zeroshot_classification" if known.dataset == "digits" else "zeroshot_retrieval"
-    files = SplitFiles.of_folder(demo_data / known.dataset / "test")
-    extract_features(demo_backbone, files, task, tmp_path / "half", Encoding(dtype="float16", batch_size=32))
+    files = SplitFiles.of_folder(demo_data / known.dataset / "test", task)
+    extract_features(demo_backbone, files, tmp_path / "half", Encoding(dtype="float16", batch_size=32))
     split, _ = split_of(tmp_path / "half")
     expected = known.policies["tgem"].decide(split.outputs, known.points["tgem"])
     embeddings, exits = in_batches(with_bank(make("tgem"), known), known.images, 64)

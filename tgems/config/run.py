@@ -183,6 +183,9 @@ class LatencyOptions(Section):
     """Precision of the encoder; bfloat16 is autocast."""
     device: Device = "cpu"
     """Device on which speed is measured."""
+    threads: Count | None = None
+    """Number of threads, at most the cores that Snakemake may use. The default is all cores of this machine; where jobs
+    run elsewhere, as on a cluster, the number must be set."""
 
 
 class DemoOptions(Section):

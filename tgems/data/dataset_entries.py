@@ -64,6 +64,8 @@ def parse_part(text: str, place: str) -> Part:
             f"config: {place} is {text!r}, expected a split folder, or a slice of its shards such as 'train[:2]'"
         )
     folder = posixpath.normpath(match["folder"]) if match["folder"] else ""
+    if set("{}") & set(folder):
+        raise UserError(f"config: {place} is {text!r}, but Snakemake reads braces as wildcards; rename the folder")
     if folder.startswith(("/", "..")):
         raise UserError(f"config: {place} is {text!r}, expected a folder inside the data set's source")
     start, end = int(match["start"] or 0), int(match["end"]) if match["end"] else None
@@ -74,7 +76,7 @@ def parse_part(text: str, place: str) -> Part:
 
 @cache
 def given() -> dict[str, dict]:
-    """Return the data sets that are known by name: their source, revision, task, splits and licence."""
+    """Return the data sets that are known by name: their source, revision, task, splits, images and licence."""
     return yaml.safe_load(Path(__file__).with_name("given.yaml").read_text())
 
 
@@ -105,7 +107,7 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
     if "source" not in entry:
         if name not in given():
             raise UserError(f"{place} has no source, and {name!r} is not a known name; {nearest(name, given())}")
-        known = {key: value for key, value in given()[name].items() if key != "licence"}
+        known = {key: value for key, value in given()[name].items() if key not in ("licence", "images")}
         entry = known | entry | {"splits": known["splits"] | entry["splits"]}
     if "task" not in entry:
         raise UserError(f"{place} has no task; set task: zeroshot_classification or zeroshot_retrieval")
@@ -117,6 +119,11 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
             raise UserError(f"{place}.{key} is for source 'hub:ORG/REPO' only, but source is {entry['source']!r}")
     if scheme == "tars" and entry["task"] != "zeroshot_retrieval":
         raise UserError(f"{place}.task is {entry['task']!r}, but source 'tars:FOLDER' holds captioned images")
+    if scheme in ("wds", "tars") and set("{}") & set(entry["source"]):
+        raise UserError(
+            f"{place}.source is {entry['source']!r}, but Snakemake reads braces as wildcards; rename the folder, "
+            "or link to it under another name"
+        )
     own_calibration = entry.get("calibration")
     splits = _complete_splits(entry["splits"], trained)
     entry = entry | {"splits": splits, "calibration": own_calibration or calibration}

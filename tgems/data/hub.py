@@ -7,16 +7,16 @@ under way; an interrupted download resumes where it stopped. A complete copy is 
 import hashlib
 import logging
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from tgems.data.dataset_entries import Part
 from tgems.data.network import network_errors
 from tgems.data.tar_index import check_end
-from tgems.data.webdataset import MOST_DIGITS
+from tgems.data.text_files import read_shard_count
 from tgems.errors import UserError
-from tgems.provenance import digest_file, read_json, write_json, writing
-from tgems.untrusted import read_text
+from tgems.provenance import RUN_AGAIN, digest_file, write_json, writing
+from tgems.untrusted import Closed, Digest, read_json_as
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +38,13 @@ class Remote:
         return hashlib.sha1(b"blob %d\0" % self.size + path.read_bytes()).hexdigest() == self.blob
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Closed):
     """Origin of a local file, and its digest, size and time of modification, which tell whether it has changed."""
 
     repo: str
     revision: str
     commit: str
-    sha256: str
+    sha256: Digest
     size: int
     mtime_ns: int
 
@@ -80,7 +79,8 @@ class HubCopy:
         """
         count_file = f"{part.folder}/nshards.txt"
         self._complete([*prompts, count_file])
-        shards = part.pick([f"{part.folder}/{i}.tar" for i in range(self._count(count_file))], self.place)
+        count = read_shard_count(self.root / count_file, RUN_AGAIN)
+        shards = part.pick([f"{part.folder}/{i}.tar" for i in range(count)], self.place)
         files = {file["path"]: file for file in self._complete([*prompts, count_file, *shards])}
         return [files[path] for path in shards], [files[path] for path in prompts]
 
@@ -123,12 +123,6 @@ class HubCopy:
             for file in info.siblings or ()
         }
 
-    def _count(self, path: str) -> int:
-        text = read_text(self.root / path, "delete it and run again")
-        if not text.strip().isdecimal() or len(text.strip()) > MOST_DIGITS:
-            raise UserError(f"{self.root / path}: {text!r:.40} is not a number of shards; delete it and run again")
-        return int(text)
-
     def _record_file(self, path: str) -> Path:
         return self.root / ".tgems" / f"{path}.json"
 
@@ -136,10 +130,7 @@ class HubCopy:
         file = self._record_file(path)
         if not os.path.isfile(file):
             return None
-        found = read_json(file)
-        if found.keys() != {field.name for field in fields(Record)}:
-            raise UserError(f"{file}: not a record of a downloaded file; delete it and run again")
-        return Record(**found)
+        return read_json_as(Record, file, RUN_AGAIN)
 
     def _usable(self, path: str) -> bool:
         """Return whether a file is there that was downloaded at this revision or that the user put there."""
@@ -179,8 +170,11 @@ class HubCopy:
     def _write_record(self, path: str) -> dict:
         local, stat = self.root / path, (self.root / path).stat()
         sha256 = self.remote[path].sha256 or digest_file(local)
-        record = Record(self.repo, self.revision, self.commit or "", sha256, stat.st_size, stat.st_mtime_ns)
-        write_json(self._record_file(path), asdict(record))
+        record = Record(
+            repo=self.repo, revision=self.revision, commit=self.commit or "", sha256=sha256,
+            size=stat.st_size, mtime_ns=stat.st_mtime_ns,
+        )  # fmt: skip
+        write_json(self._record_file(path), record.model_dump())
         return {"path": path, "sha256": sha256, "size": stat.st_size}
 
     def _fetch(self, path: str) -> dict:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from tgems.data.decoding import UNREADABLE, open_rgb
+from tgems.data.decoding import ImageError, open_rgb
 from tgems.data.tar_index import IMAGE_SUFFIXES
+from tgems.data.text_files import read_lines, read_templates
 from tgems.data.webdataset import Prompts, Sample, read_prompts, write_prompts, write_split
 from tgems.errors import UserError, nearest, reading, reason
 from tgems.failures import one_line_errors
@@ -106,27 +107,15 @@ def _row(table: Path, index: int) -> str:
     return f"{table}: row {index + 2}"
 
 
-def _lines(path: Path) -> tuple[str, ...]:
-    _check_file(Path(path))
-    text = read_text(path, "expected one entry per line, in UTF-8")
-    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not lines:
-        raise UserError(f"{path}: empty; expected one entry per line")
-    return lines
-
-
 def _prompts(out: Path, labels: pd.Series, table: Path, classnames: Path | None, templates: Path | None) -> Prompts:
     """Return the class names and templates of the split; those of the data set's other splits must be the same."""
     existing = read_prompts(out) if os.path.isfile(out / "classnames.txt") else None
     names = existing.classnames if existing else tuple(sorted(labels.unique()))
-    names = _lines(classnames) if classnames else names
-    chosen = _lines(templates) if templates else existing.templates if existing else TEMPLATES
+    names = read_lines(classnames) if classnames else names
+    chosen = read_templates(templates) if templates else existing.templates if existing else TEMPLATES
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{classnames or table}: class {twice!r} is listed twice; list it once")
-    without = [template for template in chosen if "{c}" not in template]
-    if without:
-        raise UserError(f"{templates}: template {without[0]!r} has no {{c}}; write it where the class belongs")
     if existing and (names, chosen) != (existing.classnames, existing.templates):
         what = "classnames.txt" if names != existing.classnames else "zeroshot_classification_templates.txt"
         given = classnames if names != existing.classnames else templates
@@ -142,7 +131,7 @@ def _check_type(out: Path, prompts: Prompts | None) -> None:
     existing = read_text(file, "delete it, or choose another folder").strip() if os.path.isfile(file) else kind
     if existing != kind:
         raise UserError(
-            f"{file}: the data set is for {existing:.40}, but this split is for {kind}; choose another folder"
+            f"{file}: the data set is for {existing!r:.40}, but this split is for {kind!r}; choose another folder"
         )
 
 
@@ -161,7 +150,7 @@ def _samples(
                 raise UserError(f"{place}: there is no image {path}")
             data = path.read_bytes()
             open_rgb(data)
-        except UNREADABLE as error:
+        except (OSError, ImageError) as error:
             raise UserError(f"{place}: image {path} cannot be read ({reason(error)})") from error
         values = tuple(" ".join(value.split()) for value in group[content])
         key = f"s{count:07d}"

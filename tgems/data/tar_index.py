@@ -1,17 +1,29 @@
 """Index a tar of samples, so that worker processes can read any of its images by offset."""
 
-import json
 import re
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from tgems.data.sample_members import read_captions, read_label, read_metadata
 from tgems.errors import UserError, first_line, reading
+from tgems.untrusted import TEXT_BYTES
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 AGAIN = "write or download the shard again"
-DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError)  # what tarfile raises on bytes that are not a tar
-LARGEST_LABEL = 2**63 - 1
+DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError)
+"""Exceptions that tarfile raises on bytes that are not a tar."""
+NEEDED = {"zeroshot_classification": ("cls", "json"), "zeroshot_retrieval": ("txt", "json"), None: ()}
+"""Members that are read beside the image, by task; a `.json` may be absent."""
+KINDS = {"cls": "class", "txt": "captions"}
+NOT_FILES = {
+    "a symbolic link": tarfile.TarInfo.issym,
+    "a hard link": tarfile.TarInfo.islnk,
+    "a device or a pipe": tarfile.TarInfo.isdev,
+    "sparse": tarfile.TarInfo.issparse,
+}
 NAME = re.compile(r"^((?:.*/)?[^./]*)\.([^/]*)$")
 
 
@@ -30,7 +42,7 @@ class Entry:
         size: Size of the image in bytes.
         label: Class number from the `.cls` member, or None.
         captions: Captions from the `.txt` member.
-        metadata: Content of the `.json` member.
+        metadata: What is kept of the `.json` member.
         problem: Why the sample cannot be used, or None.
     """
 
@@ -44,11 +56,15 @@ class Entry:
     problem: str | None = None
 
 
-def index_shard(path: Path, one_caption: bool = False) -> list[Entry]:
+def index_shard(path: Path, task: str | None = None, one_caption: bool = False) -> list[Entry]:
     """List the samples of one shard in order. The members of a sample must be adjacent, as webdataset requires.
+
+    A sample that lacks what the task needs has a `problem`; members that the task does not need may be damaged.
 
     Args:
         path: The archive.
+        task: `zeroshot_classification`, for which a sample is an image and a `.cls`; `zeroshot_retrieval`, for which it
+            is an image and a `.txt`; None if an image is enough.
         one_caption: Whether a `.txt` is a single caption, instead of one caption per line.
 
     Raises:
@@ -57,21 +73,21 @@ def index_shard(path: Path, one_caption: bool = False) -> list[Entry]:
     """
     check_end(path)
     entries: list[Entry] = []
-    members: dict[str, tarfile.TarInfo] = {}
+    members: dict[str, list[tarfile.TarInfo]] = {}
     current: str | None = None
     with _open(path) as tar:
         for member in _members(path, tar):
             name = NAME.match(member.name.removeprefix("./"))
-            if not member.isfile() or name is None:
+            if member.isdir() or name is None:
                 continue
             key, suffix = name.groups()
             if key != current and current is not None:
-                entries.append(_entry(tar, current, members, one_caption))
+                entries.append(_entry(tar, current, members, task, one_caption))
                 members = {}
             current = key
-            members[suffix.lower()] = member
+            members.setdefault(suffix.lower(), []).append(member)
         if current is not None:
-            entries.append(_entry(tar, current, members, one_caption))
+            entries.append(_entry(tar, current, members, task, one_caption))
     if not entries:
         raise ShardError(f"{path}: the shard holds no sample")
     _check_keys(path, entries)
@@ -105,38 +121,52 @@ def _damaged(path: Path, error: Exception) -> ShardError:
     return ShardError(f"{path}: damaged archive ({first_line(error)}); {AGAIN}")
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """Return the content of a regular file in a tar."""
-    file = tar.extractfile(member)
-    if file is None:
-        raise tarfile.ReadError(f"{member.name} is not a regular file")
-    return file.read()
-
-
-def _entry(tar: tarfile.TarFile, key: str, members: dict[str, tarfile.TarInfo], one_caption: bool) -> Entry:
+def _entry(
+    tar: tarfile.TarFile, key: str, members: dict[str, list[tarfile.TarInfo]], task: str | None, one_caption: bool
+) -> Entry:
     suffix = next((s for s in IMAGE_SUFFIXES if s in members), None)
     if suffix is None:
         return Entry(key, problem=f"has no image ({', '.join(IMAGE_SUFFIXES)}), only {sorted(members)}")
+    readers = {"cls": read_label, "txt": lambda data: read_captions(data, one_caption), "json": read_metadata}
+    needed = NEEDED[task]
     found = {}
-    for name, read in (("cls", _label), ("txt", bytes.decode), ("json", json.loads)):
-        try:
-            found[name] = read(_content(tar, members[name])) if name in members else None
-        except (ValueError, RecursionError, tarfile.TarError) as error:
-            return Entry(key, problem=f"has a .{name} that cannot be read ({first_line(error)})")
-    if not isinstance(found["json"] or {}, dict):
-        return Entry(key, problem=f"has a .json that is not a mapping: {found['json']!r:.40}")
-    text = found["txt"] or ""
-    lines = (" ".join(text.split()),) if one_caption else text.splitlines()
-    captions = tuple(line for line in lines if line.strip())
-    image = members[suffix]
-    return Entry(key, suffix, image.offset_data, image.size, found["cls"], captions, found["json"] or {})
+    try:
+        key.encode()
+        image = _regular(members, suffix)
+        for name in needed:
+            if name in members:
+                found[name] = _read(tar, _regular(members, name), readers[name])
+            elif name != "json":
+                raise ValueError(f"has no {KINDS[name]} (.{name})")
+    except UnicodeEncodeError:
+        return Entry(key, problem="has a name that is not UTF-8")
+    except ValueError as error:
+        return Entry(key, problem=str(error))
+    place = (suffix, image.offset_data, image.size)
+    return Entry(key, *place, found.get("cls"), found.get("txt", ()), found.get("json", {}))
 
 
-def _label(data: bytes) -> int:
-    label = int(data)
-    if abs(label) > LARGEST_LABEL:
-        raise ValueError("the number is too large for a class")
-    return label
+def _regular(members: dict[str, list[tarfile.TarInfo]], suffix: str) -> tarfile.TarInfo:
+    """Return a member that is a file with its own content, as webdataset reads no others."""
+    member, *others = members[suffix]
+    if others:
+        raise ValueError(f"has more than one .{suffix}")
+    if not member.isfile() or member.issparse():
+        kind = next((kind for kind, test in NOT_FILES.items() if test(member)), "of an unknown type")
+        raise ValueError(f"has a .{suffix} that is {kind}, not a file with content")
+    return member
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo, reader: Callable[[bytes], Any]) -> Any:
+    try:
+        if member.size > TEXT_BYTES:
+            raise ValueError(f"larger than {TEXT_BYTES >> 20} MB")
+        file = tar.extractfile(member)
+        assert file is not None
+        return reader(file.read())
+    except (ValueError, tarfile.TarError) as error:
+        suffix = member.name.rpartition(".")[2]
+        raise ValueError(f"has a .{suffix} that cannot be read ({first_line(error)})") from error
 
 
 def _check_keys(path: Path, entries: list[Entry]) -> None:

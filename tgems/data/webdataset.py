@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tgems.data.tar_index import ShardError, index_shard, read_image
-from tgems.provenance import digest_file, read_json, whole_folder, write_text
-from tgems.untrusted import read_text
+from tgems.data.receipt import read_receipt
+from tgems.data.tar_index import Entry, ShardError, index_shard, read_image
+from tgems.data.text_files import read_lines, read_shard_count, read_templates
+from tgems.provenance import digest_file, whole_folder, write_text
 
-MOST_DIGITS = 6  # of a number of shards
 PROMPT_FILES = ("classnames.txt", "zeroshot_classification_templates.txt")
 
 
@@ -51,6 +51,7 @@ class SplitFiles:
         shards: Shards in order.
         digests: SHA-256 of the shards by file name, if a receipt lists them.
         prompts: Folder of class names and templates.
+        task: `zeroshot_classification` or `zeroshot_retrieval`, which decides what a sample consists of.
         one_caption: Whether a `.txt` is a single caption, instead of one caption per line.
     """
 
@@ -58,49 +59,68 @@ class SplitFiles:
     shards: list[Path]
     digests: dict[str, str] | None
     prompts: Path
+    task: str
     one_caption: bool = False
 
     @classmethod
-    def of(cls, path: Path) -> "SplitFiles":
+    def of(cls, path: Path, task: str) -> "SplitFiles":
         """Open a split from its folder or from the receipt of its download."""
-        return cls.of_receipt(path) if Path(path).suffix == ".json" else cls.of_folder(path)
+        return cls.of_receipt(path, task) if Path(path).suffix == ".json" else cls.of_folder(path, task)
 
     @classmethod
-    def of_folder(cls, folder: Path) -> "SplitFiles":
+    def of_folder(cls, folder: Path, task: str) -> "SplitFiles":
         """Open a split in clip_benchmark's layout.
 
         Raises:
             ShardError: `nshards.txt` or a shard is missing.
         """
         folder = Path(folder)
-        return cls(f"{folder.parent.name}/{folder.name}", shard_paths(folder), None, folder.parent)
+        return cls(f"{folder.parent.name}/{folder.name}", shard_paths(folder), None, folder.parent, task)
 
     @classmethod
-    def of_receipt(cls, path: Path) -> "SplitFiles":
+    def of_receipt(cls, path: Path, task: str) -> "SplitFiles":
         """Open a split as its receipt lists it.
 
         Raises:
-            ShardError: A file is missing, or its size has changed since the receipt was written.
+            UserError: The receipt is damaged, a file is missing, or its size has changed since the receipt was written.
         """
-        receipt = read_json(path)
-        root = Path(receipt["root"])
-        for file in (*receipt["shards"], *receipt["prompts"]):
-            listed = root / file["path"]
+        receipt = read_receipt(path)
+        root = Path(receipt.root)
+        for file in (*receipt.shards, *receipt.prompts):
+            listed = root / file.path
             size = listed.stat().st_size if os.path.isfile(listed) else None
-            if size != file["size"]:
-                state = "missing" if size is None else f"{size} bytes instead of {file['size']}"
+            if size != file.size:
+                state = "missing" if size is None else f"{size} bytes instead of {file.size}"
                 raise ShardError(f"{listed}: {state} since {path} was written; delete that receipt and run again")
         return cls(
-            f"{receipt['dataset']}/{receipt['split']}",
-            [root / file["path"] for file in receipt["shards"]],
-            {Path(file["path"]).name: file["sha256"] for file in receipt["shards"]},
+            f"{receipt.dataset}/{receipt.split}",
+            [root / file.path for file in receipt.shards],
+            {Path(file.path).name: file.sha256 for file in receipt.shards},
             root,
-            receipt["source"].startswith("tars:"),
+            task,
+            receipt.source.startswith("tars:"),
         )
+
+    def index(self, shard: Path) -> list[Entry]:
+        """List the samples of one of the shards in order; see `index_shard`.
+
+        Raises:
+            ShardError: A class number is beyond the class names.
+        """
+        entries = index_shard(shard, self.task, self.one_caption)
+        if self.task == "zeroshot_classification":
+            classes = len(read_prompts(self.prompts).classnames)
+            for entry in entries:
+                if entry.label is not None and entry.label >= classes:
+                    raise ShardError(
+                        f"{shard}: sample {entry.key!r} has class {entry.label}, but {self.prompts / 'classnames.txt'} "
+                        f"lists {classes} classes, from 0; correct one of them"
+                    )
+        return entries
 
     def read(self, shard: Path) -> Iterator[Sample]:
         """Read the samples of one of the shards in order; see `read_shard`."""
-        return read_shard(shard, self.one_caption)
+        return read_shard(shard, self.task, self.one_caption)
 
     def digest(self, shard: Path) -> str:
         """Return the SHA-256 of one of the shards, from the receipt if it has one."""
@@ -165,58 +185,43 @@ def read_prompts(folder: Path) -> Prompts:
     """Read the class names and templates of a data set.
 
     Raises:
-        ShardError: A file is missing or empty.
+        UserError: A file is missing, or does not hold one entry per line; the message names the line.
     """
-    lines = []
-    for name in PROMPT_FILES:
-        path = Path(folder) / name
-        if not os.path.isfile(path):
-            raise ShardError(f"{path}: missing; zero-shot classification needs this file, with one entry per line")
-        text = read_text(path, "zero-shot classification needs this file, with one entry per line")
-        entries = tuple(line.strip() for line in text.splitlines() if line.strip())
-        if not entries:
-            raise ShardError(f"{path}: empty; zero-shot classification needs one entry per line there")
-        lines.append(entries)
-    return Prompts(*lines)
+    names, templates = (Path(folder) / name for name in PROMPT_FILES)
+    return Prompts(read_lines(names), read_templates(templates))
 
 
 def shard_paths(folder: Path) -> list[Path]:
     """List the shards of a split in order.
 
     Raises:
-        ShardError: `nshards.txt` or a shard is missing.
+        UserError: `nshards.txt` or a shard is missing.
     """
     folder = Path(folder)
-    count_file = folder / "nshards.txt"
-    if not os.path.isfile(count_file):
-        raise ShardError(f"{count_file}: missing; it must hold the number of shards of the split")
-    text = read_text(count_file, "it must hold the number of shards of the split")
-    if not text.strip().isdecimal() or len(text.strip()) > MOST_DIGITS:
-        raise ShardError(f"{count_file}: {text!r:.40} is not a number of shards; correct it")
-    count = int(text)
-    paths = [folder / f"{i}.tar" for i in range(count)]
-    missing = [str(p) for p in paths if not os.path.isfile(p)]
-    if missing or not paths:
-        raise ShardError(f"{folder}: nshards.txt lists {count} shards; missing: {', '.join(missing) or 'all'}")
+    count = read_shard_count(folder / "nshards.txt", "it must hold the number of shards of the split")
+    paths = []
+    for number in range(count):
+        paths.append(folder / f"{number}.tar")
+        if not os.path.isfile(paths[-1]):
+            raise ShardError(
+                f"{paths[-1]}: missing, but nshards.txt lists {count} shards; add it, or correct the number"
+            )
     return paths
 
 
-def read_shard(path: Path, one_caption: bool = False) -> Iterator[Sample]:
+def read_shard(path: Path, task: str | None = None, one_caption: bool = False) -> Iterator[Sample]:
     """Read the samples of one shard in order.
 
     Args:
         path: The archive.
+        task: What a sample consists of; see `index_shard`.
         one_caption: Whether a `.txt` is a single caption, instead of one caption per line.
 
     Raises:
-        ShardError: The archive is damaged or empty, or a sample cannot be read, has no image, or has neither a label
-            nor captions.
+        ShardError: The archive is damaged or empty, or a sample lacks what the task needs.
     """
-    for entry in index_shard(path, one_caption):
-        problem = entry.problem
-        if problem is None and entry.label is None and not entry.captions:
-            problem = "has neither a class (.cls) nor captions (.txt)"
-        if problem is not None:
-            raise ShardError(f"{path}: sample {entry.key!r} {problem}")
+    for entry in index_shard(path, task, one_caption):
+        if entry.problem is not None:
+            raise ShardError(f"{path}: sample {entry.key!r} {entry.problem}")
         image = read_image(path, entry)
         yield Sample(entry.key, image, entry.suffix, entry.label, entry.captions, entry.metadata)

@@ -3,17 +3,16 @@
 python -m tgems.demo.installing
 """
 
-import io
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from tgems.backbones.load import Backbone, load_backbone
+from tgems.data.decoding import open_rgb
 from tgems.data.webdataset import Sample
 from tgems.demo.datasets import PROMPTS, samples
 from tgems.errors import UserError
@@ -74,7 +73,7 @@ def full_depth_metrics(backbone: Backbone, test_images: int, seed: int = 0) -> d
 
 def _embed(backbone: Backbone, drawn: list[Sample], batch_size: int = 256) -> torch.Tensor:
     batches = (drawn[i : i + batch_size] for i in range(0, len(drawn), batch_size))
-    pixels = (torch.stack([backbone.preprocess(Image.open(io.BytesIO(s.image))) for s in batch]) for batch in batches)
+    pixels = (torch.stack([backbone.preprocess(open_rgb(s.image)) for s in batch]) for batch in batches)
     return torch.cat([encode_images(backbone.tower, images, backbone.blocks).embeddings for images in pixels])
 
 

@@ -1,6 +1,5 @@
 """Pretrain a small CLIP model on captioned scenes, and write it as an open_clip `local-dir:` folder."""
 
-import io
 import json
 import logging
 import math
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save as serialise
 from torch import nn
@@ -18,6 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from tgems.config.run import PretrainingOptions
+from tgems.data.decoding import open_rgb
 from tgems.data.webdataset import read_shard, shard_paths
 from tgems.errors import UserError, reading
 from tgems.provenance import commit, digest_file, digest_json, versions, whole_file, whole_folder, write_json
@@ -35,8 +34,8 @@ def load_pairs(split: Path) -> tuple[torch.Tensor, list[tuple[str, ...]]]:
     """
     images, captions = [], []
     for path in tqdm(shard_paths(split), desc="decode", unit="shard", mininterval=5):
-        for sample in read_shard(path):
-            images.append(np.asarray(Image.open(io.BytesIO(sample.image)).convert("RGB")))
+        for sample in read_shard(path, "zeroshot_retrieval"):
+            images.append(np.asarray(open_rgb(sample.image)))
             captions.append(sample.captions)
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), captions
 

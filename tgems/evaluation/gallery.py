@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
+from tgems.data.decoding import open_rgb
+from tgems.data.tar_index import read_image
 from tgems.data.webdataset import SplitFiles, read_prompts
 from tgems.evaluation.operating_points import Row
+from tgems.features.cache import FeatureSet
 from tgems.policies.interface import Policy
 
 PER_EXIT = 4
@@ -27,13 +29,13 @@ def pick_row(rows: list[Row], calibration: str, policies: dict[str, Policy]) -> 
 
 
 def gallery(
-    row: Row | None, samples: pd.DataFrame, blocks: tuple[int, ...], split: SplitFiles, seed: int = 0
+    row: Row | None, features: FeatureSet, blocks: tuple[int, ...], split: SplitFiles, seed: int = 0
 ) -> pd.DataFrame:
     """Draw images of every exit at random, whether or not they were right.
 
     Args:
         row: Operating point to show; None gives an empty table.
-        samples: Samples of the test images, in order.
+        features: Features of the test images; samples that were skipped there are not drawn.
         blocks: Block of each exit.
         split: Shards and prompts of the test split.
         seed: Seed of the draw.
@@ -45,30 +47,31 @@ def gallery(
     columns = ["exit_block", "key", "image", "text", "difficulty", "policy", "rate_target"]
     if row is None:
         return pd.DataFrame(columns=columns)
-    keys = samples["key"].tolist()
-    names = read_prompts(split.prompts).classnames if "label" in samples else None
+    keys = features.samples["key"].tolist()
+    skipped = {(one["shard"], one["key"]) for one in features.manifest["skipped"]}
+    names = read_prompts(split.prompts).classnames if features.captions is None else None
     order, taken = np.random.default_rng(seed).permutation(len(keys)), np.asarray(row.exits)
     wanted: dict[str, int] = {}
     for exit_, block in enumerate(blocks):
         wanted |= {keys[i]: block for i in order[taken[order] == exit_][:PER_EXIT]}
     found = [
         (
-            wanted[sample.key],
-            sample.key,
-            _thumbnail(sample.image),
-            sample.captions[0] if names is None or sample.label is None else names[sample.label],
-            sample.metadata.get("difficulty", np.nan),
+            wanted[entry.key],
+            entry.key,
+            _thumbnail(read_image(path, entry)),
+            entry.captions[0] if names is None or entry.label is None else names[entry.label],
+            entry.metadata.get("difficulty", np.nan),
             row.about["policy"],
             row.about["rate_target"],
         )
         for path in split.shards
-        for sample in split.read(path)
-        if sample.key in wanted
+        for entry in split.index(path)
+        if entry.key in wanted and (path.name, entry.key) not in skipped
     ]
     return pd.DataFrame(found, columns=columns).sort_values(["exit_block", "key"], ignore_index=True)
 
 
 def _thumbnail(data: bytes) -> bytes:
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(data)).convert("RGB").resize((THUMBNAIL, THUMBNAIL)).save(buffer, "PNG")
+    open_rgb(data).resize((THUMBNAIL, THUMBNAIL)).save(buffer, "PNG")
     return buffer.getvalue()

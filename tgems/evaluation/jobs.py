@@ -17,8 +17,8 @@ from tgems.evaluation.curves import Curves, as_frame, curves_of, from_frame
 from tgems.evaluation.estimates import Point, points_of
 from tgems.evaluation.gallery import gallery, pick_row
 from tgems.evaluation.operating_points import Row, endpoint_rows, exit_shares, policy_rows
-from tgems.evaluation.precision import precision_change
 from tgems.evaluation.query_bank import QueryBank, candidates, choose_query_bank, draw_captions
+from tgems.evaluation.record import evaluation_record
 from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.split import Split, Trained
 from tgems.evaluation.thresholds import SavedThresholds, as_json, fit_policies, read_thresholds, usable
@@ -29,7 +29,7 @@ from tgems.exits.module_folders import joint_guidance
 from tgems.features.cache import IN_MEMORY_GB, SCHEMA_VERSION, FeatureSet, load_captions, load_features
 from tgems.policies.interface import Policy, require_index_safe
 from tgems.policies.registry import find_policies
-from tgems.provenance import commit, read_json, versions, whole_file, write_json
+from tgems.provenance import whole_file, write_json
 
 
 def run_thresholds(
@@ -129,7 +129,7 @@ def run_evaluation(
     validation = from_frame(pd.read_parquet(curves))
     before = validation if first == "in_domain" else {}
     names = {k: about[k] for k in ("backbone", "variant", "dataset")}
-    shown = gallery(pick_row(rows, first, chosen), features.samples, costs.blocks, SplitFiles.of(Path(images)))
+    shown = gallery(pick_row(rows, first, chosen), features, costs.blocks, SplitFiles.of(Path(images), about["task"]))
     under = [
         areas(found, seen, sources, names).assign(score_normalisation=label)
         for label, found, seen in (("none", own, before), ("querybank", normalised, {}))
@@ -146,7 +146,7 @@ def run_evaluation(
     }
     for name, frame in parts.items():
         _write(frame, out[name])
-    write_json(Path(out["provenance"]), _provenance(features, fixed, trained))
+    write_json(Path(out["provenance"]), evaluation_record(features, fixed, trained))
 
 
 def splits(features: FeatureSet, costs: ExitCosts, trained: Trained, policies: dict[str, Policy]) -> Iterator[Split]:
@@ -217,18 +217,6 @@ def _normalised_curves(
 
 def _reported(frame: pd.DataFrame, directions: list[str]) -> pd.DataFrame:
     return frame if frame.empty else frame[frame["direction"].isin(["classification", *directions])]
-
-
-def _provenance(features: FeatureSet, fixed: dict[str, SavedThresholds], trained: Trained) -> dict:
-    return {
-        "weights": features.manifest["weights"],
-        "test": {key: features.manifest[key] for key in ("n", "shards", "prompts", "skipped")},
-        "precision": precision_change(features),
-        "validation": {calibration: value.validation for calibration, value in fixed.items()},
-        "query_bank": {c: value.query_bank and value.query_bank.model_dump() for c, value in fixed.items()},
-        "modules": {m: read_json(Path(trained.exits, m, "config.json"))["model_digest"] for m in trained.folders},
-        "recorded": {"versions": versions(), "commit": commit()},
-    }
 
 
 def _write(frame: pd.DataFrame, path: Path | str) -> None:

@@ -4,6 +4,24 @@ import torch
 
 from tgems.evaluation.metrics import rank_of_label, retrieval_ranks
 from tgems.features.cache import FeatureSet
+from tgems.untrusted import Closed
+
+
+class MetricChange(Closed):
+    """A metric under autocast and in float32, and their difference."""
+
+    value: float
+    float32: float
+    change: float
+
+
+class PrecisionChange(Closed):
+    """What autocast changes, on `n` images; `cosine` is the smallest between embeddings of one image."""
+
+    precision: str
+    n: int
+    cosine: float
+    metrics: dict[str, MetricChange]
 
 
 def precision_change(features: FeatureSet) -> dict | None:

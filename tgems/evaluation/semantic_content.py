@@ -39,11 +39,11 @@ def groups(samples: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
     """Return (attribute, group, members `[n]` bool): all images, then the groups of each attribute that varies."""
     found = [("all", "all", np.ones(len(samples), dtype=bool))]
     if "difficulty" in samples and samples["difficulty"].nunique() > 1:
-        third = (samples["difficulty"].to_numpy() * 3).astype(int).clip(0, 2)
+        third = np.floor(samples["difficulty"].to_numpy() * 3).clip(0, 2)  # an image without one is in no third
         found += [("difficulty", name, third == k) for k, name in enumerate(THIRDS)]
     if "n_digits" in samples and samples["n_digits"].nunique() > 1:
         number = samples["n_digits"].to_numpy()
-        found += [("n_digits", str(k), number == k) for k in np.unique(number)]
+        found += [("n_digits", f"{k:g}", number == k) for k in np.unique(number)]
     return [(attribute, group, inside) for attribute, group, inside in found if inside.any()]
 
 

@@ -62,7 +62,7 @@ def load_module(folder: Path | str, weights: str) -> nn.Module:
     Raises:
         UserError: A file is missing or was altered, or the module was trained on another backbone.
     """
-    config = _read_config(folder)
+    config = read_module_config(folder)
     if config.weights != weights:
         raise UserError(
             f"{folder}: trained on backbone weights {config.weights[:12]}, but features of {weights[:12]} are in "
@@ -94,7 +94,7 @@ def load_extra(folder: Path | str) -> dict[str, Tensor]:
     Raises:
         UserError: The file is missing or was altered.
     """
-    path = checked_file(folder, EXTRA, _read_config(folder).extra_digest, RUN_AGAIN)
+    path = checked_file(folder, EXTRA, read_module_config(folder).extra_digest, RUN_AGAIN)
     return read_safetensors(path, RUN_AGAIN)
 
 
@@ -107,7 +107,7 @@ def load_folds(folder: Path | str) -> tuple[list[ExitHeads], Tensor] | None:
     Raises:
         UserError: The file is missing, was altered, or does not hold such heads.
     """
-    config = _read_config(folder)
+    config = read_module_config(folder)
     if config.extra_digest is None:
         return None
     tensors, path = load_extra(folder), Path(folder) / EXTRA
@@ -120,7 +120,12 @@ def part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
 
-def _read_config(folder: Path | str) -> ModuleConfig:
+def read_module_config(folder: Path | str) -> ModuleConfig:
+    """Read the `config.json` of a trained module.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
     return read_json_as(ModuleConfig, file_inside(Path(folder), "config.json", RUN_AGAIN), RUN_AGAIN)
 
 

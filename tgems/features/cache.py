@@ -23,6 +23,7 @@ from torch import Tensor
 
 from tgems.costs.exit_layout import grid_of, n_parts
 from tgems.errors import UserError
+from tgems.features.manifest import Manifest, checked
 from tgems.features.row_access import Rows
 from tgems.provenance import digest_file, read_json, write_json
 from tgems.untrusted import read_safetensors
@@ -30,7 +31,6 @@ from tgems.untrusted import read_safetensors
 SCHEMA_VERSION = 4
 IN_MEMORY_GB = 8.0
 RUN_AGAIN = "delete its folder and run again"
-NEEDED = {"blocks", "files", "grids", "logit_scale", "n", "parts", "recorded", "weights", "widths"}
 COMPARED = ("schema_version", "weights", "preprocess")
 
 
@@ -194,9 +194,7 @@ def _read_manifest(folder: Path, expected: dict) -> dict:
                 f"{folder}: cached with {key} {manifest.get(key)!r}, but {wanted!r} is in use; "
                 "delete the folder and run again"
             )
-    if missing := NEEDED - manifest.keys():
-        raise UserError(f"{folder}: manifest.json has no key {min(missing)!r}; delete the folder and run again")
-    return manifest
+    return checked(Manifest, folder / "manifest.json", f"delete the folder {folder} and run again")
 
 
 def _check_files(folder: Path, cache: Path, digests: dict[str, str]) -> None:

@@ -40,13 +40,12 @@ def encode_part(backbone: Backbone, split: SplitFiles, out: Path, encoding: Enco
     write_json(out, {"shards": {name: shard["files"] for name, shard in found.items()}})
 
 
-def extract_features(backbone: Backbone, split: SplitFiles, task: str, out: Path, encoding: Encoding) -> None:
+def extract_features(backbone: Backbone, split: SplitFiles, out: Path, encoding: Encoding) -> None:
     """Encode the images and texts of a split, each once, and write the feature cache.
 
     Args:
         backbone: Frozen model.
         split: The split to encode.
-        task: `zeroshot_classification` or `zeroshot_retrieval`.
         out: Folder of the cache, which appears only once it is complete. Features of shards are in `{out}.shards`.
         encoding: How images are encoded.
 
@@ -59,10 +58,10 @@ def extract_features(backbone: Backbone, split: SplitFiles, task: str, out: Path
     found = _encode(backbone, split, shards, encoding, range(len(split.shards)))
     with whole_folder(out) as partial:
         samples, captions = _gather(shards, found)
-        texts, prompts = _texts(backbone, split, task, samples, captions)
+        texts, prompts = _texts(backbone, split, samples, captions)
         save_file({"embeddings": texts}, partial / "texts.safetensors")
         samples.dropna(axis=1, how="all").to_parquet(partial / "samples.parquet")
-        if task == "zeroshot_retrieval":
+        if split.task == "zeroshot_retrieval":
             captions.to_parquet(partial / "captions.parquet")
         if encoding.precision != "float32":
             _gather_reference(shards, found, partial)
@@ -139,29 +138,23 @@ def _manifest(backbone: Backbone, encoding: Encoding, found: dict[str, dict], pr
     }
 
 
-def _texts(
-    backbone: Backbone, split: SplitFiles, task: str, samples: pd.DataFrame, captions: pd.DataFrame
-) -> tuple[Tensor, list]:
+def _texts(backbone: Backbone, split: SplitFiles, samples: pd.DataFrame, captions: pd.DataFrame) -> tuple[Tensor, list]:
     """Encode the classes or the distinct captions, and number the latter in a new column `text` of `captions`.
 
     Returns:
         Embeddings `[m, D]`, and the texts for their digest.
     """
     model, tokenizer = backbone.model, backbone.tokenizer
-    if task == "zeroshot_classification":
+    if split.task == "zeroshot_classification":
         prompts = read_prompts(split.prompts)
-        wrong = samples[~samples["label"].between(0, len(prompts.classnames) - 1).fillna(False).astype(bool)]
-        if len(wrong):
-            key, label = wrong.iloc[0][["key", "label"]]
+        highest = samples["label"].max()
+        if highest >= len(prompts.classnames):  # class names can have changed since the shards were encoded
             raise UserError(
-                f"{split.name}: sample {key!r} has class {None if pd.isna(label) else label}, "
-                f"but classnames.txt lists {len(prompts.classnames)} classes"
+                f"{split.prompts / 'classnames.txt'}: lists {len(prompts.classnames)} classes, from 0, but "
+                f"{split.name} has a sample of class {highest}; correct one of them"
             )
         texts = class_embeddings(model, tokenizer, prompts.classnames, prompts.templates)
         return texts, [prompts.classnames, prompts.templates]
-    bare = set(range(len(samples))) - set(captions["image"])
-    if bare:
-        raise UserError(f"{split.name}: sample {samples['key'][min(bare)]!r} has no caption, but the task is retrieval")
     number, distinct = pd.factorize(captions["caption"])
     captions.insert(1, "text", number)
     return encode_texts(model, tokenizer, list(distinct)), list(distinct)

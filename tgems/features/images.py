@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tgems.data.decoding import UNREADABLE, open_rgb
+from tgems.data.decoding import ImageError, open_rgb
 from tgems.data.tar_index import Entry, read_image
-from tgems.errors import reason
 
 
 class Batch(NamedTuple):
@@ -48,8 +47,8 @@ class ShardImages(Dataset):
             return index, entry.problem
         try:
             image = open_rgb(read_image(self.path, entry))
-        except UNREADABLE as error:
-            return index, f"cannot be decoded ({reason(error)})"
+        except ImageError as error:
+            return index, f"cannot be decoded ({error})"
         return index, self.preprocess(image)
 
 

@@ -22,18 +22,18 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from tgems.backbones.load import Backbone
-from tgems.data.tar_index import Entry, index_shard
+from tgems.data.tar_index import Entry
 from tgems.data.webdataset import SplitFiles
 from tgems.devices import autocast, require_device
 from tgems.errors import UserError
 from tgems.features.cache import SCHEMA_VERSION
 from tgems.features.encode import EncodedImages, encode_images
 from tgems.features.images import Batch, image_batches
+from tgems.features.manifest import ShardRecord, checked
 from tgems.import_closure import code_digest, import_closure
 from tgems.provenance import commit, digest_file, read_json, versions, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
-METADATA = ("sources", "difficulty", "n_digits", "layout")
 ROWS_PER_FILE = 1024
 REFERENCE_IMAGES = 1000
 
@@ -74,11 +74,11 @@ class Encoding:
         module = Path(__file__)
         return cls(**kept, **machine, code=code_digest([module, *import_closure(module)]))
 
-    def fingerprint(self, backbone: Backbone, shard: str) -> dict:
+    def fingerprint(self, backbone: Backbone, shard: str, task: str) -> dict:
         """Return all that the features of a shard depend on; `shard` is the digest of its tar."""
         own = {k: v for k, v in asdict(self).items() if k in ("dtype", "precision", "on_bad_sample", "code")}
         images = {"weights": backbone.weights_digest, "preprocess": backbone.preprocess_digest, "shard": shard}
-        kept = {"blocks": list(backbone.blocks), "grids": list(self.grids)}
+        kept = {"blocks": list(backbone.blocks), "grids": list(self.grids), "task": task}
         return own | images | kept | {"schema_version": SCHEMA_VERSION}
 
 
@@ -113,9 +113,9 @@ def ensure_shard(
         UserError: A sample cannot be used and `on_bad_sample` is `fail`, no sample can be used, or a value is not
             finite.
     """
-    wanted = encoding.fingerprint(backbone, split.digest(path))
+    wanted = encoding.fingerprint(backbone, split.digest(path), split.task)
     if (out / "shard.json").is_file():
-        found = read_json(out / "shard.json")
+        found = checked(ShardRecord, out / "shard.json", f"delete the folder {out} and run again")
         if found["fingerprint"] == wanted and all(
             (out / name).is_file() and digest_file(out / name) == d for name, d in found["files"].items()
         ):
@@ -134,7 +134,7 @@ def _encode_shard(
     reference: int,
     fingerprint: dict,
 ) -> None:
-    entries = index_shard(path, split.one_caption)
+    entries = split.index(path)
     cuda = encoding.device == "cuda"
     batches = image_batches(path, entries, backbone.preprocess, encoding.batch_size, encoding.workers, cuda)
     used: list[Entry] = []
@@ -188,10 +188,7 @@ def _full_depth(backbone: Backbone, images: Tensor) -> Tensor:
 
 
 def _write_samples(folder: Path, used: list[Entry]) -> None:
-    rows = [{"key": e.key, "label": e.label} | {k: v for k, v in e.metadata.items() if k in METADATA} for e in used]
-    for row in [row for row in rows if "sources" in row]:
-        named = row["sources"] if isinstance(row["sources"], list) else [row["sources"]]
-        row["sources"] = [str(name) for name in named]
+    rows = [{"key": e.key, "label": e.label} | e.metadata for e in used]
     pd.DataFrame(rows).astype({"label": "Int64"}).to_parquet(folder / "samples.parquet")
     captions = [(image, caption) for image, e in enumerate(used) for caption in e.captions]
     pd.DataFrame(captions, columns=["image", "caption"]).to_parquet(folder / "captions.parquet")

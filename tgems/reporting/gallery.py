@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tgems.errors import printable
 from tgems.reporting.panels import by_length
 from tgems.reporting.style import WIDTH, look
 
@@ -52,5 +53,5 @@ def _show(axis: Axes, row: Any) -> None:
     axis.imshow(plt.imread(io.BytesIO(row.image), format="png"))
     difficulty = "" if pd.isna(row.difficulty) else f"\ndifficulty {row.difficulty:.2f}"
     axis.set_title(f"block {row.exit_block}{difficulty}", fontsize=5, pad=2, linespacing=1.0)
-    text = textwrap.fill(row.text, 17, max_lines=4)
+    text = textwrap.fill(printable(" ".join(row.text[:200].split())), 17, max_lines=4)
     axis.text(0.5, -0.06, text, transform=axis.transAxes, ha="center", va="top", fontsize=5, linespacing=1.0)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tgems.errors import UserError
-from tgems.provenance import read_json, read_provenance, write_json
+from tgems.provenance import read_provenance, write_json
 
 
 def require_results_of(config: dict, provenance: Path) -> None:
@@ -45,5 +45,7 @@ def write_provenance(evaluations: Sequence[str], config: dict, out: Path) -> Non
         config: The recorded part of the configuration.
         out: JSON file to write.
     """
-    parts = {"/".join(Path(path).parts[-4:-1]): read_json(Path(path)) for path in evaluations}
+    from tgems.evaluation.record import read_evaluation_record  # imports torch, which a dry run does without
+
+    parts = {"/".join(Path(path).parts[-4:-1]): read_evaluation_record(Path(path)).model_dump() for path in evaluations}
     write_json(out, {"config": config, "evaluations": parts})

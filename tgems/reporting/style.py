@@ -49,7 +49,9 @@ def _looks(words: tuple[str, ...]) -> dict[str, Look]:
             continue
         light = not own["adaptive"] or own["frozen_head"]
         color = own["color"] or sns.color_palette("colorblind").as_hex()[sum(own["name"].encode()) % 10]
-        drawn = Look(own["label"] or own["name"], color, own["marker"], own["line"], light)
+        label = own["label"] or own["name"]
+        label = f" {label}" if label.startswith("_") else label  # matplotlib leaves labels with `_` out of legends
+        drawn = Look(label, color, own["marker"], own["line"], light)
         found.append((light, not own["contender"], own["name"], drawn))
     return {name: drawn for *_, name, drawn in sorted(found, key=lambda one: one[:2])}
 
@@ -76,6 +78,7 @@ def use_style(policies: Sequence[str] = ALL_POLICIES) -> None:
     sizes = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7}
     plt.rcParams |= sizes | {"legend.fontsize": 7, "figure.titlesize": 9, "grid.linewidth": 0.5}
     plt.rcParams |= {"pdf.fonttype": 42, "legend.frameon": False, "figure.dpi": 100, "savefig.dpi": 200}
+    plt.rcParams["text.parse_math"] = False  # a dollar sign in a caption or a name is a dollar sign
 
 
 def save(figure: Figure, pdf: str, png: str) -> None:

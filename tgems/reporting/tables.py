@@ -1,5 +1,7 @@
 """Write the tables of a run (CSV, Markdown, LaTeX) from the files of the evaluations and of the profiler."""
 
+import html
+import re
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
@@ -8,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from tgems.costs.saved_costs import Profile, read_profile
+from tgems.errors import UserError, printable
+from tgems.evaluation.record import read_evaluation_record
 from tgems.evaluation.uncertainty import holm
-from tgems.provenance import read_json, write_text
+from tgems.provenance import RUN_AGAIN, write_text
 from tgems.reporting.calibration import shown_first, transferred
 
 
@@ -87,9 +91,11 @@ def precision(evaluations: Sequence[str]) -> pd.DataFrame:
     rows = []
     for path in evaluations:
         backbone, _, dataset = Path(path).parts[-4:-1]
-        found = read_json(Path(path))["precision"]
-        about = {"backbone": backbone, "dataset": dataset} | {k: found[k] for k in ("precision", "n", "cosine")}
-        rows += [about | {"metric": metric} | values for metric, values in found["metrics"].items()]
+        found = read_evaluation_record(Path(path)).precision
+        if found is None:
+            raise UserError(f"{path}: made without autocast, unlike the configuration; {RUN_AGAIN}")
+        about = {"backbone": backbone, "dataset": dataset} | found.model_dump(exclude={"metrics"})
+        rows += [about | {"metric": metric} | values.model_dump() for metric, values in found.metrics.items()]
     return pd.DataFrame(rows).drop_duplicates(["backbone", "dataset", "metric"])
 
 
@@ -174,8 +180,14 @@ def markdown(table: pd.DataFrame) -> str:
     def cell(value: Any) -> str:
         if pd.isna(value):
             return ""
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return f"{value:.4g}" if isinstance(value, float) else _literal(str(value))
 
-    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    lines = ["| " + " | ".join(map(_literal, table.columns)) + " |", "|" + "---|" * len(table.columns)]
     lines += ["| " + " | ".join(cell(v) for v in row) + " |" for row in table.itertuples(index=False)]
     return "\n".join(lines) + "\n"
+
+
+def _literal(text: str) -> str:
+    """Escape a text for a cell of a Markdown table; underscores within a word have no meaning there."""
+    escaped = re.sub(r"([\\`*\[\]|~$])", r"\\\1", html.escape(printable(text), quote=False))
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\_", escaped)

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tgems.data.decoding import UNREADABLE, open_rgb
+from tgems.data.decoding import ImageError, open_rgb
 from tgems.data.tar_index import IMAGE_SUFFIXES, Entry, index_shard, read_image
 from tgems.errors import UserError, reading, reason
 
@@ -54,7 +54,7 @@ class ImageFiles(Dataset):
             return place, entry.problem
         try:
             image = open_rgb(path.read_bytes() if entry is None else read_image(path, entry))
-        except UNREADABLE as error:
+        except (OSError, ImageError) as error:
             return place, f"cannot be read ({reason(error)})"
         return place, self.preprocess(image)
 

@@ -9,9 +9,10 @@ rule pretrain_backbone:
         "<logs>/pretrain_backbone/{backbone}.log",
     benchmark:
         "<benchmarks>/pretrain_backbone/{backbone}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(pretraining),
+        runtime=minutes(pretraining),
     params:
         recipe=lookup(within=config, dpath="pretraining"),
         checkpoint=f"{RESULTS}/checkpoints/{{backbone}}.safetensors",

@@ -22,6 +22,7 @@ from tgems.workflow_config import (
     recorded_config,
     trained_gates,
 )
+from tgems.workflow_resources import HEAD_COPIES, JobEstimates
 
 try:
     refuse_duplicate_keys(workflow.configfiles)

@@ -7,9 +7,10 @@ rule describe_demo:
         "<logs>/describe_demo.log",
     benchmark:
         "<benchmarks>/describe_demo.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(light),
+        runtime=minutes(light),
     params:
         datasets=DEMO_DATASETS,
     message:
@@ -27,9 +28,10 @@ rule generate_demo:
         "<logs>/generate_demo/{dataset}-{split}.log",
     benchmark:
         "<benchmarks>/generate_demo/{dataset}-{split}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(light),
+        runtime=minutes(light),
     params:
         n=lookup(within=config, dpath="demo/{split}"),
         seed=lookup(within=config, dpath="demo/seed"),
@@ -50,9 +52,10 @@ rule fetch_split:
         "<logs>/fetch_split/{dataset}-{split}.log",
     benchmark:
         "<benchmarks>/fetch_split/{dataset}-{split}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(fetching),
+        runtime=minutes(fetching),
     params:
         source=split_source,
     message:

@@ -12,9 +12,10 @@ rule fit_thresholds:
         "<logs>/fit_thresholds/{backbone}-{variant}-{dataset}.log",
     benchmark:
         "<benchmarks>/fit_thresholds/{backbone}-{variant}-{dataset}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(fitting),
+        runtime=minutes(fitting),
     params:
         trained=trained,
         policies=lookup(within=config, dpath="policies"),
@@ -47,9 +48,10 @@ rule evaluate:
         "<logs>/evaluate/{backbone}-{variant}-{dataset}.log",
     benchmark:
         "<benchmarks>/evaluate/{backbone}-{variant}-{dataset}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(evaluating),
+        runtime=minutes(evaluating),
     params:
         trained=trained,
         policies=lookup(within=config, dpath="policies"),

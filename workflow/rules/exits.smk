@@ -9,9 +9,10 @@ rule train_heads:
         "<logs>/train_heads/{backbone}-{variant}-{seed}.log",
     benchmark:
         "<benchmarks>/train_heads/{backbone}-{variant}-{seed}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(training_heads),
+        runtime=minutes(training_heads),
     params:
         options=lookup(within=config, dpath="variants/{variant}/heads"),
     message:
@@ -32,9 +33,10 @@ rule train_lookahead:
         "<logs>/train_lookahead/{backbone}-{variant}.log",
     benchmark:
         "<benchmarks>/train_lookahead/{backbone}-{variant}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(training_lookahead),
+        runtime=minutes(training_lookahead),
     params:
         options=lookahead_options,
         seeds=SEEDS,
@@ -56,9 +58,10 @@ rule train_image_gates:
         "<logs>/train_image_gates/{backbone}-{variant}-{rate}.log",
     benchmark:
         "<benchmarks>/train_image_gates/{backbone}-{variant}-{rate}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(training_image_gates),
+        runtime=minutes(training_image_gates),
     params:
         options=lookup(within=config, dpath="variants/{variant}/image_gates"),
         seeds=SEEDS,
@@ -80,9 +83,10 @@ rule train_bank_gates:
         "<logs>/train_bank_gates/{backbone}-{variant}-{seed}.log",
     benchmark:
         "<benchmarks>/train_bank_gates/{backbone}-{variant}-{seed}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(training_bank_gates),
+        runtime=minutes(training_bank_gates),
     params:
         options=lookup(within=config, dpath="variants/{variant}/bank_gates"),
     message:
@@ -103,9 +107,10 @@ rule train_gates:
         "<logs>/train_gates/{backbone}-{variant}-{gates}.log",
     benchmark:
         "<benchmarks>/train_gates/{backbone}-{variant}-{gates}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(training_gates),
+        runtime=minutes(training_gates),
     params:
         options=gate_options,
         seeds=SEEDS,
@@ -128,9 +133,10 @@ rule train_joint:
         "<logs>/train_joint/{backbone}-{variant}-{guidance}-{rate}-{seed}.log",
     benchmark:
         "<benchmarks>/train_joint/{backbone}-{variant}-{guidance}-{rate}-{seed}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(training_joint),
+        runtime=minutes(training_joint),
     params:
         options=joint_options,
     message:

@@ -9,13 +9,14 @@ rule encode_part:
         "<logs>/encode_part/{backbone}-{dataset}-{split}-{part}-of-{of}.log",
     benchmark:
         "<benchmarks>/encode_part/{backbone}-{dataset}-{split}-{part}-of-{of}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1 + config["features"]["workers"]
     resources:
+        mem_mb=memory(encoding_part),
+        runtime=minutes(encoding_part),
         gpu=GPU,
     params:
         backbone=backbone_entry,
+        task=lookup(within=config, dpath="datasets/{dataset}/task"),
         encoding=encoding,
     message:
         "Encode shards of {wildcards.dataset}/{wildcards.split} with {wildcards.backbone}, part {wildcards.part} of {wildcards.of}"
@@ -38,10 +39,10 @@ rule extract_features:
         "<benchmarks>/extract_features/{backbone}-{dataset}-{split}.tsv"
     wildcard_constraints:
         dataset=one_of(name for name in DATASETS if name not in TOGETHER),
-    conda:
-        "../../environment.yml"
     threads: 1 + config["features"]["workers"]
     resources:
+        mem_mb=memory(encoding_split),
+        runtime=minutes(encoding_split),
         gpu=GPU,
     params:
         backbone=backbone_entry,
@@ -73,6 +74,10 @@ use rule extract_features as extract_training_features with:
         "<benchmarks>/extract_training_features/{backbone}-{dataset}.tsv"
     wildcard_constraints:
         dataset=one_of(name for name in TOGETHER if name == TRAINED),
+    resources:
+        mem_mb=memory(encoding_demo),
+        runtime=minutes(encoding_demo),
+        gpu=GPU,
     message:
         "Encode the training data set {wildcards.dataset} with {wildcards.backbone}"
 
@@ -95,5 +100,9 @@ use rule extract_features as extract_demo_features with:
         "<benchmarks>/extract_demo_features/{backbone}-{dataset}.tsv"
     wildcard_constraints:
         dataset=one_of(name for name in TOGETHER if name != TRAINED),
+    resources:
+        mem_mb=memory(encoding_demo),
+        runtime=minutes(encoding_demo),
+        gpu=GPU,
     message:
         "Encode {wildcards.dataset} with {wildcards.backbone}"

@@ -8,9 +8,10 @@ rule count_macs:
         "<logs>/count_macs/{backbone}-{variant}.log",
     benchmark:
         "<benchmarks>/count_macs/{backbone}-{variant}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(counting),
+        runtime=minutes(counting),
     params:
         backbone=backbone_entry,
         rate_targets=unchecked_targets,
@@ -32,10 +33,10 @@ rule measure_latency:
         "<logs>/measure_latency/{backbone}.log",
     benchmark:
         "<benchmarks>/measure_latency/{backbone}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: os.cpu_count()
+    threads: latency_threads
     resources:
+        mem_mb=memory(speed),
+        runtime=minutes(speed),
         gpu=1 if config["latency"]["device"] == "cuda" else 0,
     params:
         backbone=backbone_entry,

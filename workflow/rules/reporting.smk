@@ -16,9 +16,10 @@ rule make_tables:
         "<logs>/make_tables.log",
     benchmark:
         "<benchmarks>/make_tables.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(reporting),
+        runtime=minutes(reporting),
     params:
         parts=TABLE_PARTS,
         config=RECORDED,
@@ -43,9 +44,10 @@ rule check_references:
         "<logs>/check_references.log",
     benchmark:
         "<benchmarks>/check_references.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(light),
+        runtime=minutes(light),
     params:
         backbones=lookup(within=config, dpath="backbones"),
     message:
@@ -72,9 +74,10 @@ rule plot_figure:
         "<logs>/plot_figure/{figure}.log",
     benchmark:
         "<benchmarks>/plot_figure/{figure}.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(reporting),
+        runtime=minutes(reporting),
     params:
         variant=VARIANTS[0],
         config=RECORDED,
@@ -105,9 +108,10 @@ rule report_latency:
         "<logs>/report_latency.log",
     benchmark:
         "<benchmarks>/report_latency.tsv"
-    conda:
-        "../../environment.yml"
     threads: 1
+    resources:
+        mem_mb=memory(light),
+        runtime=minutes(light),
     message:
         "Write the table and plot the figure of measured speed"
     script:

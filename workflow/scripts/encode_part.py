@@ -12,5 +12,5 @@ with job(snakemake.log[0], snakemake.threads):
     params, wildcards = snakemake.params, snakemake.wildcards
     backbone = load_backbone(params.backbone)
     encoding = Encoding.of_job(params.encoding, snakemake.config["features"])
-    split, out = SplitFiles.of(snakemake.input.split), Path(snakemake.output[0])
+    split, out = SplitFiles.of(snakemake.input.split, params.task), Path(snakemake.output[0])
     encode_part(backbone, split, out, encoding, int(wildcards.part), int(wildcards.of))

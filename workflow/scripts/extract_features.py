@@ -14,4 +14,4 @@ with job(snakemake.log[0], snakemake.threads):
     encoding = Encoding.of_job(params.encoding, snakemake.config["features"])
     splits = [files.split] if isinstance(files.split, str) else files.split
     for split, out in zip(splits, snakemake.output, strict=True):
-        extract_features(backbone, SplitFiles.of(split), params.task, Path(out), encoding)
+        extract_features(backbone, SplitFiles.of(split, params.task), Path(out), encoding)
