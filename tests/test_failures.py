@@ -54,7 +54,7 @@ def test_a_bug_in_a_job_leaves_its_traceback_in_the_log_and_one_line_that_names_
     assert log.splitlines()[-1] == run.stderr.strip(), "the line is the log's last"
 
 
-@pytest.mark.parametrize("error", ["ValueError('wrong shape')", "FileNotFoundError(2, 'gone', 'a')", "KeyError('a')"])
+@pytest.mark.parametrize("error", ["ValueError('wrong shape')", "OSError('odd')", "KeyError('a')"])
 def test_uncaught_errors_of_libraries_are_bugs(tmp_path, error):
     run = python(tmp_path, JOB.format(body=f"raise {error}"))
     assert run.returncode == 1 and run.stderr.count("\n") == 1
@@ -146,5 +146,6 @@ def test_a_full_disk_behind_stdout_is_not_a_bug(tmp_path):
         run = subprocess.run(
             [sys.executable, "-c", code], env=environment, stdout=full, stderr=subprocess.PIPE, text=True
         )
-    assert run.returncode == 1 and run.stderr == "error: the output: No space left on device; free space there\n"
+    assert run.returncode == 1 and run.stderr.startswith("error: the output: No space left on device; free space there")
+    assert run.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
 from tgems.errors import UserError, first_line, printable
-from tgems.provenance import NO_ROOM, commit, versions
+from tgems.provenance import commit, versions
+from tgems.system_errors import system_line
 
 BAD_INPUT, BUG, INTERRUPTED, CLOSED_PIPE = 1, 70, 130, 141
 """Exit codes. 70 is EX_SOFTWARE of sysexits.h; 130 and 141 are what shells report for SIGINT and SIGPIPE."""
@@ -36,9 +37,9 @@ def one_line_errors(
 ) -> Iterator[None]:
     """End the process with one line on stderr if the body of a command fails.
 
-    The exit code is 1 for a `UserError`, 130 for an interrupt, and 70 for any other exception, which is a bug. The
-    traceback of a bug is written to a new file in the temporary folder. If the reader of the output has closed it, the
-    process ends without a line.
+    The exit code is 1 for a `UserError` and for an error of the operating system (tgems/system_errors.py), 130 for an
+    interrupt, and 70 for any other exception, which is a bug. The traceback of a bug is written to a new file in the
+    temporary folder. If the reader of the output has closed it, the process ends without a line.
 
     Args:
         show: Function that prints a line; None to write it to stderr.
@@ -63,8 +64,9 @@ def _end(error: BaseException, show: Callable[[str], None]) -> NoReturn:
         sys.exit(INTERRUPTED)
     if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout, sys.stderr):
         sys.exit(CLOSED_PIPE)
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        show(f"error: {printable(str(error.filename or 'the output'))}: {error.strerror}; free space there")
+    if line := system_line(error):
+        logging.getLogger("tgems").debug("error of the operating system", exc_info=error)
+        show(f"error: {printable(line)}")
         sys.exit(BAD_INPUT)
     try:
         show(f"error: {bug_line(error, _keep_traceback(error))}")
@@ -83,11 +85,16 @@ def _keep_traceback(error: BaseException) -> str:
         "commit": commit(),
         "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
     }
-    with tempfile.NamedTemporaryFile("w", prefix="tgems-", suffix=".log", delete=False, errors="replace") as file:
-        file.writelines(f"{key}: {printable(value)}\n" for key, value in about.items())
-        file.write("\n")
-        traceback.print_exception(error, file=file)
-    return file.name
+    text = "".join(f"{key}: {printable(value)}\n" for key, value in about.items())
+    text += "\n" + "".join(traceback.format_exception(error))
+    descriptor, name = tempfile.mkstemp(prefix="tgems-", suffix=".log")
+    try:
+        with open(descriptor, "w", errors="replace") as file:
+            file.write(text)
+    except OSError:
+        os.unlink(name)
+        raise
+    return name
 
 
 def _is_closed(*streams: TextIO) -> bool:

@@ -7,11 +7,21 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-from tgems.errors import UserError
+from tgems.errors import UserError, first_line, printable
 from tgems.failures import BAD_INPUT, INTERRUPTED, bug_line
 from tgems.process import collect_garbage_rarely
+from tgems.system_errors import system_line
 from tgems.takeover import begin_job
+
+
+def _begin(log: str) -> TextIO:
+    try:
+        return begin_job(Path(log))
+    except OSError as error:
+        print(f"tgems: error: {printable(system_line(error) or first_line(error))}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
 
 
 @contextmanager
@@ -20,8 +30,9 @@ def job(log: str, threads: int) -> Iterator[None]:
 
     Log lines of tgems go to stderr and to the log file, warnings of libraries only to the file. Progress bars are drawn
     only on a terminal. If the body fails, the process ends with one line on stderr, which is also the last line of the
-    log: the message of a `UserError`, or else a line about a bug, whose traceback is in the log. The exit code is 1, or
-    130 for an interrupt. A job that has been started again meanwhile writes no more outputs (tgems/takeover.py).
+    log: the message of a `UserError`, the description of an error of the operating system (tgems/system_errors.py), or
+    a line about a bug. The log holds the traceback of the latter two. The exit code is 1, or 130 for an interrupt. A
+    job that has been started again meanwhile writes no more outputs (tgems/takeover.py).
 
     Args:
         log: Log file.
@@ -32,7 +43,7 @@ def job(log: str, threads: int) -> Iterator[None]:
     collect_garbage_rarely()
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"
-    file = logging.StreamHandler(begin_job(Path(log)))
+    file = _LogFile(_begin(log))
     handlers = [file, logging.StreamHandler()]
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=handlers, force=True)
     logger = logging.getLogger("tgems")
@@ -51,9 +62,33 @@ def job(log: str, threads: int) -> Iterator[None]:
         logger.error("interrupted")
         sys.exit(INTERRUPTED)
     except BaseException as error:
-        traceback.print_exception(error, file=file.stream)
-        logger.error("error: %s", bug_line(error, log))
+        logged = file.write_traceback(error)
+        place = log if logged else "the lines above, since the log could not be written"
+        logger.error("error: %s", printable(system_line(error) or bug_line(error, place)))
         sys.exit(1)
+
+
+class _LogFile(logging.StreamHandler):
+    """Writes a job's log, and does without it if the disk is full, since the lines of tgems also go to stderr."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Report an error of logging, as the base class does, unless the operating system refused to write."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def write_traceback(self, error: BaseException) -> bool:
+        """Write the traceback of an exception to the log, or else, for a bug, to stderr.
+
+        Returns:
+            Whether it is in the log.
+        """
+        try:
+            traceback.print_exception(error, file=self.stream)
+            return True
+        except OSError:
+            if system_line(error) is None:
+                traceback.print_exception(error)
+            return False
 
 
 def use_threads(threads: int) -> None:

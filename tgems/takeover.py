@@ -8,6 +8,7 @@ Network file systems may report the new log file with a delay, up to the age of 
 """
 
 import os
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -22,7 +23,9 @@ def begin_job(log: Path) -> TextIO:
     log = Path(os.path.abspath(log))
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    file = open(log, "w", encoding="utf-8", errors="backslashreplace")
+    # Unbuffered, so that what a full disk refuses is not tried again, and refused again, when the process ends.
+    raw = open(log, "wb", buffering=0)
+    file = TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[arg-type]
     _own[:] = [(log, file)]
     return file
 
