@@ -10,8 +10,10 @@ LABEL org.opencontainers.image.title="tgems" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${COMMIT}"
 
+# Snakemake asks for the name of the user, which an id given by `docker run --user` does not have.
 ENV PYTHONUNBUFFERED=1 \
-    HOME=/home/tgems
+    HOME=/home/tgems \
+    USER=tgems
 WORKDIR /tgems
 
 # git reads the commit of a checkout that is mounted over /tgems.
