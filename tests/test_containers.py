@@ -1,6 +1,10 @@
-"""The recipes of the container images: both install what is locked, and copy what exists."""
+"""The recipes of the container images: both install what is locked, copy what exists, and start what is installed."""
 
+import json
+import os
 import re
+import shutil
+import sys
 import tomllib
 from fnmatch import fnmatch
 
@@ -9,6 +13,7 @@ import yaml
 from conftest import ROOT
 
 DOCKER, APPTAINER = ((ROOT / name).read_text() for name in ("Dockerfile", "apptainer.def"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def docker_instructions() -> list[tuple[str, str]]:
@@ -37,7 +42,7 @@ def test_python_is_the_one_of_the_conda_environment_and_supported():
     version = python.removeprefix("PYTHON=")
     assert f"PYTHON={version}" in apptainer_section("arguments")
     assert f"python={version}" in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    oldest = PROJECT["requires-python"].removeprefix(">=")
     assert [int(n) for n in version.split(".")] >= [int(n) for n in oldest.split(".")]
     (base,) = (argument for name, argument in docker_instructions() if name == "FROM")
     assert f"From: {base.replace('${PYTHON}', '{{ PYTHON }}')}\n" in APPTAINER
@@ -81,6 +86,21 @@ def test_what_is_copied_exists_and_is_not_ignored():
         assert (ROOT / name).exists(), name
         assert not any(fnmatch(name, pattern) for pattern in ignored), name
     assert {".git", "data", "results/*", ".snakemake", ".venv"} <= set(ignored)
+
+
+def test_the_command_that_an_image_starts_is_installed():
+    (started,) = (json.loads(argument) for name, argument in docker_instructions() if name == "CMD")
+    tested = [line.split()[0] for line in apptainer_section("test")]
+    assert started[0] == "snakemake" and set(tested) == {"snakemake", "tgems"}
+    locked = {line.partition("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()}
+    assert started[0] in locked and "tgems" in PROJECT["scripts"]
+    here = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    assert all(shutil.which(name, path=here) for name in tested)
+
+
+def test_a_user_without_a_name_has_one_in_the_image():
+    (environment,) = (argument for name, argument in docker_instructions() if name == "ENV")
+    assert {"HOME", "USER"} <= {word.partition("=")[0] for word in environment.split()}
 
 
 def test_no_image_runs_as_root():

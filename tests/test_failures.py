@@ -54,7 +54,7 @@ def test_a_bug_in_a_job_leaves_its_traceback_in_the_log_and_one_line_that_names_
     assert log.splitlines()[-1] == run.stderr.strip(), "the line is the log's last"
 
 
-@pytest.mark.parametrize("error", ["ValueError('wrong shape')", "FileNotFoundError(2, 'gone', 'a')", "KeyError('a')"])
+@pytest.mark.parametrize("error", ["ValueError('wrong shape')", "OSError('odd')", "KeyError('a')"])
 def test_uncaught_errors_of_libraries_are_bugs(tmp_path, error):
     run = python(tmp_path, JOB.format(body=f"raise {error}"))
     assert run.returncode == 1 and run.stderr.count("\n") == 1
@@ -67,7 +67,7 @@ STATES = [
     ("OSError(30, 'Read-only file system', 'a')", "a: Read-only file system; free space there, or choose a place"),
     ("OSError(122, 'Disk quota exceeded')", "the output: Disk quota exceeded; free space there"),
     ("OSError(5, 'Input/output error', 'a')", "a: Input/output error; check the disk, or the connection to it"),
-    ("PermissionError(13, 'Permission denied', 'a')", "a: Permission denied; check who may read and write it"),
+    ("PermissionError(13, 'Permission denied', 'a')", "a: Permission denied; check that you may read and write there"),
 ]
 
 
@@ -90,7 +90,7 @@ def test_a_job_whose_log_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "logs").touch()
     run = python(tmp_path, JOB.format(body="raise ValueError"))
     assert run.returncode == 1 and run.stderr.count("\n") == 1
-    assert "tgems: error: logs/train/demo.log: cannot be written (" in run.stderr
+    assert re.search(r"tgems: error: .*/logs/train: Not a directory; move away what is there", run.stderr)
 
 
 def test_a_user_s_error_in_a_job_is_one_line_and_no_traceback(tmp_path):
@@ -177,5 +177,6 @@ def test_a_full_disk_behind_stdout_is_not_a_bug(tmp_path):
         run = subprocess.run(
             [sys.executable, "-c", code], env=environment, stdout=full, stderr=subprocess.PIPE, text=True
         )
-    assert run.returncode == 1 and run.stderr == "error: the output: No space left on device; free space there\n"
+    assert run.returncode == 1 and run.stderr.startswith("error: the output: No space left on device; free space there")
+    assert run.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -1,12 +1,15 @@
 """`UserError`, the exception for mistakes of the user, and helpers that raise it where files are read.
 
-Any other exception is a bug in tgems. tgems/failures.py defines how a command or a job ends on either.
+Errors of the operating system that nothing has turned into one are described by tgems/system_errors.py. Any other
+exception is a bug in tgems. tgems/failures.py defines how a command ends on each of them, and tgems/jobs.py a job.
 """
 
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tgems.system_errors import EXHAUSTED, WAYS_OUT
 
 
 def printable(text: str) -> str:
@@ -50,7 +53,7 @@ def reading(path: Path | str, way_out: str, *library: type[Exception]) -> Iterat
 
     Args:
         path: The file or folder, for the message.
-        way_out: What the user can do about the error, as the end of the message.
+        way_out: What the user can do about the error, as the end of the message, unless the system lacks something.
         library: Exceptions that a library raises on damaged content, handled like the operating system's.
 
     Raises:
@@ -59,4 +62,6 @@ def reading(path: Path | str, way_out: str, *library: type[Exception]) -> Iterat
     try:
         yield
     except (OSError, *library) as error:
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            way_out = WAYS_OUT[error.errno]
         raise UserError(f"{path}: cannot be read ({reason(error)}); {way_out}") from error

@@ -1,6 +1,5 @@
 """End a command on an error with one line for the user, and write the traceback of a bug to a file."""
 
-import errno
 import logging
 import os
 import platform
@@ -13,36 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
-from tgems.errors import UserError, first_line, printable, reason
-from tgems.provenance import NO_ROOM, commit, versions
+from tgems.errors import UserError, first_line, printable
+from tgems.provenance import commit, versions
+from tgems.system_errors import system_line
 
 BAD_INPUT, BUG, INTERRUPTED, CLOSED_PIPE = 1, 70, 130, 141
 """Exit codes. 70 is EX_SOFTWARE of sysexits.h; 130 and 141 are what shells report for SIGINT and SIGPIPE."""
-
-FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO)
-"""Error numbers of a disk that fails, or of a network file system that has lost its server."""
-FORBIDDEN = (errno.EACCES, errno.EPERM)
-
-
-def machine_line(error: BaseException) -> str | None:
-    """Return the line for an error that the state of the machine has caused; None for any other, which is a bug.
-
-    A full, read-only or failing disk is such a state, and so is a permission that is missing for a file with a name.
-    Other errors of the operating system, such as that for a file that does not exist, are expected where tgems reads
-    what the user names, and are a `UserError` there. Elsewhere they are a bug.
-    """
-    if not isinstance(error, OSError):
-        return None
-    named = error.filename is not None
-    if error.errno in NO_ROOM:
-        way_out = "free space there, or choose a place that you may write to" if named else "free space there"
-    elif error.errno in FAILING:
-        way_out = "check the disk, or the connection to it, and run again"
-    elif error.errno in FORBIDDEN and named:
-        way_out = "check who may read and write it"
-    else:
-        return None
-    return printable(f"{error.filename if named else 'the output'}: {reason(error)}; {way_out}")
 
 
 def bug_line(error: BaseException, place: object) -> str:
@@ -62,9 +37,9 @@ def one_line_errors(
 ) -> Iterator[None]:
     """End the process with one line on stderr if the body of a command fails.
 
-    The exit code is 1 for a `UserError` and for errors that the state of the machine has caused (`machine_line`), 130
-    for an interrupt, and 70 for any other exception, which is a bug. The traceback of a bug is written to a new file in
-    the temporary folder. If the reader of the output has closed it, the process ends without a line.
+    The exit code is 1 for a `UserError` and for an error of the operating system (tgems/system_errors.py), 130 for an
+    interrupt, and 70 for any other exception, which is a bug. The traceback of a bug is written to a new file in the
+    temporary folder. If the reader of the output has closed it, the process ends without a line.
 
     Args:
         show: Function that prints a line; None to write it to stderr.
@@ -89,8 +64,9 @@ def _end(error: BaseException, show: Callable[[str], None]) -> NoReturn:
         sys.exit(INTERRUPTED)
     if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout, sys.stderr):
         sys.exit(CLOSED_PIPE)
-    if line := machine_line(error):
-        show(f"error: {line}")
+    if line := system_line(error):
+        logging.getLogger("tgems").debug("error of the operating system", exc_info=error)
+        show(f"error: {printable(line)}")
         sys.exit(BAD_INPUT)
     try:
         show(f"error: {bug_line(error, _keep_traceback(error))}")
@@ -109,11 +85,16 @@ def _keep_traceback(error: BaseException) -> str:
         "commit": commit(),
         "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
     }
-    with tempfile.NamedTemporaryFile("w", prefix="tgems-", suffix=".log", delete=False, errors="replace") as file:
-        file.writelines(f"{key}: {printable(value)}\n" for key, value in about.items())
-        file.write("\n")
-        traceback.print_exception(error, file=file)
-    return file.name
+    text = "".join(f"{key}: {printable(value)}\n" for key, value in about.items())
+    text += "\n" + "".join(traceback.format_exception(error))
+    descriptor, name = tempfile.mkstemp(prefix="tgems-", suffix=".log")
+    try:
+        with open(descriptor, "w", errors="replace") as file:
+            file.write(text)
+    except OSError:
+        os.unlink(name)
+        raise
+    return name
 
 
 def _is_closed(*streams: TextIO) -> bool:

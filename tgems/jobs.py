@@ -5,14 +5,23 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-from tgems.errors import UserError, reason
-from tgems.failures import BAD_INPUT, INTERRUPTED, bug_line, machine_line
+from tgems.errors import UserError, first_line, printable
+from tgems.failures import BAD_INPUT, INTERRUPTED, bug_line
 from tgems.process import collect_garbage_rarely
-from tgems.provenance import writing
+from tgems.system_errors import system_line
 from tgems.takeover import begin_job
+
+
+def _begin(log: str) -> TextIO:
+    try:
+        return begin_job(Path(log))
+    except OSError as error:
+        print(f"tgems: error: {printable(system_line(error) or first_line(error))}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
 
 
 @contextmanager
@@ -21,10 +30,9 @@ def job(log: str, threads: int) -> Iterator[None]:
 
     Log lines of tgems go to stderr and to the log file, warnings of libraries only to the file. Progress bars are drawn
     only on a terminal. If the body fails, the process ends with one line on stderr, which is also the last line of the
-    log: the message of a `UserError`, one about the state of the machine (`tgems.failures.machine_line`), or else one
-    about a bug, whose traceback is in the log. The exit code is 1, or 130 for an interrupt.
-
-    A job that has been started again meanwhile by another run writes no more outputs (tgems/takeover.py).
+    log: the message of a `UserError`, the description of an error of the operating system (tgems/system_errors.py), or
+    a line about a bug. The log holds the traceback of the latter two. The exit code is 1, or 130 for an interrupt. A
+    job that has been started again meanwhile writes no more outputs (tgems/takeover.py).
 
     Args:
         log: Log file.
@@ -35,7 +43,7 @@ def job(log: str, threads: int) -> Iterator[None]:
     collect_garbage_rarely()
     if not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"
-    file = _begin_log(log)
+    file = _LogFile(_begin(log))
     handlers = [file, logging.StreamHandler()]
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=handlers, force=True)
     logger = logging.getLogger("tgems")
@@ -54,48 +62,33 @@ def job(log: str, threads: int) -> Iterator[None]:
         logger.error("interrupted")
         sys.exit(INTERRUPTED)
     except BaseException as error:
-        if line := machine_line(error):
-            logger.error("error: %s", line)
-            sys.exit(BAD_INPUT)
-        try:
-            traceback.print_exception(error, file=file.stream)
-            file.stream.flush()
-            place = log
-        except OSError as full:
-            traceback.print_exception(error)
-            place = f"the lines above, since {log} cannot be written ({reason(full)})"
-        logger.error("error: %s", bug_line(error, place))
-        sys.exit(BAD_INPUT)
-    finally:
-        file.end()
+        logged = file.write_traceback(error)
+        place = log if logged else "the lines above, since the log could not be written"
+        logger.error("error: %s", printable(system_line(error) or bug_line(error, place)))
+        sys.exit(1)
 
 
 class _LogFile(logging.StreamHandler):
-    """Writes lines to the log file, as long as there is space. All lines that matter are on stderr, too."""
+    """Writes a job's log, and does without it if the disk is full, since the lines of tgems also go to stderr."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Leave out a line for which the disk has no space; logging would write a traceback to stderr."""
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Report an error of logging, as the base class does, unless the operating system refused to write."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
-    def end(self) -> None:
-        """Drop what is left in the buffer if the disk is full, since Python would try again and complain at exit."""
+    def write_traceback(self, error: BaseException) -> bool:
+        """Write the traceback of an exception to the log, or else, for a bug, to stderr.
+
+        Returns:
+            Whether it is in the log.
+        """
         try:
-            self.stream.flush()
+            traceback.print_exception(error, file=self.stream)
+            return True
         except OSError:
-            with suppress(OSError):
-                self.stream.close()
-            self.stream = open(os.devnull, "w")
-
-
-def _begin_log(log: str) -> _LogFile:
-    """Put a new file in the place of a job's log; a job without a log ends with one line."""
-    try:
-        with writing(Path(log), Path(log)):
-            return _LogFile(begin_job(Path(log)))
-    except UserError as error:
-        print(f"tgems: error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+            if system_line(error) is None:
+                traceback.print_exception(error)
+            return False
 
 
 def use_threads(threads: int) -> None:

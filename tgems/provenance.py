@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgems.errors import UserError, first_line, reading, reason
+from tgems.system_errors import EXHAUSTED, NO_ROOM, ROOM, files_of, from_system, way_out
 from tgems.takeover import refuse_if_replaced
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 PACKAGES = ("tgems", "torch", "open_clip_torch", "clip-benchmark", "fvcore", "numpy", "pandas", "snakemake")
 RUN_AGAIN = "delete it and run again"
 FINISHED = "give the results folder of a finished run"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Error numbers of a disk that is full or read-only; the exceptions do not name a file."""
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 """Environment variables that git sets in hooks, and that point it at another repository."""
 
@@ -158,6 +157,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     with writing(path, partial):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+        if path.exists() and not path.is_file():  # a device or pipe, which a rename would take away
+            raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         _delete_leftovers(path)
         partial.touch(exist_ok=False)
@@ -208,33 +209,31 @@ def _replace_folder(partial: Path, folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path, partial: Path) -> Iterator[None]:
-    """Turn errors of writing an output into a `UserError`; errors about other files are raised unchanged.
+    """Turn errors of writing an output into a `UserError`; errors that name other files are raised unchanged.
 
     Args:
         path: The file or folder, for the message.
         partial: Path that it is written to before it is complete.
 
     Raises:
-        UserError: The operating system refuses to write there, or the disk is full.
+        UserError: The operating system refuses to write there, or lacks room or something else for it.
     """
     try:
         yield
-    except OSError as error:
-        places = [Path(name) for name in (error.filename, error.filename2) if isinstance(name, str)]
-        above = (path, *path.parents, *partial.parents)
-        about_output = any(place in above or str(place).startswith(str(partial)) for place in places)
-        if not about_output and error.errno not in NO_ROOM:
-            raise
-        raise _not_written(path, reason(error)) from error
     except Exception as error:
-        # safetensors raises one exception for everything; its message contains the operating system's
-        if type(error).__name__ != "SafetensorError" or "I/O error: " not in str(error):
+        found = from_system(error)
+        if found is None:
             raise
-        raise _not_written(path, str(error).rpartition("I/O error: ")[2]) from error
-
-
-def _not_written(path: Path, why: str) -> UserError:
-    return UserError(f"{path}: cannot be written ({why}); free space there, or choose a place that you may write to")
+        files, above = files_of(found), (path, *path.parents, *partial.parents)
+        about_output = any(
+            file in above
+            or str(file).startswith(str(partial))
+            or (file.parent == partial.parent and file.name.startswith(".tmp"))  # where safetensors writes first
+            for file in files
+        )
+        if not about_output and (files or found.errno not in (*NO_ROOM, *EXHAUSTED)):
+            raise
+        raise UserError(f"{path}: cannot be written ({reason(found)}); {way_out(found, ROOM)}") from error
 
 
 def write_text(path: Path, text: str) -> None:

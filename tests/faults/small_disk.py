@@ -1,71 +1,70 @@
-"""A disk of a few megabytes that a test can fill, so that writing fails as on a full disk."""
+"""A small file system that a test can fill, free, and make read-only. Linux, as root."""
 
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-PAGE = 4096
+import pytest
+
+BLOCK = 4096
 
 
+@dataclass(frozen=True)
 class SmallDisk:
-    """A mounted tmpfs.
+    """A file system of its own, mounted at `folder`."""
 
-    Attributes:
-        path: Where it is mounted.
-    """
+    folder: Path
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._filler = path / "filler"
+    def fill(self, leave: int = 0) -> None:
+        """Fill the disk, but for about `leave` bytes."""
+        room = os.statvfs(self.folder)
+        blocks = (room.f_bavail * room.f_bsize - leave) // BLOCK
+        with open(self._filler(), "ab", buffering=0) as file:
+            for _ in range(blocks):
+                file.write(bytes(BLOCK))
 
-    def free(self) -> int:
-        """Return how many bytes are free."""
-        state = os.statvfs(self.path)
-        return state.f_bavail * state.f_frsize
+    def free(self) -> None:
+        """Free what `fill` has filled."""
+        self._filler().unlink()
 
-    def leave(self, free: int) -> None:
-        """Fill the disk until only some bytes are free."""
-        self.empty()
-        with open(self._filler, "wb") as file:
-            if self.free() > free:
-                os.posix_fallocate(file.fileno(), 0, self.free() - free)
+    def files(self) -> set[str]:
+        """Return the names of all files and folders on the disk, but for what fills it."""
+        return {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p != self._filler()}
 
-    def empty(self) -> None:
-        """Free the space that `leave` took."""
-        self._filler.unlink(missing_ok=True)
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Make the disk read-only while the body runs; permissions alone would not stop root."""
+        _run("mount", "-o", "remount,ro", str(self.folder))
+        try:
+            yield
+        finally:
+            _run("mount", "-o", "remount,rw", str(self.folder))
 
-    def content(self) -> dict[str, bytes | None]:
-        """Return all files with their content, and folders with None, except the file that fills the disk."""
-        found = [path for path in self.path.rglob("*") if path != self._filler]
-        return {str(path.relative_to(self.path)): path.read_bytes() if path.is_file() else None for path in found}
+    def _filler(self) -> Path:
+        return self.folder / "filler"
 
-    def clear(self) -> None:
-        """Delete everything."""
-        for path in self.path.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def resize(self, size: str) -> None:
-        """Change the size of the disk."""
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.path)], check=True, capture_output=True)
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 @contextmanager
-def mounted(path: Path, size: str) -> Iterator[SmallDisk]:
-    """Mount a disk, and unmount it in any case.
-
-    Raises:
-        PermissionError: This user may not mount.
-    """
-    path.mkdir(parents=True)
-    run = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True, text=True, check=False
-    )
-    if run.returncode:
-        raise PermissionError(run.stderr.strip())
+def mounted(folder: Path, size: str) -> Iterator[SmallDisk]:
+    """Mount a small disk on a new folder while the body runs, or skip the test where that is not possible."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small file system needs Linux and root")
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"this system does not let root mount a tmpfs ({tried.stderr.strip()})")
     try:
-        yield SmallDisk(path)
+        yield SmallDisk(folder)
     finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True, capture_output=True)
+        if subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode:
+            _run("umount", "--lazy", str(folder))  # a failed test's exception may keep a file open
+        folder.rmdir()

@@ -15,7 +15,8 @@ from tgems.data.network import network_errors
 from tgems.data.tar_index import check_end
 from tgems.data.text_files import read_shard_count
 from tgems.errors import UserError
-from tgems.provenance import NO_ROOM, RUN_AGAIN, digest_file, write_json, writing
+from tgems.provenance import RUN_AGAIN, digest_file, write_json, writing
+from tgems.system_errors import system_line
 from tgems.untrusted import Closed, Digest, read_json_as
 
 logger = logging.getLogger(__name__)
@@ -213,8 +214,8 @@ class HubCopy:
             try:
                 http_get(url, file, resume_size=done, headers=build_hf_headers(), expected_size=remote.size)
             except network_errors() as error:
-                if isinstance(error, OSError) and error.errno in NO_ROOM:
-                    raise  # it is the disk, not the network
+                if system_line(error):  # the disk's error, not the network's
+                    raise
                 raise UserError(
                     f"{self.dataset}: {path} of {self.place} broke off after {file.tell()} of {remote.size} bytes "
                     f"({_reason(error)}); run again to resume from there"
