@@ -3,6 +3,8 @@
 Imports neither torch nor open_clip, for dry runs.
 """
 
+import os
+from pathlib import Path
 from typing import Any
 
 from tgems.architectures.catalog import check_supported, positions_at_exits
@@ -45,6 +47,19 @@ def complete_config(config: dict) -> dict[str, Any]:
     for name in complete["backbones"]:
         _check_backbone(name, complete)
     return complete
+
+
+def check_results_folder(folder: str) -> None:
+    """Check that a results folder is a folder, or can be made, since Snakemake would end with its own traceback.
+
+    Raises:
+        UserError: The name, or a part of it, is a file or a symbolic link that leads nowhere.
+    """
+    path = Path(folder)
+    for place in (path, *path.parents):
+        if os.path.lexists(place) and not place.is_dir():
+            what = "a symbolic link that leads to no folder" if place.is_symlink() else "not a folder"
+            raise UserError(f"config: results: {place} is {what}; move it away, or choose another results folder")
 
 
 def recorded_config(config: dict) -> dict[str, Any]:

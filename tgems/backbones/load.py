@@ -16,7 +16,7 @@ from tgems.backbones.source import Source, find_source
 from tgems.backbones.tokenizer import build_tokenizer, require_hub_id
 from tgems.backbones.towers import Tower, as_tower
 from tgems.costs.exit_layout import exit_blocks
-from tgems.data.network import network_errors
+from tgems.data.network import network_errors, refuse_full_cache
 from tgems.errors import UserError, first_line
 from tgems.provenance import digest_tensors
 
@@ -208,6 +208,7 @@ def _require_known_text_model(name: str) -> None:
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (*network_errors(), LookupError, TypeError, AttributeError) as error:
+        refuse_full_cache(error)
         raise UserError(
             f"text tower {name!r} cannot be loaded without running code of its own: {first_line(error)}; connect to "
             "the internet, or use a backbone without it"

@@ -20,7 +20,7 @@ from tgems.backbones.references import (
     model_config,
     weights_form,
 )
-from tgems.data.network import network_errors
+from tgems.data.network import network_errors, refuse_full_cache
 from tgems.errors import UserError, first_line
 from tgems.provenance import digest_tensors
 from tgems.untrusted import file_inside, is_hub_id, read_json_as
@@ -122,6 +122,7 @@ def _fetched(pretrained: str, name: str | None, download: Callable[[], str]) -> 
     try:
         return download()
     except (*network_errors(), ImportError) as error:
+        refuse_full_cache(error)
         raise UserError(
             f"backbone weights {pretrained!r} of {name!r} cannot be loaded: {first_line(error)}; {CONNECT}"
         ) from error

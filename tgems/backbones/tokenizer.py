@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tgems.architectures.open_clip_config import TextConfig
-from tgems.data.network import network_errors
+from tgems.data.network import network_errors, refuse_full_cache
 from tgems.errors import UserError, first_line
 from tgems.untrusted import is_hub_id, read_json_as
 
@@ -59,6 +59,7 @@ def build_tokenizer(text: TextConfig, chosen: str | None = None) -> Callable:
             **given,
         )
     except (*network_errors(), ImportError, LookupError, TypeError, AttributeError) as error:
+        refuse_full_cache(error)
         raise UserError(
             f"tokenizer {name!r} cannot be loaded without running code of its own: {first_line(error)}; connect to the "
             f"internet, or {CHOOSE_ANOTHER}"

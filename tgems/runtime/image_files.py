@@ -1,6 +1,7 @@
 """Find images in files, folders and tars, and decode them; an image that cannot be read gives a reason."""
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def find_images(words: Sequence[str]) -> list[ImageFile]:
 def _images_of(path: Path) -> Iterator[ImageFile]:
     suffix = path.suffix.lower().removeprefix(".")
     if path.is_dir():
-        for inner in sorted(path.rglob("*")):
+        for inner in sorted(_files_below(path)):
             if inner.is_file() and inner.suffix.lower().removeprefix(".") in (*IMAGE_SUFFIXES, "tar"):
                 yield from _images_of(inner)
     elif suffix == "tar":
@@ -91,3 +92,13 @@ def _images_of(path: Path) -> Iterator[ImageFile]:
         yield ImageFile(path)
     else:
         raise UserError(f"{path}: not an image ({', '.join(IMAGE_SUFFIXES)}), folder or tar")
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Return what is below a folder; unlike `Path.rglob`, do not pass over a folder that may not be read."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({reason(error)}); check that you may read it")
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(parent, name) for name in names)

@@ -16,6 +16,7 @@ from tgems.import_closure import import_closure
 from tgems.reporting.published import has_published
 from tgems.reporting.run_record import require_results_of
 from tgems.workflow_config import (
+    check_results_folder,
     complete_config,
     contenders,
     costs_of,
@@ -27,6 +28,7 @@ from tgems.workflow_resources import HEAD_COPIES, JobEstimates
 try:
     refuse_duplicate_keys(workflow.configfiles)
     config = complete_config(config)
+    check_results_folder(config["results"])
 except UserError as error:
     raise WorkflowError(str(error))
 
