@@ -1,4 +1,4 @@
-"""What results record about where they come from, and how outputs are written."""
+"""What results record about where they come from."""
 
 import os
 import shutil
