@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from tgems.jobs import job
-from tgems.provenance import whole_file, whole_folder, write_text
+from tgems.outputs import whole_file, whole_folder, write_text
 
 def pause(where):
     print(where, flush=True)

@@ -176,7 +176,7 @@ from pathlib import Path
 from tgems.jobs import job
 
 with job("{log}", 1):
-    from tgems.provenance import write_text
+    from tgems.outputs import write_text
 
     {body}
 """

@@ -13,7 +13,8 @@ from tgems.evaluation.record import read_evaluation_record
 from tgems.features.cache import load_features
 from tgems.features.extract import extract_features
 from tgems.features.shards import Encoding
-from tgems.provenance import read_json, write_json
+from tgems.outputs import write_json
+from tgems.provenance import read_json
 from tgems.reporting.run_record import write_provenance
 from tgems.reporting.tables import precision
 

@@ -13,8 +13,9 @@ from tgems.exits.bank_modules import JointBankGates
 from tgems.exits.bank_statistics import bank_features
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.features.encode import encode_images
+from tgems.outputs import write_json
 from tgems.policies.registry import POLICIES
-from tgems.provenance import read_json, write_json
+from tgems.provenance import read_json
 from tgems.runtime.early_exit import Calibration, EarlyExit
 from tgems.runtime.model import EarlyExitCLIP
 

@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from tgems.config.run import RunConfig
 from tgems.model_keys import model_in
-from tgems.provenance import write_text
+from tgems.outputs import write_text
 
 SCHEMA, README = Path("workflow/schemas/config.schema.json"), Path("configs/README.md")
 BEGIN, END = "<!-- Keys: written by `python -m tgems.config.document`. -->\n", "<!-- End of keys. -->\n"

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from tgems.costs.exit_costs import GATES, ExitCosts
 from tgems.costs.exit_layout import grid_of
-from tgems.provenance import RUN_AGAIN, write_json
+from tgems.outputs import write_json
+from tgems.provenance import RUN_AGAIN
 from tgems.untrusted import Closed, Size, read_json_as
 
 Macs = Annotated[int, Field(ge=0, le=2**60)]

@@ -13,7 +13,8 @@ from tgems.data.hub import HubCopy
 from tgems.data.tar_index import check_end
 from tgems.data.webdataset import PROMPT_FILES, read_prompts, shard_paths
 from tgems.errors import UserError
-from tgems.provenance import digest_file, write_json
+from tgems.outputs import write_json
+from tgems.provenance import digest_file
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from tgems.data.network import network_errors
 from tgems.data.tar_index import check_end
 from tgems.data.text_files import read_shard_count
 from tgems.errors import UserError
-from tgems.provenance import RUN_AGAIN, digest_file, write_json, writing
+from tgems.outputs import write_json, writing
+from tgems.provenance import RUN_AGAIN, digest_file
 from tgems.system_errors import system_line
 from tgems.untrusted import Closed, Digest, read_json_as
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from tgems.data.receipt import read_receipt
 from tgems.data.tar_index import Entry, ShardError, index_shard, read_image
 from tgems.data.text_files import read_lines, read_shard_count, read_templates
-from tgems.provenance import digest_file, whole_folder, write_text
+from tgems.outputs import whole_folder, write_text
+from tgems.provenance import digest_file
 
 PROMPT_FILES = ("classnames.txt", "zeroshot_classification_templates.txt")
 

@@ -19,7 +19,8 @@ from tgems.errors import UserError
 from tgems.evaluation.metrics import rank_of_label, retrieval_ranks
 from tgems.failures import one_line_errors
 from tgems.features.encode import class_embeddings, encode_images, encode_texts
-from tgems.provenance import digest_file, read_json, write_json, write_text
+from tgems.outputs import write_json, write_text
+from tgems.provenance import digest_file, read_json
 
 SHIPPED = ("open_clip_config.json", "open_clip_model.safetensors", "history.csv", "recipe.json")
 

@@ -19,7 +19,8 @@ from tgems.config.run import PretrainingOptions
 from tgems.data.decoding import open_rgb
 from tgems.data.webdataset import read_shard, shard_paths
 from tgems.errors import UserError, reading
-from tgems.provenance import commit, digest_file, digest_json, versions, whole_file, whole_folder, write_json
+from tgems.outputs import whole_file, whole_folder, write_json
+from tgems.provenance import commit, digest_file, digest_json, versions
 
 logger = logging.getLogger(__name__)
 

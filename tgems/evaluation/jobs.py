@@ -27,9 +27,9 @@ from tgems.evaluation.uncertainty import SharedSources
 from tgems.evaluation.wins import areas, of_other_domain, wins
 from tgems.exits.module_folders import joint_guidance
 from tgems.features.cache import IN_MEMORY_GB, SCHEMA_VERSION, FeatureSet, load_captions, load_features
+from tgems.outputs import whole_file, write_json
 from tgems.policies.interface import Policy, require_index_safe
 from tgems.policies.registry import find_policies
-from tgems.provenance import whole_file, write_json
 
 
 def run_thresholds(

@@ -30,7 +30,8 @@ from tgems.exits.saved_modules import EXTRA, TENSORS, load_extra, load_folds, lo
 from tgems.exits.training_pairs import Pairs
 from tgems.features.cache import IN_MEMORY_GB, FeatureSet, load_features
 from tgems.features.row_access import MappedRows
-from tgems.provenance import commit, digest_file, versions, whole_folder, write_json
+from tgems.outputs import whole_folder, write_json
+from tgems.provenance import commit, digest_file, versions
 
 PathLike = str | Path
 

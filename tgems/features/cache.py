@@ -25,7 +25,8 @@ from tgems.costs.exit_layout import grid_of, n_parts
 from tgems.errors import UserError
 from tgems.features.manifest import Manifest, checked
 from tgems.features.row_access import Rows
-from tgems.provenance import digest_file, read_json, write_json
+from tgems.outputs import write_json
+from tgems.provenance import digest_file, read_json
 from tgems.untrusted import read_safetensors
 
 SCHEMA_VERSION = 4

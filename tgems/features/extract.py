@@ -19,7 +19,8 @@ from tgems.errors import UserError
 from tgems.features.cache import seal
 from tgems.features.encode import class_embeddings, encode_texts
 from tgems.features.shards import REFERENCE_IMAGES, Encoding, ensure_shard, use_device
-from tgems.provenance import commit, digest_json, versions, whole_folder, write_json
+from tgems.outputs import whole_folder, write_json
+from tgems.provenance import commit, digest_json, versions
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ from tgems.features.encode import EncodedImages, encode_images
 from tgems.features.images import Batch, image_batches
 from tgems.features.manifest import ShardRecord, checked
 from tgems.import_closure import code_digest, import_closure
-from tgems.provenance import commit, digest_file, read_json, versions, whole_folder, write_json
+from tgems.outputs import whole_folder, write_json
+from tgems.provenance import commit, digest_file, read_json, versions
 
 logger = logging.getLogger(__name__)
 ROWS_PER_FILE = 1024

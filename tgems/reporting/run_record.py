@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tgems.errors import UserError
-from tgems.provenance import read_provenance, write_json
+from tgems.outputs import write_json
+from tgems.provenance import read_provenance
 
 
 def require_results_of(config: dict, provenance: Path) -> None:

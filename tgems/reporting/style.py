@@ -14,8 +14,8 @@ import seaborn as sns  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from tgems.config.run import ALL_POLICIES  # noqa: E402
+from tgems.outputs import whole_file  # noqa: E402
 from tgems.policies.declarations import declared  # noqa: E402
-from tgems.provenance import whole_file  # noqa: E402
 
 WIDTH = 7.2  # inches: two columns of a paper
 

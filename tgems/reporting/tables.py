@@ -13,7 +13,8 @@ from tgems.costs.saved_costs import Profile, read_profile
 from tgems.errors import UserError, printable
 from tgems.evaluation.record import read_evaluation_record
 from tgems.evaluation.uncertainty import holm
-from tgems.provenance import RUN_AGAIN, write_text
+from tgems.outputs import write_text
+from tgems.provenance import RUN_AGAIN
 from tgems.reporting.calibration import shown_first, transferred
 
 

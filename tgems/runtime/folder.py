@@ -20,9 +20,10 @@ from tgems.backbones.source import find_source
 from tgems.errors import UserError, reading
 from tgems.exits.modules import ExitHeads, Gates
 from tgems.exits.saved_modules import BUILDERS, build_module, checked_file, part_of
+from tgems.outputs import whole_file, write_json, write_text, writing
 from tgems.policies.interface import Policy
 from tgems.policies.registry import find_policies
-from tgems.provenance import commit, digest_file, versions, whole_file, write_json, write_text, writing
+from tgems.provenance import commit, digest_file, versions
 from tgems.runtime.early_exit import Calibration, EarlyExit
 from tgems.runtime.model_card import model_card
 from tgems.runtime.saved_config import (

@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader
 
 from tgems.errors import UserError, reading
-from tgems.provenance import digest_json, digest_tensors, read_json, whole_file, write_json, writing
+from tgems.outputs import whole_file, write_json, writing
+from tgems.provenance import digest_json, digest_tensors, read_json
 from tgems.runtime.folder import tensors_of
 from tgems.runtime.image_files import ImageFile, ImageFiles
 from tgems.runtime.model import EarlyExitCLIP

@@ -25,8 +25,8 @@ from tgems.devices import autocast, require_device
 from tgems.errors import UserError
 from tgems.exits.losses import exit_weights
 from tgems.exits.modules import ExitHeads, LookaheadGates
+from tgems.outputs import whole_file
 from tgems.policies.trained_gates import TGem
-from tgems.provenance import whole_file
 from tgems.runtime.engine import default_chunk, encode_early
 from tgems.runtime.live_view import ExitDecider
 
