@@ -17,7 +17,8 @@ from running import SMOKE, failed, make_project
 from runtime.test_cli import tgems
 
 from tgems.errors import UserError
-from tgems.provenance import digest_file, whole_folder, write_text
+from tgems.outputs import whole_folder, write_text
+from tgems.provenance import digest_file
 from tgems.runtime.fetching import fetch
 from tgems.system_errors import system_line
 
