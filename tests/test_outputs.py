@@ -1,4 +1,4 @@
-"""How outputs are written: whole or not at all, by one writer, readable, and with one line where that fails."""
+"""Outputs are written whole or not at all, by one writer, readable, and with one line where that fails."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def test_a_full_disk_is_one_line_that_names_the_output(tmp_path, small_files):
 
 @pytest.fixture(params=[0o022, 0o027, 0o002])
 def umask(request):
-    """What new files may be for others."""
+    """Set the umask, which says what others may do with new files."""
     before = os.umask(request.param)
     yield request.param
     os.umask(before)

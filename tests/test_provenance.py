@@ -1,4 +1,4 @@
-"""What results record about where they come from."""
+"""Results record the commit of the code that they come from."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Whether the job that this process runs has been started again, by a run that took over from a killed one.
+"""Find out whether the job of this process has been started again, by a run that took over from a killed one.
 
 If Snakemake alone is killed, its jobs go on, and the next run starts them again: two processes write the same outputs,
 and the older may do so with an older configuration. Every job begins with a new log file. A process whose log file has

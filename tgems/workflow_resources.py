@@ -43,7 +43,7 @@ LEAST_MINUTES, SAFETY = 15, 3
 
 @dataclass(frozen=True)
 class Needs:
-    """What a job asks for: memory in MB, and time in minutes."""
+    """The memory in MB and the time in minutes that a job asks for."""
 
     mem_mb: int
     runtime: int

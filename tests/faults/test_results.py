@@ -27,7 +27,7 @@ def edited(results, tmp_path_factory):
 
 
 def ends(call) -> str:
-    """How a call ends: well, or with one line."""
+    """Return the line that a call ends with, or "" if it succeeds."""
     try:
         call()
     except UserError as error:

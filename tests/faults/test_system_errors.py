@@ -1,4 +1,4 @@
-"""What the operating system refuses, other than room: one line names the path, the reason and the way out."""
+"""Refusals of the operating system other than for lack of room: one line names path, reason and way out."""
 
 import errno
 import os

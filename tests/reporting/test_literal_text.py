@@ -31,7 +31,7 @@ CAPTIONS = {
     "many words": ("word " * 200_000, "word word word"),
     "emoji": ("👩 猫", "👩 猫"),
 }
-"""What is wrong with a caption, the caption, and the beginning of what is drawn."""
+"""Cases: what is wrong with a caption, the caption, and the beginning of the text that is drawn."""
 
 
 @pytest.fixture

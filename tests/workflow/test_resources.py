@@ -1,4 +1,4 @@
-"""What jobs ask for, as a dry run plans it."""
+"""Jobs ask for memory, time and cores, as a dry run plans them."""
 
 import re
 import subprocess

@@ -57,7 +57,7 @@ class SavedCosts(Closed):
 
 
 class Profile(Closed):
-    """What `macs.json` holds: costs, and what the table of costs shows beside them, per exit.
+    """The content of `macs.json`: costs, and the numbers per exit that the table of costs shows beside them.
 
     Attributes:
         costs: Costs of the exits.

@@ -18,7 +18,7 @@ class ListedFile(Closed):
 
 
 class Receipt(Closed):
-    """What `SPLIT.json` holds.
+    """The content of `SPLIT.json`.
 
     Attributes:
         dataset: Name of the data set.

@@ -16,7 +16,7 @@ class MetricChange(Closed):
 
 
 class PrecisionChange(Closed):
-    """What autocast changes, on `n` images; `cosine` is the smallest between embeddings of one image."""
+    """The changes that autocast makes on `n` images; `cosine` is the smallest one between embeddings of one image."""
 
     precision: str
     n: int

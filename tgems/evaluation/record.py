@@ -24,7 +24,7 @@ class TestedImages(Closed):
 
 
 class EvaluationRecord(Closed):
-    """What an evaluation was made from.
+    """The record of everything that an evaluation was made from.
 
     Attributes:
         weights: Digest of the backbone's weights.

@@ -102,7 +102,7 @@ class ChosenQueryBank(Closed):
 
 
 class SavedThresholds(Closed):
-    """What `thresholds.json` holds; `as_json` lists it."""
+    """The content of `thresholds.json`, as `as_json` makes it."""
 
     query_bank: ChosenQueryBank | None
     thresholds: tuple[Fitted, ...]

@@ -44,7 +44,7 @@ class Part(Closed):
 
 
 class ShardRecord(Part):
-    """What `shard.json` holds."""
+    """The content of `shard.json`."""
 
     fingerprint: dict[str, JsonValue]
     tar: str
@@ -53,7 +53,7 @@ class ShardRecord(Part):
 
 
 class Recorded(Closed):
-    """What is recorded beside what the features depend on."""
+    """Facts that are recorded although the features do not depend on them."""
 
     backbone: dict[str, JsonValue]
     dtype: str
@@ -64,7 +64,7 @@ class Recorded(Closed):
 
 
 class Manifest(Closed):
-    """What `manifest.json` holds; `tgems.features.extract` writes it."""
+    """The content of `manifest.json`, which `tgems.features.extract` writes."""
 
     schema_version: int
     weights: Digest
