@@ -37,9 +37,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             yield partial
             if not (partial.exists() and os.path.samestat(os.stat(partial), os.fstat(place))):
                 raise _overtaken(folder)
+            mode = partial.stat().st_mode & 0o666
             for inner in partial.rglob("*"):
                 if inner.is_file():
-                    inner.chmod(partial.stat().st_mode & 0o666)
+                    inner.chmod(mode)
             refuse_if_replaced(folder)
             _replace_folder(partial, folder)
         finally:

@@ -1,4 +1,4 @@
-"""Decode images that may be damaged or hostile: the one place where tgems opens an image. Imports only Pillow."""
+"""Decode images that may be damaged or hostile: the one place where tgems opens an image. Needs Pillow alone."""
 
 import io
 
@@ -8,8 +8,6 @@ from tgems.errors import UserError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Formats that are decoded, whatever the name of the file says. Pillow's other decoders are never given the bytes."""
-
-
 MOST_ELONGATED = 1000
 """Largest ratio of the sides. An image of 1 x 65500 pixels is small, but fills gigabytes once its short side is 224."""
 

@@ -175,17 +175,18 @@ def _alone(out: Path, parts: Path) -> Iterator[None]:
 def _complete(part: Path, images: Sequence[ImageFile], encoder: _Encoder) -> None:
     """Write a part, or add to it what is missing, unless one of its images has changed since it was written."""
     state = digest_json([image.state() for image in images])
-    rows = {}
+    kept = SCHEMA.empty_table()
     if os.path.isfile(part):
         with reading(part, "delete it and run again", pa.ArrowException):
             table = pq.ParquetFile(part).read()
         if (table.schema.metadata or {}).get(STATE) == state.encode():
-            rows = {row["image"]: row for row in table.to_pylist()}
-    missing = [image for image in images if image.name not in rows]
+            kept = table
+    names = set(kept["image"].to_pylist())
+    missing = [image for image in images if image.name not in names]
     encoder.advance(len(images) - len(missing))
     if not missing:
         return
-    rows |= {row["image"]: row for row in encoder.rows(missing)}
+    rows = {row["image"]: row for row in [*kept.to_pylist(), *encoder.rows(missing)]}
     ordered = [rows[image.name] for image in images if image.name in rows]
     with whole_file(part) as partial:
         pq.write_table(pa.Table.from_pylist(ordered, SCHEMA.with_metadata({STATE: state})), partial)
