@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
 from tgems.errors import UserError, first_line, printable
+from tgems.extras import missing_extra
 from tgems.provenance import commit, versions
 from tgems.system_errors import system_line
 
@@ -37,9 +38,10 @@ def one_line_errors(
 ) -> Iterator[None]:
     """End the process with one line on stderr if the body of a command fails.
 
-    The exit code is 1 for a `UserError` and for an error of the operating system (tgems/system_errors.py), 130 for an
-    interrupt, and 70 for any other exception, which is a bug. The traceback of a bug is written to a new file in the
-    temporary folder. If the reader of the output has closed it, the process ends without a line.
+    The exit code is 1 for a `UserError`, for a package that is not installed (tgems/extras.py) and for an error of the
+    operating system (tgems/system_errors.py), 130 for an interrupt, and 70 for any other exception, which is a bug. The
+    traceback of a bug is written to a new file in the temporary folder. If the reader of the output has closed it, the
+    process ends without a line.
 
     Args:
         show: Function that prints a line; None to write it to stderr.
@@ -58,6 +60,9 @@ def _end(error: BaseException, show: Callable[[str], None]) -> NoReturn:
     if isinstance(error, UserError):
         logging.getLogger("tgems").debug("bad input", exc_info=error)
         show(f"error: {error}")
+        sys.exit(BAD_INPUT)
+    if isinstance(error, ModuleNotFoundError) and (line := missing_extra(error)):
+        show(f"error: {line}")
         sys.exit(BAD_INPUT)
     if isinstance(error, KeyboardInterrupt):
         show("interrupted")

@@ -1,7 +1,6 @@
 """What pip installs works without the checkout: commands, data files and types."""
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,15 +16,18 @@ def installed(tmp_path_factory):
     """Folder that a wheel of this checkout is installed in, apart from the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    source = shutil.copytree(ROOT / "tgems", folder / "checkout/tgems").parent  # a build leaves files in its source
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "dist", source]
+    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "dist", ROOT]
     subprocess.run(wheel, check=True, capture_output=True, text=True)
     (file,) = (folder / "dist").glob("tgems-*.whl")
     assert file.name.startswith(f"tgems-{tgems.__version__}-")
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", file], check=True, capture_output=True)
     return file, folder / "site"
+
+
+def tracked(*folders):
+    """Names of the files below some folders that the repository holds."""
+    git = subprocess.run(["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True, check=True)
+    return git.stdout.split()
 
 
 @pytest.fixture
@@ -50,9 +52,10 @@ def run(installed, tmp_path):
 
 def test_the_wheel_holds_data_files_and_types(installed):
     names = set(zipfile.ZipFile(installed[0]).namelist())
-    tracked = subprocess.run(["git", "ls-files", "tgems"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert set(tracked.stdout.split()) <= names and "tgems/py.typed" in names
-    assert not any(name.startswith(("tests", "workflow")) for name in names)
+    assert set(tracked("tgems")) <= names and "tgems/py.typed" in names
+    beside = tracked("Snakefile", "workflow", "configs", "profiles", "assets")
+    assert {f"tgems/installed/{name}" for name in beside} <= names
+    assert {name.partition("/")[0] for name in names} == {"tgems", f"tgems-{tgems.__version__}.dist-info"}
 
 
 def test_commands_run_outside_of_the_checkout(run, installed, saved, demo_data):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tgems.architectures.catalog import architecture, check_same
 from tgems.architectures.open_clip_config import CONFIG_NAME, OpenClipConfig
+from tgems.checkout import CHECKOUT
 from tgems.errors import UserError
 from tgems.untrusted import file_inside, read_json_as
 
-CHECKOUT = Path(__file__).parents[2]
 CHECKPOINTS = (".safetensors", ".pt", ".pth", ".bin")
 PREFERRED = (
     *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"),

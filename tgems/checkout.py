@@ -1,0 +1,10 @@
+"""Find the workflow, its configurations and the shipped backbones: beside the package, or inside an installed one."""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+INSTALLED = PACKAGE / "installed"
+"""Where a wheel holds what stands beside `tgems/` in a checkout (.ci/wheel_contents.py)."""
+
+CHECKOUT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent
+"""Folder of `Snakefile`, `workflow/`, `configs/`, `profiles/` and `assets/`."""
