@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 
 LAYERS = (
-    ("__init__", "cli", "workflow_resources"),
+    ("__init__", "cli"),
+    ("own_training", "workflow_resources"),
     ("workflow_config",),
     ("reporting", "runtime"),
     ("evaluation",),

@@ -126,8 +126,11 @@ def _check_training(config: dict) -> None:
     if trained not in config["datasets"]:
         hint = nearest(trained, config["datasets"])
         raise UserError(f"config: training.dataset {trained!r} is not a key of datasets; {hint}")
-    if (task := config["datasets"][trained]["task"]) != "zeroshot_retrieval":
-        raise UserError(f"config: training.dataset {trained!r} has no captions (task {task!r}); name one that does")
+    if (task := config["datasets"][trained]["task"]) == "zeroshot_classification":
+        raise UserError(
+            f"config: training.dataset {trained!r} has no captions (task {task!r}); name one that does, or set task: "
+            "self_retrieval, which trains without captions"
+        )
     if all(entry["splits"]["test"] == "none" for entry in config["datasets"].values()):
         raise UserError("config: datasets: none has test images; add one that does")
 

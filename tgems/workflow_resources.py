@@ -212,7 +212,7 @@ class JobEstimates:
             splits += 2 * len(self.config["seeds"]) * len(options["rate_targets"])
         megabytes = TORCH_MB + RANKING_MB + (splits + 2) * size.embeddings_mb(images)
         megabytes += STREAMING_MB if self._streamed(size, images) else 2 * size.summaries_mb(images)
-        if self.config["datasets"][dataset]["task"] == "zeroshot_retrieval":
+        if self.config["datasets"][dataset]["task"] != "zeroshot_classification":
             megabytes += 3 * images * CAPTIONS * size.embed_dim * 8 / 1e6
             images *= 1 + CAPTIONS
         megabytes += POINT_MB * images * len(self.config["seeds"]) * len(options["rate_targets"])

@@ -49,6 +49,17 @@ def test_one_grey_image_of_odd_shape_is_fine(demo_backbone, tmp_path):
     assert load_features(tmp_path / "f").summaries.shape == (1, 7, 5 * 64)
 
 
+def test_without_captions_the_full_encoding_of_an_image_is_its_text(demo_backbone, demo_data, tmp_path):
+    split = SplitFiles.of_folder(demo_data / "digits/test", "self_retrieval")
+    extract_features(demo_backbone, split, tmp_path / "f", Encoding())
+    features = load_features(tmp_path / "f")
+    assert torch.equal(features.texts, features.embeddings)
+    assert features.text_image.tolist() == list(range(70)) and len(features.samples) == 70
+    assert features.captions["caption"].tolist() == features.samples["key"].tolist()
+    ranks = (features.embeddings @ features.text_embeddings.T).argmax(1)
+    assert ranks.tolist() == list(range(70))
+
+
 def test_skipped_samples_are_listed_and_not_counted(demo_backbone, tmp_path, caplog):
     split = _split(tmp_path / "d", [_png(), b"garbage", _png()])
     extract_features(demo_backbone, split, tmp_path / "f", Encoding(on_bad_sample="skip"))

@@ -77,8 +77,9 @@ class DatasetEntry(Section):
     source: Annotated[str, StringConstraints(pattern=r"^(demo|hub:[^/:@ ]+/[^/:@ ]+|wds:.+|tars:.+)$")] | None = None
     """'demo' for the embedded digit scenes, 'hub:ORG/REPO' or 'wds:FOLDER' in clip_benchmark's webdataset layout,
     'tars:FOLDER' as img2dataset writes it; optional for known names."""
-    task: Literal["zeroshot_classification", "zeroshot_retrieval"] | None = None
-    """Task to evaluate; optional for known names."""
+    task: Literal["zeroshot_classification", "zeroshot_retrieval", "self_retrieval"] | None = None
+    """Task to evaluate; optional for known names. 'self_retrieval' is for images without captions: the embedding of an
+    image by the full encoder takes the place of its caption, so that exits learn to imitate the full encoder."""
     directions: Directions = ("image_to_text", "text_to_image")
     """Ways of retrieval to report; policies that look at the texts have no text_to_image."""
     splits: Splits = Splits()
@@ -102,10 +103,10 @@ class Scheme(Section):
 
 
 class Training(Scheme):
-    """Training of heads and gates, on the captioned train images of one data set."""
+    """Training of heads and gates, on the train images of one data set."""
 
     dataset: Text
-    """Key of a data set with captions."""
+    """Key of a data set with captions, or of one whose task is self_retrieval."""
 
 
 class QueryBankOptions(Section):

@@ -110,14 +110,14 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
         known = {key: value for key, value in given()[name].items() if key not in ("licence", "images")}
         entry = known | entry | {"splits": known["splits"] | entry["splits"]}
     if "task" not in entry:
-        raise UserError(f"{place} has no task; set task: zeroshot_classification or zeroshot_retrieval")
+        raise UserError(f"{place} has no task; set task: zeroshot_classification, zeroshot_retrieval or self_retrieval")
     scheme = entry["source"].partition(":")[0]
     if scheme == "hub":
         entry = {"revision": "main", "root": f"data/{name}"} | entry
     for key in ("revision", "root"):
         if scheme != "hub" and key in entry:
             raise UserError(f"{place}.{key} is for source 'hub:ORG/REPO' only, but source is {entry['source']!r}")
-    if scheme == "tars" and entry["task"] != "zeroshot_retrieval":
+    if scheme == "tars" and entry["task"] == "zeroshot_classification":
         raise UserError(f"{place}.task is {entry['task']!r}, but source 'tars:FOLDER' holds captioned images")
     if scheme in ("wds", "tars") and set("{}") & set(entry["source"]):
         raise UserError(

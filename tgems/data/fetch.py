@@ -36,7 +36,8 @@ def fetch_split(
         split: Role of the split.
         source: `hub:ORG/REPO`, `wds:FOLDER` or `tars:FOLDER`.
         where: Folder of the split's shards, or a slice of them; see `parse_part`.
-        task: `zeroshot_classification`, which needs class names and templates, or `zeroshot_retrieval`.
+        task: `zeroshot_classification`, which needs class names and templates, `zeroshot_retrieval`, or
+            `self_retrieval`.
         out: The receipt.
         root: Local folder of a data set on the hub.
         revision: Revision of a data set on the hub.

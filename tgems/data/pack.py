@@ -59,7 +59,7 @@ def pack(
     content = label_column if caption_column is None else caption_column
     if content is None or None not in (label_column, caption_column):
         raise UserError("give either --label-column (classification) or --caption-column (retrieval)")
-    rows = _read(table, image_column, content)
+    rows = read_rows(table, image_column, content)
     prompts = None
     if label_column is not None:
         prompts = _prompts(out, rows[content], table, classnames, templates)
@@ -71,13 +71,17 @@ def pack(
                 f"{nearest(name, prompts.classnames)}"
             )
     _check_type(out, prompts)
-    count = write_split(_samples(images, table, rows, image_column, content, prompts), out / split, shard_size)
+    count = write_split(packed_samples(images, table, rows, image_column, content, prompts), out / split, shard_size)
     write_prompts(out, prompts)
     return count
 
 
-def _read(table: Path, *columns: str) -> pd.DataFrame:
-    """Read the table and check that the columns exist and have no empty cells."""
+def read_rows(table: Path, *columns: str) -> pd.DataFrame:
+    """Read a CSV and check that it has the columns, without empty cells.
+
+    Raises:
+        UserError: The file is missing, damaged or empty, or a column is missing or has an empty cell.
+    """
     _check_file(table)
     try:
         with reading(table, "expected a CSV in UTF-8", pd.errors.ParserError, UnicodeDecodeError):
@@ -135,10 +139,22 @@ def _check_type(out: Path, prompts: Prompts | None) -> None:
         )
 
 
-def _samples(
+def packed_samples(
     images: Path, table: Path, rows: pd.DataFrame, image_column: str, content: str, prompts: Prompts | None
 ) -> Iterator[Sample]:
-    """Yield one sample per image in the order of the table, with numbered keys."""
+    """Yield one sample per image in the order of the table, with numbered keys.
+
+    Args:
+        images: Folder that the paths in the table are relative to.
+        table: CSV that the rows are from, for messages.
+        rows: Its rows; the index is that of the table.
+        image_column: Column of image paths.
+        content: Column of classes or captions.
+        prompts: Class names; None if the column holds captions.
+
+    Raises:
+        UserError: An image is missing or cannot be read, or has two classes.
+    """
     numbers = {} if prompts is None else {name: i for i, name in enumerate(prompts.classnames)}
     for count, (name, group) in enumerate(rows.groupby(image_column, sort=False)):
         place, path = _row(table, group.index[0]), images / str(name)

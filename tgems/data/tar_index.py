@@ -15,7 +15,12 @@ IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 AGAIN = "write or download the shard again"
 DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError)
 """Exceptions that tarfile raises on bytes that are not a tar."""
-NEEDED = {"zeroshot_classification": ("cls", "json"), "zeroshot_retrieval": ("txt", "json"), None: ()}
+NEEDED = {
+    "zeroshot_classification": ("cls", "json"),
+    "zeroshot_retrieval": ("txt", "json"),
+    "self_retrieval": ("json",),
+    None: (),
+}
 """Members that are read beside the image, by task; a `.json` may be absent."""
 KINDS = {"cls": "class", "txt": "captions"}
 NOT_FILES = {
@@ -64,7 +69,7 @@ def index_shard(path: Path, task: str | None = None, one_caption: bool = False) 
     Args:
         path: The archive.
         task: `zeroshot_classification`, for which a sample is an image and a `.cls`; `zeroshot_retrieval`, for which it
-            is an image and a `.txt`; None if an image is enough.
+            is an image and a `.txt`; `self_retrieval` or None if an image is enough.
         one_caption: Whether a `.txt` is a single caption, instead of one caption per line.
 
     Raises:

@@ -52,7 +52,8 @@ class SplitFiles:
         shards: Shards in order.
         digests: SHA-256 of the shards by file name, if a receipt lists them.
         prompts: Folder of class names and templates.
-        task: `zeroshot_classification` or `zeroshot_retrieval`, which decides what a sample consists of.
+        task: `zeroshot_classification`, `zeroshot_retrieval` or `self_retrieval`, which decides what a sample consists
+            of: an image with its class, with its captions, or alone.
         one_caption: Whether a `.txt` is a single caption, instead of one caption per line.
     """
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tgems.data.decoding import open_rgb
-from tgems.data.tar_index import read_image
+from tgems.data.tar_index import Entry, read_image
 from tgems.data.webdataset import SplitFiles, read_prompts
 from tgems.evaluation.operating_points import Row
 from tgems.features.cache import FeatureSet
@@ -59,7 +59,7 @@ def gallery(
             wanted[entry.key],
             entry.key,
             _thumbnail(read_image(path, entry)),
-            entry.captions[0] if names is None or entry.label is None else names[entry.label],
+            _text(entry, names),
             entry.metadata.get("difficulty", np.nan),
             row.about["policy"],
             row.about["rate_target"],
@@ -69,6 +69,13 @@ def gallery(
         if entry.key in wanted and (path.name, entry.key) not in skipped
     ]
     return pd.DataFrame(found, columns=columns).sort_values(["exit_block", "key"], ignore_index=True)
+
+
+def _text(entry: Entry, classes: tuple[str, ...] | None) -> str:
+    """Return what an image shows: its class, its first caption, or without both its name."""
+    if classes is not None and entry.label is not None:
+        return classes[entry.label]
+    return entry.captions[0] if entry.captions else entry.key
 
 
 def _thumbnail(data: bytes) -> bytes:

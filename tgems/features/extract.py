@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -59,10 +60,16 @@ def extract_features(backbone: Backbone, split: SplitFiles, out: Path, encoding:
     found = _encode(backbone, split, shards, encoding, range(len(split.shards)))
     with whole_folder(out) as partial:
         samples, captions = _gather(shards, found)
-        texts, prompts = _texts(backbone, split, samples, captions)
+        if split.task == "self_retrieval":
+            captions = pd.DataFrame(
+                {"image": range(len(samples)), "text": range(len(samples)), "caption": samples["key"]}
+            )
+            texts, prompts = _full_embeddings(shards, found), []
+        else:
+            texts, prompts = _texts(backbone, split, samples, captions)
         save_file({"embeddings": texts}, partial / "texts.safetensors")
         samples.dropna(axis=1, how="all").to_parquet(partial / "samples.parquet")
-        if split.task == "zeroshot_retrieval":
+        if split.task != "zeroshot_classification":
             captions.to_parquet(partial / "captions.parquet")
         if encoding.precision != "float32":
             _gather_reference(shards, found, partial)
@@ -98,6 +105,16 @@ def _gather(folder: Path, found: dict[str, dict]) -> tuple[pd.DataFrame, pd.Data
     if len(twice):
         raise UserError(f"{folder}: key {twice.iloc[0]!r} is in two shards; make keys unique within the split")
     return samples, captions
+
+
+def _full_embeddings(folder: Path, found: dict[str, dict]) -> Tensor:
+    """Return the embeddings of all images by the full encoder `[n, D]`, which take the place of captions."""
+    files = [folder / name / f"{i:03}.safetensors" for name, s in found.items() for i in range(len(s["rows"]))]
+    embeddings = []
+    for file in files:
+        with safe_open(file, "pt") as tensors:  # the summaries beside them are large
+            embeddings.append(tensors.get_tensor("embeddings"))
+    return torch.cat(embeddings)
 
 
 def _gather_reference(folder: Path, found: dict[str, dict], partial: Path) -> None:

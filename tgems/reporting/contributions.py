@@ -38,10 +38,10 @@ def contributions(frames: dict[str, pd.DataFrame]) -> Figure:
                 own["value"], y, xerr=(own["value"] - low, high - own["value"]), fmt="o", color=color, markersize=3,
                 elinewidth=1, label=f"rate {rate:g}",
             )  # fmt: skip
-        for step, label, line in (("full", "full encoder", "-"), ("oracle", look("oracle").label, ":")):
+        for step, line in (("full", "-"), ("oracle", ":")):
             bound = part[part["step"] == step]["value"]
             if len(bound):
-                axis.axvline(bound.iloc[0], color="black", linewidth=0.8, linestyle=line, label=label)
+                axis.axvline(bound.iloc[0], color="black", linewidth=0.8, linestyle=line, label=look(step).label)
         axis.set_yticks(range(len(steps)), [STEPS[s] for s in steps] if leftmost else [""] * len(steps))
         axis.set_ylim(-0.6, len(steps) - 0.4)
         axis.set_title(f"{dataset}\n{METRIC_NAMES[metric]}\n{backbone}")

@@ -189,7 +189,8 @@ def trained_modules(wildcards):
 
 def training_captions(wildcards):
     """List the features whose captions the query bank is drawn from; none without query-bank normalisation."""
-    retrieval = config["datasets"][wildcards.dataset]["task"] == "zeroshot_retrieval"
+    task = config["datasets"][wildcards.dataset]["task"]
+    retrieval = task != "zeroshot_classification"
     wanted = retrieval and "querybank" in config["score_normalisation"]
     folder = f"<results>/features/{wildcards.backbone}/{TRAINED}/train"
     return [folder] if wanted else []

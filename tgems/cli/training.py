@@ -1,0 +1,60 @@
+"""The command that trains a T-GEM on one's own images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tgems.cli.console import command, print_table, say
+
+
+@command()
+def train(
+    images: Annotated[
+        str,
+        typer.Option(help="FOLDER of images, tars:FOLDER, wds:FOLDER, hub:ORG/REPO, or the name of a known data set."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the T-GEM to write.")],
+    pretrained: Annotated[
+        str, typer.Option(help="Weights: a tag of open_clip, hf-hub:ORG/REPO, local-dir:FOLDER, a file.")
+    ] = "openai",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="open_clip architecture, such as ViT-B-32; not needed for local-dir:FOLDER."
+        ),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Mean share of the encoder's computation to spend on an image.")
+    ] = 0.6,
+    captions: Annotated[
+        Path | None,
+        typer.Option(help="CSV with columns path and caption, for a folder; the default is its captions.csv."),
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for features, modules, tables and figures; the default is OUT-work.")
+    ] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Number of cores; the default is all.")] = None,
+    device: Annotated[str, typer.Option(help="Where to encode: cpu or cuda.")] = "cpu",
+    passes: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training images; chosen by their number by default.")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out samples of tars that cannot be read.")
+    ] = False,
+) -> None:
+    """Train a T-GEM on your own images, captioned or not, and say what it does with images that were held out.
+
+    Images without captions are enough: exits then learn to imitate the full encoder. A run that was interrupted goes
+    on where it stopped if it is called again.
+    """
+    from tgems.own_training import train as train_on
+
+    work = work or out.with_name(f"{out.name}-work")
+    found = train_on(model, pretrained, images, rate, out, work, captions, cores, device, passes, skip_bad, say)
+    header = ("policy", "rate", *found.metrics)
+    print_table(header, ((name, f"{r:.3f}", *(f"{value:.3f}" for value in values)) for name, r, values in found.rows))
+    say(f"{out}: spends {found.rate:.3f} of the encoder on {found.n:,} held-out images; see `tgems info {out}`")
+    if found.fixed_is_as_good:
+        say("here a fixed exit is as good for no more computation; images then need no gate (policy fixed)")
+    say(f"tables and figures are in {work / 'results'}")

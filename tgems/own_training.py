@@ -1,0 +1,273 @@
+"""Train a T-GEM on one's own images: write a configuration, run the workflow on it, and export the result.
+
+Everything is kept in a work folder, so that a run that was interrupted goes on where it stopped. The workflow is a
+process of its own (Snakemake), and its output goes to a log file there.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from subprocess import PIPE, STDOUT
+
+import pandas as pd
+import yaml
+from filelock import FileLock, Timeout
+
+from tgems.backbones.references import weights_form
+from tgems.checkout import CHECKOUT
+from tgems.data.own_images import own_dataset
+from tgems.errors import UserError
+from tgems.outputs import write_text
+from tgems.runtime.export import from_results
+from tgems.workflow_config import complete_config
+
+DATASET, LOG = "photos", "train.log"
+HEAD_STEPS, GATE_STEPS, FORESIGHT_STEPS = 4_500, 100, 190
+"""Steps after which training reached its plateau on the demo (docs/method.md)."""
+PASSES = 8, 48
+POLICIES = ("full", "fixed", "saturation", "tgem")
+METRICS = {
+    "zeroshot_retrieval": {
+        "text_retrieval_recall@1": "images whose first text is right",
+        "image_retrieval_recall@1": "texts whose first image is right",
+    },
+    "self_retrieval": {"text_retrieval_recall@1": "images that are nearest to their own full encoding"},
+}
+TOTAL = re.compile(r"^total +(\d+)$")
+JOB = re.compile(r"^Job \d+: (.*)$")
+ERROR = re.compile(r"^(?:tgems[\w.]*: )?error: (.*)$")
+"""Lines of Snakemake and of jobs: number of jobs, start of a job, why a job failed."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a T-GEM does with held-out images, beside other policies of equal rate.
+
+    Attributes:
+        n: Number of held-out images.
+        rate: Mean rate of the T-GEM, as a share of the full encoder.
+        rows: Policy, rate, and the value of each metric, by the names in `metrics`.
+        metrics: What the values are shares of.
+    """
+
+    n: int
+    rate: float
+    rows: list[tuple[str, float, list[float]]]
+    metrics: list[str]
+
+    @property
+    def fixed_is_as_good(self) -> bool:
+        """Whether a fixed exit that costs no more is at least as good in every metric."""
+        rows = {policy: (rate, values) for policy, rate, values in self.rows}
+        if "fixed" not in rows or rows["fixed"][0] > self.rate:
+            return False
+        return all(a >= b for a, b in zip(rows["fixed"][1], rows["tgem"][1], strict=True))
+
+
+def train(
+    model: str | None,
+    pretrained: str,
+    images: str,
+    rate: float,
+    out: Path,
+    work: Path,
+    captions: Path | None = None,
+    cores: int | None = None,
+    device: str = "cpu",
+    passes: int | None = None,
+    skip_bad: bool = False,
+    show: Callable[[str], None] = print,
+) -> Reached:
+    """Train a T-GEM on one's own images and save it.
+
+    Args:
+        model: open_clip architecture; may be None if `pretrained` is a `local-dir:FOLDER`.
+        pretrained: Weights (docs/adding-a-backbone.md).
+        images: See `tgems.data.own_images.own_dataset`.
+        rate: Mean rate that the T-GEM must not exceed on validation images.
+        out: Folder of the T-GEM to write.
+        work: Folder of the run: packed images, configuration, features, modules, tables and figures.
+        captions: See `own_dataset`.
+        cores: Number of cores; None for all.
+        device: Device that encodes images and texts, `cpu` or `cuda`.
+        passes: Passes over the training images; None to choose them by the number of images.
+        skip_bad: Whether to leave out samples of tars that cannot be read, instead of stopping.
+        show: Function that prints a line of progress.
+
+    Returns:
+        What was reached on held-out images.
+
+    Raises:
+        UserError: The images, the backbone or an option cannot be used, or a job of the workflow failed.
+    """
+    work, cores = Path(work), cores or os.cpu_count() or 1
+    with _locked(work):
+        dataset = own_dataset(images, work / DATASET, captions, cores)
+        if skip_bad:
+            dataset["on_bad_sample"] = "skip"
+        name, config = configuration(model, pretrained, dataset, rate, cores, device, passes, _train_images(work))
+        complete_config(config)
+        header = "# Written by `tgems train`; run again with: snakemake --cores all --configfile config.yaml\n"
+        write_text(work / "config.yaml", header + yaml.safe_dump(config, sort_keys=False))
+        _run_workflow(work, cores, device, show)
+        from_results(work / "results", name, "tgem", rate).save_pretrained(out)
+        return reached(work / "results/tables/tradeoff.csv", dataset["task"], rate)
+
+
+def configuration(
+    model: str | None,
+    pretrained: str,
+    dataset: dict,
+    rate: float,
+    cores: int = 1,
+    device: str = "cpu",
+    passes: int | None = None,
+    n: int | None = None,
+) -> tuple[str, dict]:
+    """Return the name of the backbone and the configuration of the run.
+
+    Args:
+        model: See `train`.
+        pretrained: See `train`; a relative folder or file is taken from the current folder.
+        dataset: Entry of the data set.
+        rate: Rate target.
+        cores: Number of jobs that share the training images.
+        device: See `train`.
+        passes: See `train`.
+        n: Number of training images; None if it is not known yet.
+    """
+    steps = 256 / (n or 10_000)
+    chosen = passes or min(max(ceil(HEAD_STEPS * steps), PASSES[0]), PASSES[1])
+    share = chosen / (HEAD_STEPS * steps)
+    gates = {
+        "passes": max(1, ceil(GATE_STEPS * 2 * steps * min(share, 1))),
+        "foresight_passes": max(1, ceil(FORESIGHT_STEPS * 2 * steps * min(share, 1))),
+    }
+    backbone = {"pretrained": _absolute(pretrained)} | ({"model": _architecture(model, pretrained)} if model else {})
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", model or Path(pretrained.partition(":")[2]).name) or "backbone"
+    return name, {
+        "results": "results",
+        "seeds": [0],
+        "rate_targets": [rate],
+        "backbones": {name: backbone},
+        "datasets": {DATASET: dataset | {"jobs": {"train": cores}}},
+        "training": {"dataset": DATASET},
+        "policies": list(POLICIES),
+        "calibration": ["in_domain"],
+        "score_normalisation": ["none"],
+        "features": {"dtype": "float16", "device": device, "batch_size": 64},
+        "heads": {"hidden": 512, "passes": chosen, "fold_passes": max(1, chosen // 5)},
+        "image_gates": gates,
+    }
+
+
+def reached(table: Path, task: str, rate: float) -> Reached:
+    """Read what the T-GEM and other policies did with held-out images.
+
+    Args:
+        table: `tradeoff.csv` of the run.
+        task: Task of the data set.
+        rate: Rate target of the run.
+    """
+    points = pd.read_csv(table, dtype={"seed": str})
+    points = points[points["twin_of"].isna() & points["seed"].ne("mean")]
+    metrics = METRICS[task]
+    fixed = points[points["policy"].eq("fixed") & points["rate"].le(rate)]
+    chosen = points[points["policy"].isin(["full", "tgem", "saturation"])]
+    rows = []
+    for policy, part in [("fixed", fixed[fixed["rate"].eq(fixed["rate"].max())]), *chosen.groupby("policy")]:
+        values = part.drop_duplicates("metric").set_index("metric")["value"]
+        if len(part):
+            rows.append((str(policy), float(part["rate"].iloc[0]), [float(values[metric]) for metric in metrics]))
+    rows.sort(key=lambda row: ("full", "tgem", "saturation", "fixed").index(row[0]))
+    own = next(row for row in rows if row[0] == "tgem")
+    return Reached(int(points["n"].iloc[0]), own[1], rows, list(metrics.values()))
+
+
+def _architecture(model: str, pretrained: str) -> str:
+    """Return the architecture with the activation that the weights of a tag were trained with."""
+    if weights_form(pretrained) != "tag":
+        return model
+    import open_clip
+
+    published = open_clip.get_pretrained_cfg(model, pretrained) or {}
+    quick = f"{model}-quickgelu"
+    if published.get("quick_gelu") and not model.endswith("-quickgelu") and quick in open_clip.list_models():
+        return quick
+    return model
+
+
+def _absolute(pretrained: str) -> str:
+    """Make a folder or file of weights absolute, since the workflow runs in the work folder."""
+    scheme, _, rest = pretrained.partition(":")
+    if weights_form(pretrained) == "local-dir":
+        folder = Path(rest)
+        return pretrained if not folder.exists() else f"{scheme}:{folder.resolve()}"
+    return str(Path(pretrained).resolve()) if weights_form(pretrained) == "file" else pretrained
+
+
+def _train_images(work: Path) -> int | None:
+    """Return the number of training images if they were packed."""
+    packed = work / DATASET / "train"
+    if not packed.is_dir():
+        return None
+    from tgems.data.tar_index import index_shard
+    from tgems.data.webdataset import shard_paths
+
+    return sum(len(index_shard(shard)) for shard in shard_paths(packed))
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Keep others out of the work folder.
+
+    Raises:
+        UserError: Another `tgems train` uses it.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / ".train.lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"{work}: another `tgems train` uses this folder; wait for it, or set --work") from None
+
+
+def _run_workflow(work: Path, cores: int, device: str, show: Callable[[str], None]) -> None:
+    """Run Snakemake in the work folder, and show a line for each job that starts.
+
+    Snakemake's own lock is not used: a run that was killed leaves it behind, and `_locked` does the same.
+
+    Raises:
+        UserError: A job failed; the message is that of the job.
+    """
+    command = [sys.executable, "-m", "snakemake", "--snakefile", CHECKOUT / "Snakefile", "--directory", work]
+    command += ["--configfile", work / "config.yaml", "--cores", cores, "--nolock", "--rerun-incomplete"]
+    command += ["--resources", "gpu=1"] if device == "cuda" else []
+    errors, started, total = [], 0, 0
+    with (
+        open(work / LOG, "w") as log,
+        subprocess.Popen([*map(str, command)], stdout=PIPE, stderr=STDOUT, text=True, errors="replace") as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                if found := TOTAL.match(line):
+                    total = int(found[1])
+                elif found := JOB.match(line):
+                    started += 1
+                    show(f"[{started}/{total}] {found[1].strip()}")
+                elif found := ERROR.match(line):
+                    errors.append(found[1].strip())
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        raise UserError(f"{errors[-1] if errors else 'the workflow failed'}; all of its output is in {work / LOG}")
