@@ -20,6 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from tgems.backbones.references import weights_form
+from tgems.backbones.source import with_activation
 from tgems.checkout import CHECKOUT
 from tgems.data.own_images import own_dataset
 from tgems.errors import UserError
@@ -149,7 +150,7 @@ def configuration(
         "passes": max(1, ceil(GATE_STEPS * 2 * steps * min(share, 1))),
         "foresight_passes": max(1, ceil(FORESIGHT_STEPS * 2 * steps * min(share, 1))),
     }
-    backbone = {"pretrained": _absolute(pretrained)} | ({"model": _architecture(model, pretrained)} if model else {})
+    backbone = {"pretrained": _absolute(pretrained)} | ({"model": with_activation(model, pretrained)} if model else {})
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", model or Path(pretrained.partition(":")[2]).name) or "backbone"
     return name, {
         "results": "results",
@@ -188,19 +189,6 @@ def reached(table: Path, task: str, rate: float) -> Reached:
     rows.sort(key=lambda row: ("full", "tgem", "saturation", "fixed").index(row[0]))
     own = next(row for row in rows if row[0] == "tgem")
     return Reached(int(points["n"].iloc[0]), own[1], rows, list(metrics.values()))
-
-
-def _architecture(model: str, pretrained: str) -> str:
-    """Return the architecture with the activation that the weights of a tag were trained with."""
-    if weights_form(pretrained) != "tag":
-        return model
-    import open_clip
-
-    published = open_clip.get_pretrained_cfg(model, pretrained) or {}
-    quick = f"{model}-quickgelu"
-    if published.get("quick_gelu") and not model.endswith("-quickgelu") and quick in open_clip.list_models():
-        return quick
-    return model
 
 
 def _absolute(pretrained: str) -> str:

@@ -153,6 +153,20 @@ def _check_tag(name: str, tag: str) -> dict:
     return published
 
 
+def with_activation(name: str, pretrained: str) -> str:
+    """Return the architecture with the activation function that the weights of a tag were trained with.
+
+    open_clip has such architectures twice, as `ViT-B-32` and as `ViT-B-32-quickgelu`. Other names and weights are
+    returned as they are.
+    """
+    if weights_form(pretrained) != "tag":
+        return name
+    import open_clip
+
+    published, quick = open_clip.get_pretrained_cfg(name, pretrained) or {}, f"{name}-quickgelu"
+    return quick if published.get("quick_gelu") and quick in open_clip.list_models() else name
+
+
 def _preprocessing_of(published: dict) -> PreprocessConfig:
     """Return the preprocessing of weights that open_clip lists."""
     given: dict[str, Any] = {key: published[key] for key in RESIZING if published.get(key) is not None}
