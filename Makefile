@@ -6,7 +6,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce rehearsal test lint format figures pretrain install-backbones image clean
+.PHONY: help reproduce rehearsal test lint docs format figures pretrain install-backbones image clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -30,6 +30,9 @@ lint: .venv/.ready ## Check style and types
 	pyright
 	snakefmt --check Snakefile workflow
 	python .ci/lint_workflow.py
+
+docs: .venv/.ready ## Build the documentation as a site, in site/
+	mkdocs build --quiet
 
 format: .venv/.ready ## Rewrite files in the project's style
 	ruff check --fix .

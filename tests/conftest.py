@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -101,3 +102,15 @@ def canary(tmp_path, monkeypatch):
 def demo_folder(tmp_path):
     """A copy of a demo backbone, to be altered."""
     return shutil.copytree(ROOT / "assets/backbones/demo-vit-8", tmp_path / "backbone")
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """A wheel of this checkout, and the folder that it is installed in, apart from the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "dist", ROOT]
+    subprocess.run(wheel, check=True, capture_output=True, text=True)
+    (file,) = (folder / "dist").glob("tgems-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", file], check=True, capture_output=True)
+    return file, folder / "site"

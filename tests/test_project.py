@@ -24,7 +24,13 @@ def test_readme_opens_with_exactly_two_commands():
 
 
 def test_readme_links_lead_somewhere():
-    for page in [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "configs/README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [
+        ROOT / "README.md",
+        ROOT / "SECURITY.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "configs/README.md",
+        *(ROOT / "docs").glob("*.md"),
+    ]:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
