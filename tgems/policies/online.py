@@ -69,6 +69,19 @@ class HeldRate:
         return HeldRate(self.target, self.images + n, debt, base, offset)
 
 
+def unreachable(target: float, cheapest: float, dearest: float) -> str:
+    """Return why a mean rate cannot be held by moving thresholds; empty if it can.
+
+    Args:
+        target: Mean rate to hold.
+        cheapest: Relative cost of leaving at the first open exit.
+        dearest: Relative cost of an image that never leaves early.
+    """
+    if cheapest <= target <= dearest:
+        return ""
+    return f"rate {target:g} cannot be held: images cost from {cheapest:.4f} to {dearest:.4f} of the encoder"
+
+
 def moved_thresholds(thresholds: np.ndarray, spread: ArrayLike, offset: ArrayLike) -> np.ndarray:
     """Move thresholds by an offset; at either end of `RANGE`, all finite scores are on one side of them.
 
