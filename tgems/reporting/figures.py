@@ -149,6 +149,8 @@ def rate_calibration(frames: dict[str, pd.DataFrame]) -> Figure:
                 axis.scatter(part["rate_target"], before, s=7, marker="x", color="grey", label="all, validation")
             if axis in axes[0]:
                 axis.set_title(look(policy).label.replace(", ", ",\n").replace("learned ", "learned\n"))
+        low, high = line[0].get_ylim()
+        line[0].set_ylim(min(low, -0.02), max(high, 0.02))  # rates that are held are off by less than can be seen
         line[0].set_ylabel(f"realised rate - target\n{titles[calibration]}")
     for axis in axes[-1]:
         axis.set_xlabel("rate target")
