@@ -141,7 +141,8 @@ def encode_images(
             f"{name}: policy {model.early_exit.policy.name!r} looks at the texts before an image is encoded, so that "
             "no index can be built by it; export an image-guided policy, such as 'tgem'"
         )
-    model.hold_rate(held_target(model.held))  # the stream begins here
+    if model.held is not None:
+        model.hold_rate(held_target(model.held))  # the stream begins here
     if os.path.isdir(out):
         raise UserError(f"{out}: a folder; name a Parquet file to write")
     origin, parts = origin_of(model), out.with_name(f"{out.name}.parts")
