@@ -103,10 +103,12 @@ def streams(table: pd.DataFrame, seen: int = 500) -> pd.DataFrame:
     """Measure how far streams are from their targets after some images, or all if there are fewer; single seeds.
 
     Accuracy is in points against thresholds of the data set's own validation images: the mean over policies, targets
-    and metrics, and the lowest mean over seeds. Policy `patience` is left out, since it cannot meet most targets.
+    and metrics, and the lowest mean over seeds, with trained heads and with the frozen projection. Policy `patience`
+    is left out, since it cannot meet most targets.
     """
     own = table[table["policy"].ne("patience")]
-    keys = ["calibration", "backbone", "dataset"]
+    own = own.assign(head=own["policy"].str.endswith("_raw").map({True: "raw", False: "trained"}))
+    keys = ["calibration", "head", "backbone", "dataset"]
     costs = own[own["seed"].isna() | own["seed"].eq("mean")].groupby(keys)["delta_in_domain"]
     single = own[own["seed"].ne("mean") & own["images"].le(seen)].drop_duplicates([*KEYS, "calibration", "images"])
     last = single[single["images"].eq(single.groupby("dataset")["images"].transform("max"))]
