@@ -151,7 +151,7 @@ def test_a_known_name_fills_in_only_what_is_left_out():
     )
     assert found["imagenet1k"]["splits"] == {"validation": "validation", "test": "test"}, "a folder of one's own"
     assert found["scenes"]["splits"] == {"train": "train", "validation": "validation", "test": "test"}
-    assert found["pets"]["calibration"] == ["in_domain", "transfer"]
+    assert found["pets"]["calibration"] == ["in_domain", "transfer", "online"]
 
 
 def test_a_training_set_need_not_be_reported():

@@ -33,7 +33,7 @@ RATE = 0.6
 EXAMPLE = re.search(r"```python\n(# my_policies.py.*?)```", (ROOT / "docs/adding-a-policy.md").read_text(), re.S)[1]
 OWN = "confirmed_confidence"
 RUNNABLE = [name for name, policy in POLICIES.items() if policy.runs]
-PARTS = ("tradeoff", "wins", "areas", "exits", "semantic_content", "gallery", "contributions")
+PARTS = ("tradeoff", "wins", "areas", "exits", "semantic_content", "gallery", "contributions", "drift")
 
 
 def _train(features: str, macs: str, out: str) -> None:
@@ -64,6 +64,7 @@ def _evaluate(root, data, features, policies) -> list[Path]:
     for name, folder in folders.items():
         thresholds = {"in_domain": folder / "thresholds.json"}
         thresholds |= {"transfer": folders["scenes"] / "thresholds.json"} if name == "digits" else {}
+        thresholds["online"] = folders["scenes"] / "thresholds.json"
         out = {part: folder / f"{part}.parquet" for part in PARTS} | {"provenance": folder / "provenance.json"}
         task = "zeroshot_classification" if name == "digits" else "zeroshot_retrieval"
         about = {"backbone": "demo", "variant": "default", "dataset": name, "task": task}

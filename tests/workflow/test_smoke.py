@@ -31,12 +31,12 @@ def _contents(project):
 
 def test_tables_and_figures_are_complete(smoke):
     names = set(_contents(smoke))
-    kinds = ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas", "contributions")
+    kinds = ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas", "contributions", "drift")
     tables = {f"{t}.{e}" for t in kinds for e in ("csv", "md", "tex")}
     assert tables <= names and {"tradeoff.png", "rate_calibration.pdf"} <= names
     points = pd.read_csv(smoke / "results/smoke/tables/tradeoff.csv")
     assert set(points["policy"]) == set(ALL_POLICIES)
-    assert set(points["calibration"].dropna()) == {"in_domain", "transfer"}
+    assert set(points["calibration"].dropna()) == {"in_domain", "transfer", "online"}
     assert set(points["dataset"]) == {"scenes", "digits"}
 
 
@@ -164,7 +164,7 @@ def test_a_set_without_validation_images_has_only_transferred_thresholds(smoke, 
     before, after = both
     assert set(after["policy"]) == set(ALL_POLICIES) and set(after["calibration"].dropna()) == {"transfer"}
     keys = ["policy", "twin_of", "rate_target", "exit_block", "seed", "metric", "value", "rate"]
-    same = before[before["calibration"].ne("in_domain")][keys].sort_values(keys).reset_index(drop=True)
+    same = before[~before["calibration"].isin(["in_domain", "online"])][keys].sort_values(keys).reset_index(drop=True)
     pd.testing.assert_frame_equal(after[keys].sort_values(keys).reset_index(drop=True), same)
     wins = pd.read_csv(folder / "results/smoke/tables/wins.csv").query("dataset == 'digits'")
     assert len(wins) and set(wins["calibration"]) == {"transfer"} and wins["competitor"].notna().all()

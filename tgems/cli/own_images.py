@@ -22,6 +22,8 @@ TrustedFile = Annotated[
 ]
 Index = Annotated[list[Path], typer.Option("--index", "-i", help="Parquet file of `tgems encode`; may be repeated.")]
 
+HELD_WITHIN = 0.01
+
 
 @command()
 def encode(
@@ -37,6 +39,10 @@ def encode(
     max_rate: Annotated[
         float | None, typer.Option(help="No image may cost more than this share of the encoder.")
     ] = None,
+    hold_rate: Annotated[
+        float | None,
+        typer.Option(help="Mean rate to hold: thresholds move after each batch, best of 8 images or fewer."),
+    ] = None,
     backbone: BackboneFrom = None,
     tokenizer: TokenizerFrom = None,
     trust_policy_file: TrustedFile = None,
@@ -47,7 +53,8 @@ def encode(
     """Encode images, each as far as it needs, into a Parquet file that `tgems search` reads.
 
     Columns: image, exit_block, rate (of the full encoder), embedding (unit vector), and what made it. A killed run goes
-    on where it stopped if called again.
+    on where it stopped if called again. Ends with code 3 if images were left out, or if the mean rate differs from
+    `--hold-rate` by more than .01.
     """
     from tgems.runtime.image_files import find_images
     from tgems.runtime.index import encode_images
@@ -63,6 +70,8 @@ def encode(
         tokenizer=tokenizer,
         trust_policy_file=trust_policy_file,
     )
+    if hold_rate is not None:
+        loaded.hold_rate(hold_rate)
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task("encoding", total=len(found))
         done = encode_images(
@@ -71,7 +80,13 @@ def encode(
     say(f"{done.images:,} images in {to}; mean rate {done.rate:.3f} of the encoder")
     for name, reason in done.left_out:
         warn(f"left out: {name} {reason}")
-    if done.left_out:
+    missed = hold_rate is not None and abs(done.rate - hold_rate) > HELD_WITHIN
+    if hold_rate is not None and missed:
+        warn(
+            f"the mean rate is {done.rate:.3f}, not {hold_rate:g}: a rate is held on long streams only; encode more "
+            "images, or fewer per batch"
+        )
+    if done.left_out or missed:
         raise typer.Exit(ATTENTION)
 
 

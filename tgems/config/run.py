@@ -9,7 +9,21 @@ from tgems.config.training import BankGateOptions, ConfidenceGateOptions, HeadOp
 
 Block = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(distinct)]
 Exits = Literal["all", "every_other", "last_half"] | Block
-Calibrations = Annotated[tuple[Literal["in_domain", "transfer"], ...], Field(min_length=1), AfterValidator(distinct)]
+
+
+def frozen_first(calibrations: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse `online` alone: curves and comparisons need thresholds that stay as they were fitted."""
+    if calibrations == ("online",):
+        raise ValueError("['online'] has no frozen thresholds to compare with; add 'in_domain' or 'transfer'")
+    return calibrations
+
+
+Calibrations = Annotated[
+    tuple[Literal["in_domain", "transfer", "online"], ...],
+    Field(min_length=1),
+    AfterValidator(distinct),
+    AfterValidator(frozen_first),
+]
 Directions = Annotated[
     tuple[Literal["image_to_text", "text_to_image"], ...], Field(min_length=1), AfterValidator(distinct)
 ]
@@ -55,7 +69,8 @@ class Splits(Section):
     train: str | None = None
     """Images for training heads and gates, default 'train'; read only from the training data set."""
     validation: str | None = None
-    """Images for fitting thresholds, default 'validation'; 'none' requires calibration [transfer]."""
+    """Images for fitting thresholds, default 'validation'; 'none' requires a calibration without in_domain, such as
+    [transfer]."""
     test: str | None = None
     """Images for reporting results, default 'test'; 'none' for a training data set that is not reported."""
 
@@ -241,7 +256,8 @@ class RunConfig(Section):
     """Exit policies to compare: names, or 'FILE.py:CLASS' for your own (docs/adding-a-policy.md)."""
     calibration: Calibrations = ("in_domain", "transfer")
     """Where thresholds come from: 'in_domain', a data set's own validation images; 'transfer', the validation images of
-    the training data set, whose thresholds are applied unchanged."""
+    the training data set, whose thresholds are applied unchanged; 'online', the same thresholds, moved after every test
+    image so that the mean rate holds the target (docs/method.md#holding-a-rate)."""
     score_normalisation: Annotated[
         tuple[Literal["none", "querybank"], ...], Field(min_length=1), AfterValidator(distinct)
     ] = ("none", "querybank")

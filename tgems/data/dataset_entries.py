@@ -130,7 +130,7 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
     if scheme == "demo":
         _check_demo(name, entry)
     _check_splits(name, splits, trained)
-    if splits["validation"] == NONE and own_calibration != ["transfer"]:
+    if splits["validation"] == NONE and "in_domain" in (own_calibration or ["in_domain"]):
         raise UserError(
             f"{place} has no validation images (splits.validation is 'none'); set calibration: [transfer] there, "
             "or name a part of train"

@@ -14,8 +14,10 @@ from tgems.costs.saved_costs import read_costs
 from tgems.data.webdataset import SplitFiles
 from tgems.evaluation.contributions import contributions
 from tgems.evaluation.curves import Curves, as_frame, curves_of, from_frame
+from tgems.evaluation.drift import drift
 from tgems.evaluation.estimates import Point, points_of
 from tgems.evaluation.gallery import gallery, pick_row
+from tgems.evaluation.online import online_rows
 from tgems.evaluation.operating_points import Row, endpoint_rows, exit_shares, policy_rows
 from tgems.evaluation.query_bank import QueryBank, candidates, choose_query_bank, draw_captions
 from tgems.evaluation.record import evaluation_record
@@ -96,7 +98,8 @@ def run_evaluation(
     Args:
         test: Features of the test split.
         images: Folder of its shards, or their receipt, for the gallery.
-        thresholds: `thresholds.json` by calibration. The first gives all rows, the others only rows with a rate target.
+        thresholds: `thresholds.json` by calibration. The first gives all rows, the others only rows with a rate target;
+            `online` is the start of thresholds that move.
         curves: Validation curves of the data set on which the first thresholds were fitted, for picking competitors.
         macs: `macs.json`.
         captions: Training features, whose captions make the query bank; empty without a query bank.
@@ -109,6 +112,7 @@ def run_evaluation(
     """
     costs = read_costs(Path(macs))
     fixed = {calibration: read_thresholds(Path(path), costs) for calibration, path in thresholds.items()}
+    record, moving = dict(fixed), fixed.pop("online", None)
     first = next(iter(fixed))
     like = {"schema_version": SCHEMA_VERSION, "weights": fixed[first].weights, "preprocess": fixed[first].preprocess}
     features = load_features(Path(test), like, in_memory_gb).at_exits(costs.blocks, costs.summary_dim)
@@ -116,7 +120,9 @@ def run_evaluation(
     plain = list(splits(features, costs, trained, chosen))
     banks = _fixed_banks(captions[0], features, fixed) if captions and "text_to_image" in directions else {}
     rows: list[Row] = []
+    online: list[Row] = []
     for split in plain:
+        online += online_rows(split, chosen, moving.thresholds) if moving else []
         for calibration, saved in fixed.items():
             own = [f for f in saved.thresholds if calibration == first or f.point.rate_target is not None]
             for seen in with_normalised([split], banks.get(calibration)):
@@ -124,6 +130,7 @@ def run_evaluation(
                 rows += endpoint_rows(seen) if calibration == first else []
     shared = [split for split in plain if split.policies is None]
     points, sources = points_of(rows), SharedSources(features.sources)
+    every = [*points, *points_of(online)]  # curves and comparisons are of frozen thresholds
     own = curves_of(points, features, chosen, costs)
     normalised = _normalised_curves(points, features, chosen, costs, banks.get(first))
     validation = from_frame(pd.read_parquet(curves))
@@ -136,17 +143,18 @@ def run_evaluation(
     ]
     steps = contributions(own, normalised, before, chosen, points, features, trained.rate_targets, names)
     parts = {
-        "tradeoff": _reported(tradeoff(points, features, costs, about), directions),
+        "tradeoff": _reported(tradeoff(every, features, costs, about), directions),
         "wins": _reported(wins(own, before or of_other_domain(validation, own), chosen, sources, names), directions),
         "areas": _reported(pd.concat(under, ignore_index=True), directions),
         "contributions": _reported(steps, directions),
-        "exits": exit_shares(rows, costs, names),
+        "exits": exit_shares([*rows, *online], costs, names),
+        "drift": drift(every, chosen, features, directions, names),
         "semantic_content": semantic_content(shared[0], shared[1:], names),
         "gallery": shown.assign(**names),
     }
     for name, frame in parts.items():
         _write(frame, out[name])
-    write_json(Path(out["provenance"]), evaluation_record(features, fixed, trained))
+    write_json(Path(out["provenance"]), evaluation_record(features, record, trained))
 
 
 def splits(features: FeatureSet, costs: ExitCosts, trained: Trained, policies: dict[str, Policy]) -> Iterator[Split]:

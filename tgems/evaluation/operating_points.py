@@ -76,6 +76,15 @@ class Scorer:
         }
 
 
+def fits_of(split: Split, policies: dict[str, Policy], fitted: list[Fitted]) -> Iterator[tuple[Fitted, Policy]]:
+    """Yield the operating points that belong to a split's modules, seed and normalisation, with their policies."""
+    for fit in fitted:
+        policy, same = policies[fit.policy], fit.score_normalisation == split.score_normalisation
+        if fit.seed == split.seed and same and split.serves(policy):
+            if split.rate_target in (None, fit.point.rate_target):
+                yield fit, policy
+
+
 def policy_rows(
     split: Split,
     policies: dict[str, Policy],
@@ -96,14 +105,10 @@ def policy_rows(
     """
     scorer = Scorer(split)
     last = len(split.costs.blocks) - 1
-    for fit in fitted:
-        policy, point = policies[fit.policy], fit.point
-        if fit.seed != split.seed or fit.score_normalisation != split.score_normalisation or not split.serves(policy):
-            continue
-        if split.rate_target not in (None, point.rate_target):
-            continue
+    for fit, policy in fits_of(split, policies, fitted):
+        point = fit.point
         price = policy.costs(split.costs, len(split.outputs.bank), point.visited)
-        about = _about(fit, policy, calibration, split)
+        about = identity(fit, policy, calibration, split)
         if policy.mixes:
             shares = policy.shares(point, last + 1)
             yield Row(about, np.full(len(split.outputs), price @ shares), scorer.expected(shares))
@@ -138,7 +143,8 @@ def endpoint_rows(split: Split) -> Iterator[Row]:
         yield Row(about, exits * np.nan, scorer.at(exits, True))
 
 
-def _about(fit: Fitted, policy: Policy, calibration: str, split: Split) -> dict:
+def identity(fit: Fitted, policy: Policy, calibration: str, split: Split) -> dict:
+    """Return the columns that identify the row of an operating point."""
     about = {"policy": fit.policy, "guidance": policy.guidance, "index_safe": policy.index_safe}
     about["score_normalisation"] = split.score_normalisation
     if split.query_bank is not None:

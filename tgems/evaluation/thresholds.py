@@ -12,7 +12,7 @@ from tgems.costs.exit_costs import ExitCosts
 from tgems.errors import UserError
 from tgems.evaluation.split import Split
 from tgems.evaluation.uncertainty import SharedSources
-from tgems.policies.interface import OperatingPoint, Policy
+from tgems.policies.interface import OperatingPoint, Policy, ThresholdPolicy
 from tgems.provenance import RUN_AGAIN
 from tgems.untrusted import Closed, Digest, Size, read_json_as
 
@@ -33,6 +33,8 @@ class Fitted:
         bank_size: Number of texts in the bank; None if the policy does not read it.
         n_sources: Number of distinct sources of the validation images.
         score_normalisation: `none` or `querybank`; the rate includes the cost of the query bank.
+        spread: Spread of the scores on these images, the unit in which thresholds move when a rate is held
+            (tgems/policies/online.py); None without thresholds.
     """
 
     policy: str
@@ -44,6 +46,7 @@ class Fitted:
     bank_size: int | None
     n_sources: int
     score_normalisation: str = "none"
+    spread: float | None = None
 
 
 def usable(policies: dict[str, Policy], costs: ExitCosts) -> dict[str, Policy]:
@@ -79,7 +82,8 @@ def fit_policies(split: Split, policies: dict[str, Policy], rate_targets: list[f
             mean = float(shares @ price)
             variance = 0.0 if policy.mixes else float(shares @ (price - mean) ** 2)
             known = (tuple(shares.tolist()), size, n_sources, split.score_normalisation)
-            fitted.append(Fitted(name, split.seed, point, mean, variance, *known))
+            spread = policy.spread(split.outputs, point) if isinstance(policy, ThresholdPolicy) else None
+            fitted.append(Fitted(name, split.seed, point, mean, variance, *known, spread))
     return fitted
 
 

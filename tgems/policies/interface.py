@@ -19,6 +19,7 @@ from tgems.errors import UserError
 from tgems.exits.thresholds import choose_exits, fit_threshold
 from tgems.policies.cached_outputs import CachedOutputs
 from tgems.policies.exit_view import ExitView, Reads, TrialView
+from tgems.policies.online import score_spread
 from tgems.policies.per_exit_thresholds import PathCosts, fit_thresholds
 
 BANK_GATES = ("bank", "variance")
@@ -218,6 +219,11 @@ class ThresholdPolicy(Policy):
         """Apply the frozen thresholds."""
         scores = self.scores(outputs, point.rate_target)
         return choose_exits(scores, point.at_exits(scores.shape[1]))
+
+    def spread(self, outputs: CachedOutputs, point: OperatingPoint) -> float:
+        """Return the spread of the scores at the exits that a point visits (`tgems.policies.online`)."""
+        scores = self.scores(outputs, point.rate_target)
+        return score_spread(scores[:, point.at_exits(scores.shape[1]).isfinite()].numpy())
 
     def scores(self, outputs: CachedOutputs, rate_target: float | None) -> Tensor:
         """Score all images at every exit before the last `[n, E-1]` float64, once per rate target."""

@@ -6,8 +6,9 @@ import pandas as pd
 def shown_first(rows: pd.DataFrame) -> pd.DataFrame:
     """Keep, for each data set, the rows under its own thresholds, or under transferred ones if it has none.
 
-    Rows without a calibration are kept, and rows with normalised scores are left out.
+    Rows without a calibration are kept; rows with normalised scores and of thresholds that move are left out.
     """
+    rows = rows[rows["calibration"].ne("online")]
     if "score_normalisation" in rows:
         rows = rows[rows["score_normalisation"].ne("querybank")]
     has_own = rows["dataset"].isin(rows.loc[rows["calibration"].eq("in_domain"), "dataset"])

@@ -122,11 +122,11 @@ def exit_histogram(frames: dict[str, pd.DataFrame]) -> Figure:
 
 
 def rate_calibration(frames: dict[str, pd.DataFrame]) -> Figure:
-    """Plot realised rate minus target: on validation and on test, with own thresholds and with transferred ones."""
+    """Plot realised rate minus target: on validation and on test, by the source of the thresholds."""
     points = fitted(frames["tradeoff"])
     points = points.assign(excess=points["rate"] - points["rate_target"])
     policies = [p for p in in_order(points["policy"]) if not p.endswith("_raw")]
-    rows = [c for c in ("in_domain", "transfer") if c in set(points["calibration"])]
+    rows = [c for c in ("in_domain", "transfer", "online") if c in set(points["calibration"])]
     figure, axes = plt.subplots(
         len(rows), len(policies), figsize=(WIDTH, 1.7 * len(rows) + 0.6), squeeze=False, sharex=True, sharey="row"
     )
@@ -135,6 +135,7 @@ def rate_calibration(frames: dict[str, pd.DataFrame]) -> Figure:
     titles = {
         "in_domain": "thresholds from the\nset's own validation",
         "transfer": "thresholds from the\ntraining domain",
+        "online": "the same, moved\nafter every image",
     }
     for line, calibration in zip(axes, rows, strict=True):
         for axis, policy in zip(line, policies, strict=True):
@@ -148,6 +149,8 @@ def rate_calibration(frames: dict[str, pd.DataFrame]) -> Figure:
                 axis.scatter(part["rate_target"], before, s=7, marker="x", color="grey", label="all, validation")
             if axis in axes[0]:
                 axis.set_title(look(policy).label.replace(", ", ",\n").replace("learned ", "learned\n"))
+        low, high = line[0].get_ylim()
+        line[0].set_ylim(min(low, -0.02), max(high, 0.02))  # rates that are held are off by less than can be seen
         line[0].set_ylabel(f"realised rate - target\n{titles[calibration]}")
     for axis in axes[-1]:
         axis.set_xlabel("rate target")

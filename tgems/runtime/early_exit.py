@@ -19,11 +19,14 @@ class Calibration:
         thresholds: Threshold of the score at each exit of `visited`; None if all images leave at `visited[0]`.
         visited: Exits (0-based) at which images may leave; None for all before the last.
         rate_validation: Mean relative cost on the validation images.
+        spread: Spread of the scores on the validation images, the unit in which thresholds move when a rate is held;
+            None for a fixed exit, and for folders that were saved without it.
     """
 
     thresholds: tuple[float, ...] | None
     visited: tuple[int, ...] | None
     rate_validation: float
+    spread: float | None = None
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ def _calibrations(
             point = fit.point
             same = point.rate_target is not None and math.isclose(point.rate_target, rate_target)
             if (fit.policy, fit.seed, fit.score_normalisation) == (policy.name, own_seed, "none") and same:
-                found[name] = Calibration(point.thresholds, point.visited, fit.rate_validation)
+                found[name] = Calibration(point.thresholds, point.visited, fit.rate_validation, fit.spread)
     if training not in found:
         raise UserError(
             f"{folder / training / 'thresholds.json'}: holds none of {policy.name} at {rate_target}; run it again"
@@ -211,7 +211,7 @@ def _results(
     path = results / "tables/tradeoff.csv"
     points = read_table(path, COLUMNS, FINISHED, NUMBERS, dtype={"seed": "string"}, low_memory=False)
     points = points[points["metric"].isin(HEADLINE) & points["twin_of"].isna()]
-    points = points[points["score_normalisation"].eq("none")]
+    points = points[points["score_normalisation"].eq("none") & points["calibration"].ne("online")]
     points = points[points["backbone"].eq(keys["backbone"]) & points["variant"].eq(keys["variant"])]
     full = points[points["policy"].eq("full")].set_index(["dataset", "metric"])["value"].to_dict()
     own = points[points["policy"].eq(keys["policy"])]

@@ -1,7 +1,7 @@
 """Encode images into a Parquet file that can be searched. Reads images and tars; writes one whole file, resumable.
 
 Columns: image (path, or `tar::key`), exit_block, rate, embedding, and what made it: backbone, tgem (digests), policy,
-calibration, model (folder or hub id).
+calibration, max_rate, hold_rate, model (folder or hub id).
 """
 
 import os
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
@@ -23,12 +24,13 @@ from tgems.errors import UserError, reading
 from tgems.outputs import whole_file, write_json, writing
 from tgems.provenance import digest_json, digest_tensors, read_json
 from tgems.runtime.folder import tensors_of
+from tgems.runtime.holding import held_target
 from tgems.runtime.image_files import ImageFile, ImageFiles
 from tgems.runtime.model import EarlyExitCLIP
 
 pc: Any = pyarrow.compute  # its functions are made at run time, so that type checkers do not know them
 PART = 1024
-ORIGIN = ("backbone", "tgem", "policy", "calibration", "max_rate")
+ORIGIN = ("backbone", "tgem", "policy", "calibration", "max_rate", "hold_rate")
 SCHEMA = pa.schema(
     [
         ("image", pa.string()),
@@ -71,6 +73,14 @@ class _Encoder:
     advance: Callable[[int], None]
     left_out: dict[str, str] = field(default_factory=dict)
 
+    def replay(self, kept: pa.Table, images: Sequence[ImageFile]) -> None:
+        """Count images that an earlier run has encoded as part of the stream whose rate is held, batch by batch."""
+        if self.model.held is not None:
+            rates = dict(zip(kept["image"].to_pylist(), kept["rate"].to_pylist(), strict=True))
+            for start in range(0, len(images), self.batch_size):
+                batch = images[start : start + self.batch_size]
+                self.model.observe(np.array([rates[image.name] for image in batch if image.name in rates]))
+
     def rows(self, images: Sequence[ImageFile]) -> list[dict]:
         """Encode images, and return a row for each that can be read."""
         model = self.model
@@ -109,7 +119,8 @@ def encode_images(
 
     Parts of about a thousand images are kept in `{out}.parts` until the file is whole. A run with the same model and
     the same names goes on from them: it encodes what is missing, what could not be read before, and all images of a
-    part with one whose size or time of change is another now.
+    part with one whose size or time of change is another now. If the model holds a rate, the images are one stream in
+    their order, which begins anew with each call; a run that goes on counts what has been encoded before.
 
     Args:
         model: T-GEM, on its device.
@@ -130,6 +141,8 @@ def encode_images(
             f"{name}: policy {model.early_exit.policy.name!r} looks at the texts before an image is encoded, so that "
             "no index can be built by it; export an image-guided policy, such as 'tgem'"
         )
+    if model.held is not None:
+        model.hold_rate(held_target(model.held))  # the stream begins here
     if os.path.isdir(out):
         raise UserError(f"{out}: a folder; name a Parquet file to write")
     origin, parts = origin_of(model), out.with_name(f"{out.name}.parts")
@@ -183,6 +196,7 @@ def _complete(part: Path, images: Sequence[ImageFile], encoder: _Encoder) -> Non
             kept = table
     names = set(kept["image"].to_pylist())
     missing = [image for image in images if image.name not in names]
+    encoder.replay(kept, images)
     encoder.advance(len(images) - len(missing))
     if not missing:
         return
@@ -217,4 +231,5 @@ def origin_of(model: EarlyExitCLIP) -> dict[str, str]:
         "policy": early.policy.name,
         "calibration": model.calibration,
         "max_rate": "none" if model.max_rate is None else f"{model.max_rate:g}",
+        "hold_rate": "none" if model.held is None else f"{model.held.target:g}",
     }

@@ -15,10 +15,12 @@ from torch.nn import functional as F
 from tgems.backbones.load import Backbone
 from tgems.errors import UserError
 from tgems.options import names_nearest_option
+from tgems.policies.online import HeldRate
 from tgems.runtime.early_exit import EarlyExit, exits_within
 from tgems.runtime.engine import Encoded, encode_early
 from tgems.runtime.fetching import fetch
 from tgems.runtime.folder import load, save
+from tgems.runtime.holding import OBSERVING, held_target, moved, start_holding
 from tgems.runtime.hub import push, require_device
 from tgems.runtime.live_view import ExitDecider
 
@@ -39,10 +41,13 @@ class EarlyExitCLIP(nn.Module):
         tokenizer: Texts -> int64 `[m, context_length]`.
         calibration: See above; changed by `use_calibration`.
         max_rate: See above; changed by `set_max_rate`.
+        held: What `hold_rate` has seen so far (`tgems.policies.online.HeldRate`), or None. It is not saved, a copy goes
+            on from it by itself, and all methods that change thresholds, cap or text bank begin anew.
     """
 
     model: Any  # an open_clip model: CLIP, CustomTextCLIP or CoCa
     text_bank: Tensor | None
+    held: HeldRate | None
 
     def __init__(
         self,
@@ -63,7 +68,7 @@ class EarlyExitCLIP(nn.Module):
         for module in (self.heads, self.gates):
             if module is not None:
                 module.to(self.logit_scale.device)
-        self._set(calibration or next(iter(early_exit.calibrations)), max_rate, None)
+        self._set(calibration or next(iter(early_exit.calibrations)), max_rate, None, None)
         self.eval().requires_grad_(False)
 
     def use_calibration(self, dataset: str) -> None:
@@ -72,15 +77,39 @@ class EarlyExitCLIP(nn.Module):
         Raises:
             UserError: There are none of this name.
         """
-        self._set(dataset, self.max_rate, self.text_bank)
+        self._set(dataset, self.max_rate, self.text_bank, held_target(self.held))
 
     def set_max_rate(self, max_rate: float | None) -> None:
         """Let no image cost more than this share of the encoder; None removes the cap.
 
         Raises:
-            UserError: It is below the cheapest exit.
+            UserError: It is below the cheapest exit, or a rate that is held cannot be reached under it.
         """
-        self._set(self.calibration, max_rate, self.text_bank)
+        self._set(self.calibration, max_rate, self.text_bank, held_target(self.held))
+
+    def hold_rate(self, rate: float | None) -> None:
+        """Hold a mean rate on the stream of images to come, whatever their domain (docs/method.md#holding-a-rate).
+
+        Thresholds start as they were fitted and move after each call of `encode_image`, by the costs of its images. An
+        image's exit then depends on those before it. Small batches, of up to 8 images, get to the rate soonest.
+
+        Args:
+            rate: Mean relative cost to hold; None for thresholds that stay as they were fitted.
+
+        Raises:
+            UserError: The rate cannot be reached, or the policy has no thresholds that could be moved.
+        """
+        self._set(self.calibration, self.max_rate, self.text_bank, rate)
+
+    def observe(self, rates: np.ndarray) -> None:
+        """Count images as part of the stream whose rate is held, as if a call of `encode_image` had encoded them.
+
+        Args:
+            rates: Relative cost of each image `[n]`.
+        """
+        with OBSERVING:
+            if self.held is not None:
+                self.held = self.held.after(rates)
 
     def set_text_bank(self, embeddings: Tensor | None) -> None:
         """Set the texts that a bank-guided policy looks at.
@@ -98,14 +127,14 @@ class EarlyExitCLIP(nn.Module):
             if embeddings.dim() != 2 or embeddings.shape[1] != dim or not len(embeddings):
                 raise UserError(f"a text bank has shape [M, {dim}], not {list(embeddings.shape)}")
             embeddings = F.normalize(embeddings.detach().to(self.logit_scale.device).float(), dim=-1)
-        self._set(self.calibration, self.max_rate, embeddings)
+        self._set(self.calibration, self.max_rate, embeddings, held_target(self.held))
 
     @property
     def rates(self) -> np.ndarray:
         """Relative cost `[E]` of leaving at each exit, with the thresholds and the text bank in use."""
         return self.early_exit.rates(self.calibration, 0 if self.text_bank is None else len(self.text_bank))
 
-    def _set(self, calibration: str, max_rate: float | None, bank: Tensor | None) -> None:
+    def _set(self, calibration: str, max_rate: float | None, bank: Tensor | None, rate: float | None) -> None:
         """Change all that decides, or nothing if that is impossible."""
         early = self.early_exit
         if calibration not in early.calibrations:
@@ -117,9 +146,11 @@ class EarlyExitCLIP(nn.Module):
         thresholds = early.calibrations[calibration].thresholds
         every = early.open_exits(calibration)
         known = dict(zip(every, thresholds or (-np.inf,) * len(every), strict=True))
+        ends = (*allowed, -1)[0], -1 if last_resort is None else last_resort
+        held = None if rate is None else start_holding(early, calibration, rates[list(ends)], rate)
         self.calibration, self.max_rate, self.last_resort = calibration, max_rate, last_resort
         self.thresholds = {k: known[k] for k in allowed}
-        self.text_bank = bank
+        self.text_bank, self.held = bank, held
 
     def _decider(self) -> ExitDecider:
         """Gather what decides, as it is now: nothing is cached, so that the model can be copied, moved and cast."""
@@ -130,7 +161,7 @@ class EarlyExitCLIP(nn.Module):
             costs=early.costs,
             heads=self.heads,
             gates=self.gates,
-            thresholds=self.thresholds,
+            thresholds=moved(self.thresholds, early.calibrations[self.calibration].spread, self.held),
             asked=asked,
             scale=self._scale,
             bank=self.text_bank,
@@ -173,6 +204,8 @@ class EarlyExitCLIP(nn.Module):
             UserError: The policy looks at a text bank, and none was set.
         """
         encoded = encode_early(self.tower, self._decider(), image, self.last_resort, self.chunk)
+        if self.held is not None:
+            self.observe(self.rates[encoded.exits.cpu().numpy()])
         return encoded if return_exits else encoded.embeddings
 
     @torch.no_grad()

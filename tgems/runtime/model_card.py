@@ -43,7 +43,8 @@ def model_card(early: EarlyExit, backbone: Backbone) -> str:
         "",
         "- Zero-shot classification and retrieval at less computation than the backbone, on images like those it was",
         f"  trained and calibrated on (trained on {_code(early.about.get('trained_on', 'unknown'))}).",
-        "- On other images the mean rate is an outcome, not a promise: calibrate anew, or cap it with `max_rate`.",
+        "- On other images the mean rate is an outcome, not a promise: calibrate anew, hold it with `hold_rate`, or "
+        "cap it with `max_rate`.",
         f"- {_guidance(early)}",
         "- It inherits the backbone's biases and licence; nothing here was tested for fairness or safety.",
     ]

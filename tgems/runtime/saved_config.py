@@ -50,6 +50,7 @@ class CalibrationConfig(Closed):
     thresholds: tuple[float, ...] | None
     visited: tuple[Exit, ...] | None
     rate_validation: Rate
+    spread: Annotated[float, Field(ge=0)] | None = None
 
 
 class Result(Closed):

@@ -78,6 +78,8 @@ def _read_index(path: Path) -> pa.Table:
             table = pq.ParquetFile(path).read()  # `pq.read_table` imports pandas
     except pa.ArrowException as error:
         raise UserError(f"{path}: not a Parquet file ({first_line(error)}); {way_out}") from error
+    if "hold_rate" not in table.column_names:  # indices of earlier versions
+        table = table.append_column("hold_rate", pa.array(["none"] * len(table), pa.string()))
     if missing := [name for name in INDEX.names if name not in table.column_names]:
         raise UserError(f"{path}: not an index of `tgems encode`: it has no column {missing[0]!r}")
     try:

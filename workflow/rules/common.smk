@@ -74,7 +74,7 @@ RECEIPTS = [
 ]
 PRETRAINED = ["demo-vit-8", "demo-vit-12"]
 TABLES = ["tradeoff", "flops", "semantic_content", "summary", "wins", "areas"]
-TABLES += ["contributions"]
+TABLES += ["contributions", "drift"]
 TABLES += ["ablations"] if len(VARIANTS) > 1 else []
 TABLES += ["precision"] if config["features"]["precision"] != "float32" else []
 GATED = contenders(config["policies"])
@@ -87,6 +87,7 @@ FIGURES += ["contributions"] if OWN_THRESHOLDS else []
 FIGURES += ["rate_calibration"] if GATED or "margin" in config["policies"] else []
 FIGURES += ["exit_histogram", "gallery"] if GATED else []
 TABLE_PARTS = ["tradeoff", "wins", "areas", "contributions", "semantic_content"]
+TABLE_PARTS += ["drift"]
 EVALUATION_PARTS = [*TABLE_PARTS, "exits", "gallery"]
 TABLE_FILES = expand(
     "<results>/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]

@@ -197,11 +197,12 @@ def training_captions(wildcards):
 
 
 def threshold_files(wildcards):
-    """Return the files of fitted thresholds by calibration: those of the data set and of the training data set."""
+    """Return the files of fitted thresholds by calibration: those of the data set and of the training data set,
+    whose thresholds `online` starts with."""
     wanted = config["datasets"][wildcards.dataset]["calibration"]
-    origin = {"in_domain": wildcards.dataset, "transfer": TRAINED}
+    origin = {"in_domain": wildcards.dataset, "transfer": TRAINED, "online": TRAINED}
     if wildcards.dataset == TRAINED:
-        wanted = ["in_domain"]
+        wanted = ["in_domain", *(c for c in wanted if c == "online")]
     root = f"<results>/evaluation/{wildcards.backbone}/{wildcards.variant}"
     return {
         name: f"{root}/{origin[name]}/thresholds.json"

@@ -9,7 +9,7 @@ with job(snakemake.log[0], snakemake.threads):
     run_evaluation(
         files["test"],
         files["images"],
-        {c: files[c] for c in ("in_domain", "transfer") if c in files},
+        {c: files[c] for c in ("in_domain", "transfer", "online") if c in files},
         files["curves"],
         files["macs"],
         list(snakemake.input.captions),
