@@ -16,12 +16,13 @@ from torch import Tensor
 
 from tgems.costs.exit_costs import ExitCosts
 from tgems.errors import UserError
-from tgems.exits.thresholds import choose_exits, fit_threshold
+from tgems.exits.thresholds import choose_exits, fit_threshold, threshold_path
 from tgems.policies.cached_outputs import CachedOutputs
 from tgems.policies.exit_view import ExitView, Reads, TrialView
-from tgems.policies.per_exit_thresholds import PathCosts, fit_thresholds
+from tgems.policies.per_exit_thresholds import PathCosts, fit_thresholds, path_of_prices
 
 BANK_GATES = ("bank", "variance")
+PATH_POINTS = 40
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,15 @@ class Policy:
             Operating points, one per target unless the policy's docstring says otherwise.
         """
         raise NotImplementedError
+
+    def path(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
+        """Return operating points from expensive to cheap, among which a promise of quality is kept; none by default.
+
+        Args:
+            validation: Outputs on validation images; no labels are read.
+            rate_targets: Rates that gates may have been trained for.
+        """
+        return []
 
     def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Return the exit of each image `[n]` int64, 0-based."""
@@ -207,12 +217,37 @@ class ThresholdPolicy(Policy):
             if self.per_exit:
                 rewards = validation.last_exits_view.numpy()
                 every = fit_thresholds(scores.numpy(), rewards, PathCosts.of(prices), target)
-                visited = tuple(np.flatnonzero(np.isfinite(every)).tolist())
-                points.append(OperatingPoint(target, None, None, visited, tuple(every[list(visited)].tolist())))
+                points.append(_visiting(target, every))
             else:
                 threshold, _ = fit_threshold(scores, prices(None), target)
                 points.append(OperatingPoint(target, thresholds=(threshold,) * scores.shape[1]))
         return points
+
+    def path(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
+        """Return about `PATH_POINTS` operating points that cost less than the encoder, from expensive to cheap.
+
+        Where gates were trained for one rate target each, every point has those whose target is nearest to its rate.
+        """
+        gates = {} if validation.modules is None else validation.modules.gates
+        targets = [target for target in rate_targets if (self.gates, target) in gates] or [rate_targets[0]]
+        found = []
+        for target in targets:
+            for point in self.path_of_gates(validation, target):
+                price = self.costs(validation.costs, len(validation.bank), point.visited)
+                rate = float(price[self.decide(validation, point)].mean())
+                if rate < 1 and min(targets, key=lambda other: abs(other - rate)) == target:
+                    found.append((rate, point))
+        return [point for _, point in sorted(found, key=lambda own: own[0], reverse=True)]
+
+    def path_of_gates(self, validation: CachedOutputs, rate_target: float) -> list[OperatingPoint]:
+        """Return operating points with the gates of one rate target, at rates that are about evenly spaced."""
+        scores, prices = self.scores(validation, rate_target), partial(self.costs, validation.costs, len(validation.bank))
+        if not self.per_exit:
+            common = threshold_path(scores, prices(None), PATH_POINTS)
+            return [OperatingPoint(rate_target, thresholds=(t,) * scores.shape[1]) for t in common]
+        rewards = validation.last_exits_view.numpy()
+        each = path_of_prices(scores.numpy(), rewards, PathCosts.of(prices), PATH_POINTS)
+        return list(dict.fromkeys(_visiting(rate_target, thresholds) for thresholds in each))
 
     def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Apply the frozen thresholds."""
@@ -230,6 +265,12 @@ class ThresholdPolicy(Policy):
             ]
             outputs.scores[key] = torch.cat(blocks)
         return outputs.scores[key]
+
+
+def _visiting(rate_target: float, thresholds: np.ndarray) -> OperatingPoint:
+    """Return the operating point with thresholds `[E-1]`, +inf at exits that are not visited."""
+    visited = tuple(np.flatnonzero(np.isfinite(thresholds)).tolist())
+    return OperatingPoint(rate_target, None, None, visited, tuple(thresholds[list(visited)].tolist()))
 
 
 def remembers(reads: Sequence[Reads]) -> bool:

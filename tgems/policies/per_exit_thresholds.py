@@ -6,6 +6,7 @@ nothing (docs/method.md#thresholds).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -118,32 +119,80 @@ def fit_thresholds(
         sweeps: See there.
     """
 
-    def rate(thresholds: np.ndarray) -> float:
-        return costs.at_exits(thresholds)[exits_taken(scores, thresholds)].mean()
-
-    def within(thresholds: np.ndarray) -> bool:
-        return rate(thresholds) <= target + 1e-12
-
-    order = descending(scores)
-    columns = np.take_along_axis(scores, order, 0)
+    split = _Split(scores, descending(scores), costs)
     low, high = LOG_PRICES
-    found = [best_thresholds(scores, order, rewards, costs, np.exp(high), sweeps)]
+    found = [best_thresholds(scores, split.order, rewards, costs, np.exp(high), sweeps)]
     for _ in range(STEPS):
         middle = (low + high) / 2
-        found.append(best_thresholds(scores, order, rewards, costs, np.exp(middle), sweeps))
-        low, high = (low, middle) if within(found[-1]) else (middle, high)
-    meeting = [thresholds for thresholds in found if within(thresholds)]
-    if not meeting:
-        return found[0]
-    best = max(meeting, key=rate)
-    nearest = min(found, key=lambda thresholds: abs(rate(thresholds) - target))
-    start = next(t for t in (nearest, best) if within(_shifted(columns, t, -SHIFT)) or t is best)
-    low, high = -SHIFT, SHIFT
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if within(_shifted(columns, start, middle)) else (low, middle)
-    tuned = _shifted(columns, start, low)
-    return tuned if within(tuned) and rate(tuned) > rate(best) else best
+        found.append(best_thresholds(scores, split.order, rewards, costs, np.exp(middle), sweeps))
+        low, high = (low, middle) if split.rate(found[-1]) <= target + 1e-12 else (middle, high)
+    return split.tuned(found, target)
+
+
+def path_of_prices(
+    scores: np.ndarray, rewards: np.ndarray, costs: PathCosts, points: int, sweeps: int = 2
+) -> list[np.ndarray]:
+    """Fit thresholds for `points` rates that are evenly spaced, from the highest that any price gives to the lowest.
+
+    Half as many prices are tried: after the lowest and the highest, each further one is midway between the two
+    neighbours whose rates differ most. Between them, thresholds are shifted as in `fit_thresholds`.
+
+    Args:
+        scores: Of validation images, see `best_thresholds`.
+        rewards: See there.
+        costs: See there.
+        points: Number of rates, at least 2.
+        sweeps: See `best_thresholds`.
+    """
+    split = _Split(scores, descending(scores), costs)
+
+    def at(log_price: float) -> tuple[float, float, np.ndarray]:
+        thresholds = best_thresholds(scores, split.order, rewards, costs, np.exp(log_price), sweeps)
+        return log_price, split.rate(thresholds), thresholds
+
+    found = [at(log_price) for log_price in LOG_PRICES]
+    while len(found) < max(2, points // 2):
+        widest = max(range(len(found) - 1), key=lambda k: found[k][1] - found[k + 1][1])
+        found.insert(widest + 1, at((found[widest][0] + found[widest + 1][0]) / 2))
+    rates, solutions = [rate for _, rate, _ in found], [thresholds for *_, thresholds in found]
+    return [split.tuned(solutions, target) for target in np.linspace(max(rates), min(rates), points)]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Validation images for which thresholds are fitted: scores `[n, E-1]`, their `descending` order, and costs."""
+
+    scores: np.ndarray
+    order: np.ndarray
+    costs: PathCosts
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """Scores of each exit, highest first `[n, E-1]`."""
+        return np.take_along_axis(self.scores, self.order, 0)
+
+    def rate(self, thresholds: np.ndarray) -> float:
+        """Return the mean rate."""
+        return self.costs.at_exits(thresholds)[exits_taken(self.scores, thresholds)].mean()
+
+    def tuned(self, found: list[np.ndarray], target: float) -> np.ndarray:
+        """Take the best of some thresholds for a target, and spend what they leave of it by a common shift."""
+
+        def within(thresholds: np.ndarray) -> bool:
+            return self.rate(thresholds) <= target + 1e-12
+
+        meeting = [thresholds for thresholds in found if within(thresholds)]
+        if not meeting:
+            return found[0]
+        best = max(meeting, key=self.rate)
+        nearest = min(found, key=lambda thresholds: abs(self.rate(thresholds) - target))
+        start = next(t for t in (nearest, best) if within(_shifted(self.columns, t, -SHIFT)) or t is best)
+        low, high = -SHIFT, SHIFT
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if within(_shifted(self.columns, start, middle)) else (low, middle)
+        tuned = _shifted(self.columns, start, low)
+        return tuned if within(tuned) and self.rate(tuned) > self.rate(best) else best
 
 
 def _shifted(columns: np.ndarray, thresholds: np.ndarray, delta: float) -> np.ndarray:
