@@ -1,6 +1,6 @@
-"""Distribution-free promises about the next images, from losses on calibration images (docs/method.md#promises-of-quality).
+"""Distribution-free promises about the next images, from the losses of calibration images.
 
-Pure numpy, since the runtime uses it as well. A loss is a number in [0, 1] that says what an image lost by leaving
+Pure numpy, since the runtime uses it as well (docs/method.md#promises-of-quality). A loss is a number in [0, 1] that says what an image lost by leaving
 early. The only assumption is that calibration images and the next images are exchangeable.
 """
 

@@ -241,7 +241,10 @@ class ThresholdPolicy(Policy):
 
     def path_of_gates(self, validation: CachedOutputs, rate_target: float) -> list[OperatingPoint]:
         """Return operating points with the gates of one rate target, at rates that are about evenly spaced."""
-        scores, prices = self.scores(validation, rate_target), partial(self.costs, validation.costs, len(validation.bank))
+        scores, prices = (
+            self.scores(validation, rate_target),
+            partial(self.costs, validation.costs, len(validation.bank)),
+        )
         if not self.per_exit:
             common = threshold_path(scores, prices(None), PATH_POINTS)
             return [OperatingPoint(rate_target, thresholds=(t,) * scores.shape[1]) for t in common]

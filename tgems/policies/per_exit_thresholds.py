@@ -118,14 +118,13 @@ def fit_thresholds(
         target: Mean rate not to be exceeded.
         sweeps: See there.
     """
-
     split = _Split(scores, descending(scores), costs)
     low, high = LOG_PRICES
-    found = [best_thresholds(scores, split.order, rewards, costs, np.exp(high), sweeps)]
+    found = [split.rated(best_thresholds(scores, split.order, rewards, costs, np.exp(high), sweeps))]
     for _ in range(STEPS):
         middle = (low + high) / 2
-        found.append(best_thresholds(scores, split.order, rewards, costs, np.exp(middle), sweeps))
-        low, high = (low, middle) if split.rate(found[-1]) <= target + 1e-12 else (middle, high)
+        found.append(split.rated(best_thresholds(scores, split.order, rewards, costs, np.exp(middle), sweeps)))
+        low, high = (low, middle) if found[-1][0] <= target + 1e-12 else (middle, high)
     return split.tuned(found, target)
 
 
@@ -146,16 +145,16 @@ def path_of_prices(
     """
     split = _Split(scores, descending(scores), costs)
 
-    def at(log_price: float) -> tuple[float, float, np.ndarray]:
-        thresholds = best_thresholds(scores, split.order, rewards, costs, np.exp(log_price), sweeps)
-        return log_price, split.rate(thresholds), thresholds
+    def at(log_price: float) -> tuple[float, np.ndarray]:
+        return split.rated(best_thresholds(scores, split.order, rewards, costs, np.exp(log_price), sweeps))
 
-    found = [at(log_price) for log_price in LOG_PRICES]
-    while len(found) < max(2, points // 2):
-        widest = max(range(len(found) - 1), key=lambda k: found[k][1] - found[k + 1][1])
-        found.insert(widest + 1, at((found[widest][0] + found[widest + 1][0]) / 2))
-    rates, solutions = [rate for _, rate, _ in found], [thresholds for *_, thresholds in found]
-    return [split.tuned(solutions, target) for target in np.linspace(max(rates), min(rates), points)]
+    prices, found = list(LOG_PRICES), [at(log_price) for log_price in LOG_PRICES]
+    while len(found) < points // 2:
+        widest = max(range(len(found) - 1), key=lambda k: found[k][0] - found[k + 1][0])
+        prices.insert(widest + 1, (prices[widest] + prices[widest + 1]) / 2)
+        found.insert(widest + 1, at(prices[widest + 1]))
+    rates = [rate for rate, _ in found]
+    return [split.tuned(found, target) for target in np.linspace(max(rates), min(rates), points)]
 
 
 @dataclass(frozen=True)
@@ -171,28 +170,31 @@ class _Split:
         """Scores of each exit, highest first `[n, E-1]`."""
         return np.take_along_axis(self.scores, self.order, 0)
 
-    def rate(self, thresholds: np.ndarray) -> float:
-        """Return the mean rate."""
-        return self.costs.at_exits(thresholds)[exits_taken(self.scores, thresholds)].mean()
+    def rated(self, thresholds: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return thresholds with the mean rate that they give."""
+        return self.costs.at_exits(thresholds)[exits_taken(self.scores, thresholds)].mean(), thresholds
 
-    def tuned(self, found: list[np.ndarray], target: float) -> np.ndarray:
-        """Take the best of some thresholds for a target, and spend what they leave of it by a common shift."""
+    def tuned(self, found: list[tuple[float, np.ndarray]], target: float) -> np.ndarray:
+        """Take the best of some rated thresholds for a target, and spend what they leave of it by a common shift.
 
-        def within(thresholds: np.ndarray) -> bool:
-            return self.rate(thresholds) <= target + 1e-12
-
-        meeting = [thresholds for thresholds in found if within(thresholds)]
+        If none meets the target, the first are returned.
+        """
+        meeting = [own for own in found if own[0] <= target + 1e-12]
         if not meeting:
-            return found[0]
-        best = max(meeting, key=self.rate)
-        nearest = min(found, key=lambda thresholds: abs(self.rate(thresholds) - target))
-        start = next(t for t in (nearest, best) if within(_shifted(self.columns, t, -SHIFT)) or t is best)
+            return found[0][1]
+        rate, best = max(meeting, key=lambda own: own[0])
+        nearest = min(found, key=lambda own: abs(own[0] - target))[1]
+
+        def shifted(thresholds: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
+            return self.rated(_shifted(self.columns, thresholds, delta))
+
+        start = nearest if shifted(nearest, -SHIFT)[0] <= target + 1e-12 else best
         low, high = -SHIFT, SHIFT
         for _ in range(STEPS):
             middle = (low + high) / 2
-            low, high = (middle, high) if within(_shifted(self.columns, start, middle)) else (low, middle)
-        tuned = _shifted(self.columns, start, low)
-        return tuned if within(tuned) and self.rate(tuned) > self.rate(best) else best
+            low, high = (middle, high) if shifted(start, middle)[0] <= target + 1e-12 else (low, middle)
+        tuned_rate, tuned = shifted(start, low)
+        return tuned if rate < tuned_rate <= target + 1e-12 else best
 
 
 def _shifted(columns: np.ndarray, thresholds: np.ndarray, delta: float) -> np.ndarray:
