@@ -119,9 +119,7 @@ def read_paths(path: Path, costs: ExitCosts) -> SavedPaths:
     saved, before_last = read_json_as(SavedPaths, path, RUN_AGAIN), len(costs.blocks) - 1
     for own in saved.paths:
         if not all(is_of_exits(point, before_last) for point in own.points):
-            raise UserError(
-                f"{path}: a point of policy {own.policy!r} is not of {before_last + 1} exits; {RUN_AGAIN}"
-            )
+            raise UserError(f"{path}: a point of policy {own.policy!r} is not of {before_last + 1} exits; {RUN_AGAIN}")
         try:
             unpack(own.losses, saved.n, len(own.points))
         except (ValueError, binascii.Error) as error:

@@ -1,7 +1,8 @@
 """Distribution-free promises about the next images, from the losses of calibration images.
 
-Pure numpy, since the runtime uses it as well (docs/method.md#promises-of-quality). A loss is a number in [0, 1] that says what an image lost by leaving
-early. The only assumption is that calibration images and the next images are exchangeable.
+Pure numpy, since the runtime uses it as well. A loss is a number in [0, 1] that says what an image lost by leaving
+early. The only assumption is that calibration images and the next images are exchangeable
+(docs/method.md#promises-of-quality).
 """
 
 import numpy as np

@@ -73,8 +73,14 @@ RECEIPTS = [
     and (role != "train" or name == TRAINED)
 ]
 PRETRAINED = ["demo-vit-8", "demo-vit-12"]
+# Quality is promised by thresholds that are fitted on a data set's own validation images.
+RISK = bool(config["risk_targets"]) and any(
+    "in_domain" in config["datasets"][name]["calibration"] for name in REPORTED
+)
+PATHS = "<results>/evaluation/{backbone}/{variant}/{dataset}/paths.json"
 TABLES = ["tradeoff", "flops", "semantic_content", "summary", "wins", "areas"]
 TABLES += ["contributions"]
+TABLES += ["risk"] if RISK else []
 TABLES += ["ablations"] if len(VARIANTS) > 1 else []
 TABLES += ["precision"] if config["features"]["precision"] != "float32" else []
 GATED = contenders(config["policies"])
@@ -84,9 +90,11 @@ OWN_THRESHOLDS = [
     name for name in COMPARED if "in_domain" in config["datasets"][name]["calibration"]
 ]
 FIGURES += ["contributions"] if OWN_THRESHOLDS else []
+FIGURES += ["risk"] if RISK else []
 FIGURES += ["rate_calibration"] if GATED or "margin" in config["policies"] else []
 FIGURES += ["exit_histogram", "gallery"] if GATED else []
 TABLE_PARTS = ["tradeoff", "wins", "areas", "contributions", "semantic_content"]
+TABLE_PARTS += ["risk"] if RISK else []
 EVALUATION_PARTS = [*TABLE_PARTS, "exits", "gallery"]
 TABLE_FILES = expand(
     "<results>/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]
