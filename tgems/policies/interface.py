@@ -5,7 +5,6 @@ others of its batch. Its cost follows from what it reads (tgems/policies/exit_vi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
@@ -19,36 +18,11 @@ from tgems.errors import UserError
 from tgems.exits.thresholds import choose_exits, fit_threshold, threshold_path
 from tgems.policies.cached_outputs import CachedOutputs
 from tgems.policies.exit_view import ExitView, Reads, TrialView
+from tgems.policies.operating_point import OperatingPoint
 from tgems.policies.per_exit_thresholds import PathCosts, fit_thresholds, path_of_prices
 
 BANK_GATES = ("bank", "variance")
 PATH_POINTS = 40
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """The result of fitting a policy, frozen before test images are seen.
-
-    Attributes:
-        rate_target: Mean rate that was not to be exceeded; None if nothing is calibrated.
-        exit: Index of the exit that every image takes, for fixed exits.
-        parameters: Numbers by name, of policies without thresholds.
-        visited: Exits before the last (0-based) at which images may leave; None for all.
-        thresholds: Threshold at each exit of `visited`.
-    """
-
-    rate_target: float | None = None
-    exit: int | None = None
-    parameters: dict[str, float] | None = None
-    visited: tuple[int, ...] | None = None
-    thresholds: tuple[float, ...] | None = None
-
-    def at_exits(self, before_last: int) -> Tensor:
-        """Return the threshold at every exit before the last `[E-1]` float64, +inf at exits that are not visited."""
-        every = torch.full((before_last,), torch.inf, dtype=torch.float64)
-        visited = range(before_last) if self.visited is None else self.visited
-        every[list(visited)] = torch.tensor(self.thresholds, dtype=torch.float64)
-        return every
 
 
 class Policy:
@@ -217,7 +191,7 @@ class ThresholdPolicy(Policy):
             if self.per_exit:
                 rewards = validation.last_exits_view.numpy()
                 every = fit_thresholds(scores.numpy(), rewards, PathCosts.of(prices), target)
-                points.append(_visiting(target, every))
+                points.append(OperatingPoint.visiting(target, every))
             else:
                 threshold, _ = fit_threshold(scores, prices(None), target)
                 points.append(OperatingPoint(target, thresholds=(threshold,) * scores.shape[1]))
@@ -250,7 +224,7 @@ class ThresholdPolicy(Policy):
             return [OperatingPoint(rate_target, thresholds=(t,) * scores.shape[1]) for t in common]
         rewards = validation.last_exits_view.numpy()
         each = path_of_prices(scores.numpy(), rewards, PathCosts.of(prices), PATH_POINTS)
-        return list(dict.fromkeys(_visiting(rate_target, thresholds) for thresholds in each))
+        return list(dict.fromkeys(OperatingPoint.visiting(rate_target, thresholds) for thresholds in each))
 
     def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Apply the frozen thresholds."""
@@ -268,12 +242,6 @@ class ThresholdPolicy(Policy):
             ]
             outputs.scores[key] = torch.cat(blocks)
         return outputs.scores[key]
-
-
-def _visiting(rate_target: float, thresholds: np.ndarray) -> OperatingPoint:
-    """Return the operating point with thresholds `[E-1]`, +inf at exits that are not visited."""
-    visited = tuple(np.flatnonzero(np.isfinite(thresholds)).tolist())
-    return OperatingPoint(rate_target, None, None, visited, tuple(thresholds[list(visited)].tolist()))
 
 
 def remembers(reads: Sequence[Reads]) -> bool:

@@ -19,11 +19,13 @@ class Calibration:
         thresholds: Threshold of the score at each exit of `visited`; None if all images leave at `visited[0]`.
         visited: Exits (0-based) at which images may leave; None for all before the last.
         rate_validation: Mean relative cost on the validation images.
+        made: How `tgems.runtime.calibration.calibrate` made it; None for one of a run.
     """
 
     thresholds: tuple[float, ...] | None
     visited: tuple[int, ...] | None
     rate_validation: float
+    made: dict | None = None
 
 
 @dataclass(frozen=True)
