@@ -49,9 +49,9 @@ def calibrate(
     """
     from tgems.data.text_files import read_lines
     from tgems.runtime.calibration import LARGEST_SAMPLE
-    from tgems.runtime.folder import require_free_name, save_calibrations
     from tgems.runtime.image_files import find_images
     from tgems.runtime.model import EarlyExitCLIP
+    from tgems.runtime.own_folder import require_free_name, save_calibrations
 
     require_free_name(folder, name, replace)
     lines = None if texts is None else read_lines(texts)

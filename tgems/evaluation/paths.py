@@ -18,8 +18,9 @@ from tgems.costs.exit_costs import ExitCosts
 from tgems.errors import UserError
 from tgems.evaluation.split import Split
 from tgems.evaluation.thresholds import is_of_exits
-from tgems.policies.cached_outputs import CachedOutputs
-from tgems.policies.interface import OperatingPoint, Policy
+from tgems.policies.interface import Policy
+from tgems.policies.lost_texts import lost_texts
+from tgems.policies.operating_point import OperatingPoint
 from tgems.provenance import RUN_AGAIN
 from tgems.untrusted import Closed, Size, read_json_as
 
@@ -66,7 +67,7 @@ def fit_paths(split: Split, policies: dict[str, Policy], rate_targets: Sequence[
     for name, policy in policies.items():
         points = policy.path(fitting, rate_targets) if split.serves(policy) else []
         if points:
-            found.append(FittedPath(name, split.seed, tuple(points), pack(losses_of(policy, rest, points))))
+            found.append(FittedPath(name, split.seed, tuple(points), pack(lost_texts(policy, rest, points))))
     return found
 
 
@@ -74,14 +75,6 @@ def halves(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Divide n images at random, but always in the same way, into those that points are fitted on and the others."""
     order = np.random.default_rng(0).permutation(n)
     return np.sort(order[: n - n // 2]), np.sort(order[n - n // 2 :])
-
-
-def losses_of(policy: Policy, outputs: CachedOutputs, points: Sequence[OperatingPoint]) -> np.ndarray:
-    """Return which images lose the full encoder's best text at each operating point `[n, J]` bool."""
-    winner = outputs.statistics.winner
-    differs = winner != winner[:, -1:]
-    exits = torch.stack([policy.decide(outputs, point) for point in points], 1)
-    return differs.gather(1, exits).numpy()
 
 
 def pack(losses: np.ndarray) -> str:

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from tgems.evaluation.estimates import means
-from tgems.evaluation.paths import FittedPath, SavedPaths, losses_of, unpack
+from tgems.evaluation.paths import FittedPath, SavedPaths, unpack
 from tgems.evaluation.risk_control import allowed_losses, certified_points
 from tgems.evaluation.split import Split
 from tgems.evaluation.uncertainty import Estimate, SharedSources, intervals
 from tgems.policies.interface import Policy
+from tgems.policies.lost_texts import lost_texts
 
 LEVEL = 0.05
 RESPLITS = 200
@@ -86,7 +87,7 @@ def _outcomes(
     path: FittedPath, n: int, split: Split, policy: Policy, risk_targets: Sequence[float], draws: np.ndarray
 ) -> list[Kept]:
     """Certify a path for each risk target, and apply what was certified to the test images."""
-    losses = losses_of(policy, split.outputs, path.points)
+    losses = lost_texts(policy, split.outputs, path.points)
     calibration = unpack(path.losses, n, len(path.points))
     found = []
     for target in risk_targets:
@@ -122,7 +123,7 @@ def broken_promises(losses: np.ndarray, draws: np.ndarray, target: float, allowe
 
 def _draws(n: int, upcoming: int) -> np.ndarray:
     """Draw which of n + upcoming images calibrate `[RESPLITS, n + upcoming]` float32."""
-    first = np.repeat(np.float32([1, 0]), [n, upcoming])
+    first = (np.arange(n + upcoming) < n).astype(np.float32)
     return np.random.default_rng(0).permuted(np.tile(first, (RESPLITS, 1)), axis=1)
 
 

@@ -57,7 +57,7 @@ def p_value(losses: int, n: int, tolerance: float, upcoming: int | None, binary:
     return min(1.0, float((hinge / np.arange(1, len(hinge) + 1)).min()))
 
 
-def certified_points(losses: np.ndarray, allowed: int) -> np.ndarray:
+def certified_points(losses: np.ndarray, allowed: int) -> int:
     """Count the operating points that can be used, in order from expensive to cheap (fixed-sequence testing).
 
     The loss that counts at a point is the largest up to there, which makes losses grow along the sequence. Then one
@@ -71,7 +71,7 @@ def certified_points(losses: np.ndarray, allowed: int) -> np.ndarray:
         Number of points, from the first on, whose losses sum to at most `allowed`.
     """
     sums = np.maximum.accumulate(losses, axis=1).sum(0)
-    return np.count_nonzero(np.cumsum(sums > allowed + 1e-9) == 0)
+    return int(np.count_nonzero(np.cumsum(sums > allowed + 1e-9) == 0))
 
 
 def enough_images(

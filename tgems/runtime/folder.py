@@ -8,7 +8,7 @@ README.md            model card (tgems/runtime/model_card.py)
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import save as to_bytes
@@ -69,7 +69,7 @@ def save(backbone: Backbone, early: EarlyExit, folder: Path) -> None:
         "costs": asdict(early.costs),
         "rates": early.rates().tolist(),
         "modules": {name: {"kind": _kind(m, early)} | m.architecture for name, m in _modules(early).items()},
-        "calibrations": {name: calibration_json(point) for name, point in early.calibrations.items()},
+        "calibrations": {name: _calibration(point) for name, point in early.calibrations.items()},
         "about": early.about,
         "model_digest": hashlib.sha256(tensors).hexdigest(),
         "recorded": {"versions": versions(), "commit": commit()},
@@ -81,34 +81,6 @@ def save(backbone: Backbone, early: EarlyExit, folder: Path) -> None:
         write_text(card, model_card(early, backbone))
         # Not sorted: the first of the calibrations is the default, which a JSON object keeps by its order alone.
         write_json(described, config, sort_keys=False)
-
-
-def save_calibrations(backbone: Backbone, early: EarlyExit, folder: Path) -> None:
-    """Write a T-GEM's folder anew with other calibrations; it goes on naming its backbone as it did.
-
-    Raises:
-        UserError: See `save`.
-    """
-    entry = read_config(folder).backbone.model_dump(exclude_unset=True)
-    save(replace(backbone, entry=entry), early, folder)
-
-
-def require_free_name(folder: Path, name: str, replaced: bool) -> None:
-    """Refuse a name for thresholds of one's own that would replace those of a run, unless that is wanted.
-
-    Raises:
-        UserError: Thresholds of a run have this name; or the folder is not a T-GEM's on this machine.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder here; thresholds are written into a folder, so download it first")
-    point = read_config(folder).calibrations.get(name)
-    if point is not None and point.made is None and not replaced:
-        raise UserError(f"{folder}: {name!r} are thresholds that a run has fitted; choose another --name, or --replace")
-
-
-def calibration_json(point: Calibration) -> dict:
-    """Return the content of config.json for a calibration; `made` is left out where there is none."""
-    return {key: value for key, value in asdict(point).items() if key != "made" or value is not None}
 
 
 def check_free(folder: Path) -> None:
@@ -296,6 +268,11 @@ def tensors_of(early: EarlyExit) -> list[tuple[str, Tensor]]:
 def _modules(early: EarlyExit) -> dict[str, ExitHeads | Gates]:
     named = {"heads": early.heads, "gates": early.gates}
     return {name: module for name, module in named.items() if module is not None}
+
+
+def _calibration(point: Calibration) -> dict:
+    """Return the content of config.json for a calibration; `made` is left out where there is none."""
+    return {key: value for key, value in asdict(point).items() if key != "made" or value is not None}
 
 
 def _kind(module: ExitHeads | Gates, early: EarlyExit) -> str:

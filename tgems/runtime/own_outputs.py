@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from tgems.backbones.load import Backbone
 from tgems.errors import UserError
-from tgems.exits.head_training import embed
+from tgems.exits.modules import Gates
 from tgems.features.encode import encode_images
 from tgems.policies.cached_outputs import CachedOutputs, ExitModules
 from tgems.policies.interface import ThresholdPolicy
@@ -79,28 +79,34 @@ def text_embeddings(backbone: Backbone, texts: Sequence[str] | Tensor) -> Tensor
 
 @torch.no_grad()
 def own_outputs(
-    backbone: Backbone, early: EarlyExit, batches: Iterable[Tensor], texts: Tensor | None, rates: Sequence[float]
+    backbone: Backbone,
+    early: EarlyExit,
+    policy: ThresholdPolicy,
+    batches: Iterable[Tensor],
+    texts: Tensor | None,
+    rates: Sequence[float],
 ) -> CachedOutputs:
     """Encode images at full depth, and return what the T-GEM's policy sees of them at every exit.
 
     Args:
         backbone: Frozen model, on its device.
         early: T-GEM of this backbone.
+        policy: Its policy.
         batches: Preprocessed images `[b, 3, h, w]`.
         texts: Unit embeddings of the texts `[M, D]`; None where the policy sees only the image.
         rates: Rate targets that the policy will be asked for; its scores are the same for all of them.
 
     Raises:
-        UserError: There is no image, or the policy has no thresholds.
+        UserError: There is no image.
     """
-    policy, costs = early.policy, early.costs
-    if not isinstance(policy, ThresholdPolicy):
-        raise UserError(f"policy {policy.name!r} has no thresholds to fit; export another, such as 'tgem'")
+    costs = early.costs
     device = backbone.model.logit_scale.device
     bank = torch.zeros(1, costs.embed_dim) if texts is None else texts
     modules = None
     if early.heads is not None:
-        gates = {} if early.gates is None or policy.gates is None else {(policy.gates, None): _on_cpu(early.gates)}
+        gates: dict[tuple[str, float | None], Gates] = {}
+        if early.gates is not None and policy.gates is not None:
+            gates[policy.gates, None] = _on_cpu(early.gates)
         modules = ExitModules(_on_cpu(early.heads), gates)
     embeddings, scores = [], []
     for images in batches:
@@ -109,7 +115,7 @@ def own_outputs(
         if modules is None:
             z = last[:, None] if encoded.raw_embeddings is None else encoded.raw_embeddings.float().cpu()
         else:
-            z = embed(modules.heads, summaries, last)
+            z = torch.cat((modules.heads(summaries), last[:, None]), 1)
         part = _outputs(backbone, early, z, bank, modules, summaries)
         embeddings.append(z)
         scores.append(policy.scores(part, None))

@@ -60,8 +60,9 @@ def own_rows(calibrations: dict[str, dict]) -> Rows:
     for name, made in ((name, c.get("made")) for name, c in calibrations.items()):
         if made is None:
             continue
-        aim = f"rate {made['rate']:g}"
-        if made["keep"] is not None:
+        if made["keep"] is None:
+            aim = f"rate {made['rate']:g}"
+        else:
             what = f"{NEIGHBOURS} nearest images" if made["texts"] is None else f"best of {made['texts']:,} texts"
             aim = f"keep {made['keep']:g} of the {what}, with confidence {made['confidence']:g}"
         expected = "{rate:.3f} ({low:.3f} to {high:.3f})".format(**made["expected"])
