@@ -32,7 +32,7 @@ class FittedPath:
     Attributes:
         policy: Name of the policy.
         seed: Seed of the modules; None for the frozen projection.
-        points: Operating points, from expensive to cheap.
+        points: Operating points that cost less than the encoder, from expensive to cheap.
         losses: Losses of the images on which nothing was fitted, `[n, J]` bits in base64 (`pack`).
     """
 
@@ -57,7 +57,7 @@ def fit_paths(split: Split, policies: dict[str, Policy], rate_targets: Sequence[
 
     Args:
         split: Validation images, and modules of one seed or none.
-        policies: Policies by name; those without a path are left out.
+        policies: Policies by name; those that do not decide image by image are left out.
         rate_targets: Rate targets that gates were trained for.
     """
     if split.policies is not None:
@@ -65,8 +65,8 @@ def fit_paths(split: Split, policies: dict[str, Policy], rate_targets: Sequence[
     fitting, rest = (split.outputs.select(torch.from_numpy(rows)) for rows in halves(len(split.outputs)))
     found = []
     for name, policy in policies.items():
-        points = policy.path(fitting, rate_targets) if split.serves(policy) else []
-        if points:
+        if policy.runs and split.serves(policy):
+            points = policy.path(fitting, rate_targets)
             found.append(FittedPath(name, split.seed, tuple(points), pack(lost_texts(policy, rest, points))))
     return found
 

@@ -51,7 +51,7 @@ def risk(
     risk_targets: Sequence[float],
     about: dict,
 ) -> pd.DataFrame:
-    """Tabulate all policies that have a path: a row per risk target and seed, and a row for the mean over seeds.
+    """Tabulate policies that decide image by image: a row per risk target and seed, and one for the mean over seeds.
 
     Args:
         splits: Test images with the modules of each seed, and with the frozen projection.
@@ -89,11 +89,12 @@ def _outcomes(
     """Certify a path for each risk target, and apply what was certified to the test images."""
     losses = lost_texts(policy, split.outputs, path.points)
     calibration = unpack(path.losses, n, len(path.points))
+    resplits = Resplits.of(np.concatenate((calibration, losses)), draws)
     found = []
     for target in risk_targets:
         allowed = allowed_losses(n, target, len(losses), LEVEL)
         chosen = certified_points(calibration, allowed) - 1
-        exceeded = broken_promises(np.concatenate((calibration, losses)), draws, target, allowed).mean()
+        exceeded = resplits.broken(target, allowed)
         if chosen < 0:
             found.append(Kept(np.zeros(len(losses)), np.ones(len(losses)), True, exceeded))
             continue
@@ -104,21 +105,33 @@ def _outcomes(
     return found
 
 
-def broken_promises(losses: np.ndarray, draws: np.ndarray, target: float, allowed: int) -> np.ndarray:
-    """Return in which divisions of a pool the loss of those that do not calibrate exceeds a target `[R]` bool.
+@dataclass(frozen=True)
+class Resplits:
+    """Divisions of a pool of images into some that calibrate and `upcoming` others, for one path.
 
-    Args:
-        losses: Losses of the pool `[M, J]` bool.
-        draws: Which images calibrate `[R, M]`, 0 or 1.
-        target: Share of images that may lose.
-        allowed: `allowed_losses` of the calibration images.
+    Attributes:
+        worst: Calibration losses, each the largest up to a point, summed `[R, J]`.
+        lost: Losses of the others, summed `[R, J]`.
+        upcoming: Number of the others.
     """
-    worst = np.maximum.accumulate(losses, axis=1).astype(np.float32)
-    passed = np.cumsum(draws @ worst > allowed, axis=1) == 0
-    chosen = passed.sum(1) - 1
-    lost = losses.sum(0) - draws @ losses.astype(np.float32)
-    upcoming = len(losses) - draws[0].sum()
-    return (chosen >= 0) & (lost[np.arange(len(draws)), chosen] > target * upcoming + 1e-6)
+
+    worst: np.ndarray
+    lost: np.ndarray
+    upcoming: int
+
+    @classmethod
+    def of(cls, losses: np.ndarray, draws: np.ndarray) -> "Resplits":
+        """Sum losses of the pool `[M, J]` bool, of which `draws` `[R, M]`, 0 or 1, calibrate."""
+        worst = np.maximum.accumulate(losses, axis=1).astype(np.float32)
+        lost = losses.sum(0) - draws @ losses.astype(np.float32)
+        return cls(draws @ worst, lost, len(losses) - int(draws[0].sum()))
+
+    def broken(self, target: float, allowed: int) -> float:
+        """Return the share of divisions in which the others lose more than `target` at the point that is chosen."""
+        points = (np.cumsum(self.worst > allowed, axis=1) == 0).sum(1)
+        rows = np.flatnonzero(points)
+        lost = self.lost[rows, points[rows] - 1]
+        return np.count_nonzero(lost > target * self.upcoming + 1e-6) / len(points)
 
 
 def _draws(n: int, upcoming: int) -> np.ndarray:

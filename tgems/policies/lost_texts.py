@@ -14,5 +14,7 @@ def lost_texts(policy: Policy, outputs: CachedOutputs, points: Sequence[Operatin
     """Return which images have another best text than at the last exit, at each operating point `[n, J]` bool."""
     winner = outputs.statistics.winner
     differs = winner != winner[:, -1:]
+    if not points:
+        return np.zeros((len(outputs), 0), dtype=bool)
     exits = torch.stack([policy.decide(outputs, point) for point in points], 1)
     return differs.gather(1, exits).numpy()

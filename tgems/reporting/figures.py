@@ -17,7 +17,7 @@ from tgems.reporting.risk import risk
 from tgems.reporting.semantic_content import semantic_content
 from tgems.reporting.style import METRIC_NAMES, WIDTH, in_order, look, save, use_style
 
-COMPARED = ("tradeoff", "contributions")
+COMPARED = ("tradeoff", "contributions", "risk")
 FROZEN = ("fixed_raw", "margin_raw")
 """Policies without seeds that `tradeoff` shows; the other rules on the frozen projection look much the same."""
 

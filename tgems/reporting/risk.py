@@ -9,14 +9,13 @@ from tgems.reporting.panels import by_length, legend_below, panel_grid
 from tgems.reporting.style import look
 
 RULES = 2
-FIXED = ("fixed", "fixed_raw")
 
 
 def risk(frames: dict[str, pd.DataFrame]) -> Figure:
     """Plot the rate over the share of images that may lose the full encoder's best text, as means over seeds.
 
-    Lines are the T-GEMs, fixed exits, and of the other policies the `RULES` that are cheapest on average in the whole
-    figure. Each panel names the policy that is cheapest at the middle target.
+    Lines are the T-GEMs, fixed exits, and the other policies that are cheapest on average over the whole figure:
+    `RULES` with trained heads and one without. Each panel names the policy that is cheapest at the middle target.
     """
     table = frames["risk"]
     table = table[table["seed"].eq("mean") | table["seed"].isna()]
@@ -26,7 +25,7 @@ def risk(frames: dict[str, pd.DataFrame]) -> Figure:
     targets = sorted(table["risk_target"].unique())
     for (backbone, dataset), axis in axes.items():
         part = table.query("backbone == @backbone and dataset == @dataset")
-        _panel(axis, part[part["policy"].isin(shown)], targets)
+        _panel(axis, part, shown, targets)
         middle = targets[len(targets) // 2]
         cheapest = part[part["risk_target"] == middle].sort_values("rate", kind="stable").iloc[0]
         name = look(cheapest["policy"]).label.strip() if cheapest["rate"] < 1 else "full encoder"
@@ -40,14 +39,16 @@ def risk(frames: dict[str, pd.DataFrame]) -> Figure:
 def _shown(table: pd.DataFrame) -> list[str]:
     """Return the policies to draw, T-GEMs last."""
     own = [policy for policy in ("tgem", "tgem_bank") if policy in set(table["policy"])]
-    rules = table[~table["policy"].isin([*own, *FIXED])].groupby("policy", sort=False)["rate"].mean()
-    fixed = [policy for policy in FIXED[:1] if policy in set(table["policy"])]
-    return [*fixed, *rules.sort_values(kind="stable").index[:RULES], *own]
+    fixed = [policy for policy in ("fixed",) if policy in set(table["policy"])]
+    rules = table[~table["policy"].isin([*own, "fixed", "fixed_raw"])].groupby("policy", sort=False)["rate"].mean()
+    cheapest = list(rules.sort_values(kind="stable").index)
+    trained = [policy for policy in cheapest if not look(policy).light]
+    return [*fixed, *[policy for policy in cheapest if look(policy).light][:1], *trained[:RULES], *own]
 
 
-def _panel(axis: Axes, part: pd.DataFrame, targets: list[float]) -> None:
+def _panel(axis: Axes, part: pd.DataFrame, policies: list[str], targets: list[float]) -> None:
     axis.axhline(1, color="black", linewidth=0.8, label="full encoder")
-    for policy in dict.fromkeys(part["policy"]):
+    for policy in policies:
         style, line = look(policy), part[part["policy"] == policy].sort_values("risk_target")
         axis.plot(
             line["risk_target"], line["rate"], color=style.color, marker=style.marker or ".",

@@ -20,6 +20,7 @@ from tgems.workflow_config import (
     complete_config,
     contenders,
     costs_of,
+    promising,
     recorded_config,
     trained_gates,
 )
@@ -73,10 +74,7 @@ RECEIPTS = [
     and (role != "train" or name == TRAINED)
 ]
 PRETRAINED = ["demo-vit-8", "demo-vit-12"]
-# Quality is promised by thresholds that are fitted on a data set's own validation images.
-RISK = bool(config["risk_targets"]) and any(
-    "in_domain" in config["datasets"][name]["calibration"] for name in REPORTED
-)
+RISK = promising(config)
 PATHS = "<results>/evaluation/{backbone}/{variant}/{dataset}/paths.json"
 TABLES = ["tradeoff", "flops", "semantic_content", "summary", "wins", "areas"]
 TABLES += ["contributions"]
