@@ -112,10 +112,12 @@ def own_outputs(
     for images in batches:
         encoded = encode_images(backbone.tower, images.to(device), costs.blocks, [costs.grid])
         summaries, last = encoded.summaries.float().cpu(), encoded.embeddings.float().cpu()
-        if modules is None:
-            z = last[:, None] if encoded.raw_embeddings is None else encoded.raw_embeddings.float().cpu()
-        else:
+        if modules is not None:
             z = torch.cat((modules.heads(summaries), last[:, None]), 1)
+        elif encoded.raw_embeddings is not None:
+            z = encoded.raw_embeddings.float().cpu()
+        else:
+            raise ValueError("there are no heads, and the frozen projection accepts only the last block")
         part = _outputs(backbone, early, z, bank, modules, summaries)
         embeddings.append(z)
         scores.append(policy.scores(part, None))
