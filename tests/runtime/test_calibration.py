@@ -47,10 +47,13 @@ def rate_of(model, images):
 
 
 @pytest.mark.parametrize("rate", [0.35, 0.5, 0.8])
-@pytest.mark.parametrize("policy", ["tgem", "router", "saturation"])
+@pytest.mark.parametrize("policy", ["tgem", "router", "saturation", "margin"])
 def test_fresh_images_take_the_rate_that_was_asked_for(make, fresh, policy, rate):
     model = make(policy)
-    found = model.calibrate(fresh[:400], rate=rate, upcoming=400)
+    texts = TEXTS if policy == "margin" else None
+    if texts:
+        model.set_text_bank(model.encode_text(model.tokenizer(texts)))
+    found = model.calibrate(fresh[:400], rate=rate, upcoming=400, texts=texts)
     rates = rate_of(model, fresh[400:])
     error = np.sqrt(2) * rates.std(ddof=1) / np.sqrt(len(rates))
     assert abs(rates.mean() - rate) < 3 * error + 0.005
@@ -167,7 +170,7 @@ def test_what_cannot_be_done_is_one_line(make, fresh, options, message):
 
 
 def test_too_few_images_and_policies_without_thresholds_are_refused(make, fresh):
-    with pytest.raises(UserError, match="1 images: too few to fit thresholds to; give 20 or more"):
+    with pytest.raises(UserError, match="too few images to fit thresholds to: 1; give 20 or more"):
         make().calibrate(fresh[:1], rate=0.5)
     with pytest.raises(UserError, match="policy 'fixed' has no thresholds to fit"):
         make("fixed").calibrate(fresh[:30], rate=0.5)

@@ -18,7 +18,7 @@ from tgems.policies.interface import ThresholdPolicy
 from tgems.provenance import digest_json
 from tgems.runtime.early_exit import Calibration, EarlyExit
 from tgems.runtime.image_files import ImageFile, find_images
-from tgems.runtime.own_fit import Forecast, OwnFit
+from tgems.runtime.own_fit import Forecast, OwnFit, allowed_or_refused
 from tgems.runtime.own_outputs import own_outputs, read_batches, text_embeddings
 
 LARGEST_SAMPLE = 10_000
@@ -89,6 +89,8 @@ def calibrate(
     _check(early, rate, keep, texts, upcoming, confidence)
     chosen = images if isinstance(images, Tensor) else _found(images)
     rows = np.random.default_rng(seed).permutation(len(chosen))[:LARGEST_SAMPLE]
+    if keep is not None:  # before anything is encoded
+        allowed_or_refused(len(rows), 1 - keep, upcoming, 1 - confidence, texts is not None)
     left_out: list[tuple[str, str]] = []
     if isinstance(chosen, Tensor):
         names, batches = None, _cut(chosen[torch.from_numpy(rows)], batch_size, advance)
@@ -101,7 +103,7 @@ def calibrate(
     target = rate or early.rate_target or 1.0
     outputs = own_outputs(backbone, early, policy, batches, bank, [target, 0.0])
     if len(outputs) < FEWEST:
-        raise UserError(f"{len(outputs)} images: too few to fit thresholds to; give {FEWEST} or more")
+        raise UserError(f"too few images to fit thresholds to: {len(outputs)}; give {FEWEST} or more")
     fit = OwnFit(policy, outputs, bank is not None, upcoming, seed)
     if keep is None:
         point, forecast = fit.for_rate(target)

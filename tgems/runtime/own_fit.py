@@ -64,13 +64,8 @@ class OwnFit:
         """Find the cheapest operating point for which it can be certified what the next images lose at most."""
         order = np.random.default_rng(self.seed).permutation(len(self.outputs))
         fitting, rest = (self._some(np.sort(rows)) for rows in (order[: len(order) // 2], order[len(order) // 2 :]))
-        n = len(rest)
-        allowed = allowed_losses(n, tolerance, self.upcoming, level, self.has_texts)
-        aim = f"keep {1 - tolerance:g} for {self.upcoming:,} images"
-        if allowed < 0:
-            needed = enough_images(0.0, tolerance, self.upcoming, level, self.has_texts)
-            raise UserError(f"{aim}: cannot be promised from {len(order):,} images; {_enough(needed)}")
-        chosen, worst = None, np.zeros(n)
+        allowed = allowed_or_refused(len(order), tolerance, self.upcoming, level, self.has_texts)
+        chosen, worst = None, np.zeros(len(rest))
         for point in self.policy.path(self._with_bank(fitting), [target]):
             worst = np.maximum(worst, self._losses(fitting, rest, point))
             if worst.sum() > allowed + 1e-9:
@@ -80,8 +75,8 @@ class OwnFit:
             share = worst.mean()
             needed = enough_images(share, tolerance, self.upcoming, level, self.has_texts)
             raise UserError(
-                f"{aim}: only the full encoder can be certified, since the first step below it loses {share:.3f} on "
-                f"{n:,} images; {_enough(needed)}"
+                f"keep {1 - tolerance:g} for {self.upcoming:,} images: only the full encoder can be certified, since "
+                f"the first step below it loses {share:.3f} on {len(rest):,} images; {_enough(needed)}"
             )
         price = self.policy.costs(self.outputs.costs, self._bank_size, chosen.visited)
         return chosen, self._forecast(self._rates(rest, chosen), price)
@@ -120,6 +115,21 @@ class OwnFit:
         n, mean = len(rates), float(rates.mean())
         half = student_quantile(0.5 + LEVEL / 2, n - 1) * rates.std(ddof=1) * np.sqrt(1 / n + 1 / self.upcoming)
         return Forecast(mean, max(mean - half, float(price.min())), min(mean + half, float(price.max())))
+
+
+def allowed_or_refused(n: int, tolerance: float, upcoming: int, level: float, binary: bool) -> int:
+    """Return `allowed_losses` of the half of n images that certifies.
+
+    Raises:
+        UserError: No loss is few enough for so few images.
+    """
+    allowed = allowed_losses(n - n // 2, tolerance, upcoming, level, binary)
+    if allowed < 0:
+        needed = enough_images(0.0, tolerance, upcoming, level, binary)
+        raise UserError(
+            f"keep {1 - tolerance:g} for {upcoming:,} images: cannot be promised from {n:,} images; {_enough(needed)}"
+        )
+    return allowed
 
 
 def _enough(needed: int | None) -> str:
