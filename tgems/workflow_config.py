@@ -107,6 +107,19 @@ def contenders(policies: list[str]) -> list[str]:
     return [word for word in policies if word != "shuffled" and declared(word)["contender"]]
 
 
+def promising(config: dict) -> bool:
+    """Return whether a complete configuration asks for promises of quality that can be made.
+
+    They need a data set with validation images of its own, and a policy that decides image by image.
+    """
+    own = any(
+        "in_domain" in entry["calibration"] and entry["splits"]["test"] != "none"
+        for entry in config["datasets"].values()
+    )
+    decides = any(declared(word)["runs"] for word in config["policies"] if word != "shuffled")
+    return bool(config["risk_targets"]) and own and decides
+
+
 def costs_of(config: dict, backbone: str, variant: str) -> ExitCosts | None:
     """Compute the costs of a backbone and a variant's exit modules by the closed form; None if there is none."""
     entry = config["backbones"][backbone]

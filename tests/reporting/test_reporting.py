@@ -62,9 +62,8 @@ def made(tmp_path_factory):
     rest = {"normalisation": [1] * 8, "closed_form": list(costs.encoder), "parameters": [10] * 8}
     macs = root / "demo/default/macs.json"
     write_costs(macs, costs, rest)
-    parts = {
-        name: [] for name in ("tradeoff", "semantic_content", "exits", "gallery", "wins", "areas", "contributions")
-    }
+    kinds = ("tradeoff", "semantic_content", "exits", "gallery", "wins", "areas", "contributions", "risk")
+    parts = {name: [] for name in kinds}
 
     def keep(name: str, dataset: str, records) -> None:
         frame = pd.DataFrame(records) if isinstance(records, list) else records
@@ -100,12 +99,16 @@ def made(tmp_path_factory):
             | {f"{ci}_{end}": 0.3 + 0.1 * k + off for ci in ("ci", "method_ci") for end, off in ENDS}
             for m in metrics for r in (0.45, 0.75) for k, step in enumerate(steps)
         ])  # fmt: skip
+        keep("risk", dataset, [
+            about | {"policy": p, "risk_target": r, "seed": s, "rate": 1 - r, "rate_ci_low": 0.4, "rate_ci_high": 1}
+            for p in ("fixed", "margin", "tgem") for r in (0.1, 0.3) for s in ("0", "mean")
+        ])  # fmt: skip
         keep("areas", dataset, [
             about | {"metric": m, "policy": p, "twin_of": None, "calibration": "in_domain"}
             | {"area": 0.5, "area_validation": 0.5}
             for m in metrics for p in ("tgem", "margin")
         ])  # fmt: skip
-    tables = {name: parts[name] for name in ("tradeoff", "semantic_content", "wins", "areas", "contributions")}
+    tables = {name: files for name, files in parts.items() if name not in ("exits", "gallery")}
     config = {"variants": {"default": {}}, "features": {"precision": "float32"}}
     config["evaluation"] = {"compared": ["digits"], "margin": 0.01, "level": 0.05}
     make_tables(tables, [str(macs)], [], config, root / "tables")
@@ -117,7 +120,7 @@ def test_every_table_comes_in_three_formats(made):
     names = {p.name for p in (root / "tables").iterdir()}
     assert names == {
         f"{t}.{e}"
-        for t in ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas", "contributions")
+        for t in ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas", "contributions", "risk")
         for e in ("csv", "md", "tex")
     }
 

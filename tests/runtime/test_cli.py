@@ -29,9 +29,10 @@ def tgems(*words, code: int = 0) -> str:
 
 def test_help_suffices_and_is_quick():
     assert all(
-        word in tgems("--help") for word in ("encode", "search", "macs", "info", "export", "compare", "Exit codes")
+        word in tgems("--help")
+        for word in ("encode", "calibrate", "search", "macs", "info", "export", "compare", "Exit codes")
     )
-    for command in ("encode", "search", "macs", "info", "export", "compare", "clip-benchmark"):
+    for command in ("encode", "calibrate", "search", "macs", "info", "export", "compare", "clip-benchmark"):
         text = tgems(command, "--help")
         assert "Usage" in text and len(text.splitlines()) > 8
     tgems(code=2)
@@ -49,11 +50,15 @@ NO_MODEL = f"{NEVER} huggingface_hub open_clip timm torch torchvision transforme
         (["info", "{saved}"], f"{NO_MODEL} pandas pyarrow"),
         (["compare", "{results}", "{results}"], NO_MODEL),
         (["encode", "{pictures}", "-m", "{saved}", "-o", "{out}"], NEVER),
+        (["calibrate", "{copy}", "{shots}", "--rate", "0.5"], f"{NEVER} pandas"),
         (["search", "a red four", "-i", "{full_index}", "-m", "{saved}"], f"{NEVER} pandas"),
     ],
 )
-def test_a_command_imports_what_it_needs_alone(words, absent, saved, results, pictures, full_index, tmp_path):
+def test_a_command_imports_what_it_needs_alone(
+    words, absent, saved, results, pictures, full_index, demo_data, tmp_path
+):
     named = {"saved": saved, "results": results, "pictures": pictures, "full_index": full_index}
+    named |= {"copy": shutil.copytree(saved, tmp_path / "copy"), "shots": demo_data / "scenes/test"}
     words = [word.format(out=tmp_path / "i.parquet", **named) for word in words]
     code = (
         f"import atexit, sys; found = lambda: [m for m in {absent.split()!r} if m in sys.modules]; "

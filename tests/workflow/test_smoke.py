@@ -21,7 +21,7 @@ from tgems.demo.installing import install
 from tgems.provenance import digest_file, read_json
 
 pytestmark = pytest.mark.workflow
-REPORTING = {"make_tables": 1, "plot_figure": 6, "measure_latency": 1, "report_latency": 1}
+REPORTING = {"make_tables": 1, "plot_figure": 7, "measure_latency": 1, "report_latency": 1}
 
 
 def _contents(project):
@@ -31,7 +31,7 @@ def _contents(project):
 
 def test_tables_and_figures_are_complete(smoke):
     names = set(_contents(smoke))
-    kinds = ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas", "contributions", "drift")
+    kinds = ("tradeoff", "flops", "semantic_content", "summary", "wins", "areas", "contributions", "drift", "risk")
     tables = {f"{t}.{e}" for t in kinds for e in ("csv", "md", "tex")}
     assert tables <= names and {"tradeoff.png", "rate_calibration.pdf"} <= names
     points = pd.read_csv(smoke / "results/smoke/tables/tradeoff.csv")
@@ -158,7 +158,7 @@ def test_a_set_without_validation_images_has_only_transferred_thresholds(smoke, 
     own = ["--config", "datasets={digits: {splits: {validation: none}, calibration: [transfer]}}"]
     jobs = planned(snakemake(folder, "-n", *SMOKE, *own).stdout)
     jobs.pop("total"), jobs.pop("all")
-    assert jobs == {"extract_features": 1, "evaluate": 1, "make_tables": 1, "plot_figure": 6}
+    assert jobs == {"extract_features": 1, "evaluate": 1, "make_tables": 1, "plot_figure": 7}
     snakemake(folder, "--cores", "2", *SMOKE, *own)
     both = [pd.read_csv(f / "results/smoke/tables/tradeoff.csv").query("dataset == 'digits'") for f in (smoke, folder)]
     before, after = both

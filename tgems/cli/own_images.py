@@ -121,10 +121,11 @@ def info(
     folder: Annotated[str, typer.Argument(help="Folder of a T-GEM, or its id on the Hugging Face hub.")],
 ) -> None:
     """Describe a T-GEM: backbone, policy, costs of its exits, thresholds, results. Loads no weights."""
-    from tgems.runtime.tgem_info import describe
+    from tgems.runtime.tgem_info import OWN_HEADER, describe
 
-    about, costs, thresholds, results = describe(folder)
+    about, costs, thresholds, own, results = describe(folder)
     print_table(("", ""), about)
     print_table(("after block", "spends, of the encoder", "GMACs"), costs)
     print_table(("thresholds of", "threshold", "mean rate on validation"), thresholds)
+    print_table(OWN_HEADER, own)
     print_table(("test images of", "thresholds of", "metric", "value", "full encoder", "mean rate"), results)

@@ -31,6 +31,7 @@ Seeds = Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], Field(min_length=1)
 Rates = Annotated[tuple[Rate, ...], Field(min_length=1), AfterValidator(distinct)]
 Names = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(distinct)]
 Level = Annotated[Number, Field(gt=0, le=0.5)]
+RiskTargets = Annotated[tuple[Level, ...], AfterValidator(distinct)]
 Device = Literal["cpu", "cuda"]
 ALL_POLICIES = (
     *("full", "fixed", "fixed_raw", "hull", "hull_raw", "random", "shuffled", "max_softmax", "entropy", "margin"),
@@ -263,6 +264,10 @@ class RunConfig(Section):
     ] = ("none", "querybank")
     """How texts are scored against images of different depths in text-to-image retrieval: 'none', by similarity;
     'querybank', by similarity minus the penalty of the section query_bank. Results are reported for each."""
+    risk_targets: RiskTargets = ()
+    """Shares of images that may lose the full encoder's best text, in (0, 0.5]: for each, the table and the figure
+    `risk` compare what policies spend if this is promised (docs/method.md#promises-of-quality). It needs data sets with
+    calibration 'in_domain'. Without targets there is no such table."""
     query_bank: QueryBankOptions = QueryBankOptions()
     summary: SummaryOptions = SummaryOptions()
     exits: Exits = "all"

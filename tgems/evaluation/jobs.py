@@ -1,6 +1,6 @@
 """Run the evaluation: read features, modules and costs; write thresholds, or the tables of one test split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,11 @@ from tgems.evaluation.estimates import Point, points_of
 from tgems.evaluation.gallery import gallery, pick_row
 from tgems.evaluation.online import online_rows
 from tgems.evaluation.operating_points import Row, endpoint_rows, exit_shares, policy_rows
+from tgems.evaluation.paths import as_json as paths_as_json
+from tgems.evaluation.paths import fit_paths, read_paths
 from tgems.evaluation.query_bank import QueryBank, candidates, choose_query_bank, draw_captions
 from tgems.evaluation.record import evaluation_record
+from tgems.evaluation.risk import risk
 from tgems.evaluation.semantic_content import semantic_content
 from tgems.evaluation.split import Split, Trained
 from tgems.evaluation.thresholds import SavedThresholds, as_json, fit_policies, read_thresholds, usable
@@ -51,7 +54,7 @@ def run_thresholds(
         validation: Features of the validation split.
         macs: `macs.json`.
         captions: Training features, whose captions make the query bank; empty without a query bank.
-        out: Files `thresholds` and `curves` to write.
+        out: Files `thresholds` and `curves` to write; also `paths`, if quality is to be promised.
         trained: Folders of the trained modules.
         policies: Policies, as in the configuration.
         directions: Directions of retrieval to report.
@@ -77,6 +80,9 @@ def run_thresholds(
     curves = curves_of(points_of(rows), features, chosen, costs)
     write_json(Path(out["thresholds"]), as_json(fitted, features.manifest, bank and bank.about))
     _write(as_frame(curves), out["curves"])
+    if "paths" in out:
+        paths = [path for split in plain for path in fit_paths(split, chosen, trained.rate_targets)]
+        write_json(Path(out["paths"]), paths_as_json(len(plain[0].outputs), paths))
 
 
 def run_evaluation(
@@ -92,6 +98,8 @@ def run_evaluation(
     policies: list[str],
     directions: list[str],
     in_memory_gb: float = IN_MEMORY_GB,
+    paths: Path | str | None = None,
+    risk_targets: Sequence[float] = (),
 ) -> None:
     """Apply frozen thresholds to test features and write the tables of one test split.
 
@@ -103,12 +111,14 @@ def run_evaluation(
         curves: Validation curves of the data set on which the first thresholds were fitted, for picking competitors.
         macs: `macs.json`.
         captions: Training features, whose captions make the query bank; empty without a query bank.
-        out: Files to write, by table.
+        out: Files to write, by table; `risk` only if quality is promised.
         about: Columns common to all tables: backbone, variant, dataset, task.
         trained: Folders of the trained modules.
         policies: Policies, as in the configuration.
         directions: Directions of retrieval to report.
         in_memory_gb: See `load_features`.
+        paths: `paths.json` of the data set's own validation images; None if it has none.
+        risk_targets: Shares of images that may lose the full encoder's best text.
     """
     costs = read_costs(Path(macs))
     fixed = {calibration: read_thresholds(Path(path), costs) for calibration, path in thresholds.items()}
@@ -152,6 +162,9 @@ def run_evaluation(
         "semantic_content": semantic_content(shared[0], shared[1:], names),
         "gallery": shown.assign(**names),
     }
+    if "risk" in out:
+        saved = None if paths is None else read_paths(Path(paths), costs)
+        parts["risk"] = risk(plain, saved, chosen, risk_targets, names)
     for name, frame in parts.items():
         _write(frame, out[name])
     write_json(Path(out["provenance"]), evaluation_record(features, record, trained))

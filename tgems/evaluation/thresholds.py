@@ -128,10 +128,15 @@ def read_thresholds(path: Path, costs: ExitCosts) -> SavedThresholds:
     saved = read_json_as(SavedThresholds, path, RUN_AGAIN)
     before_last = len(costs.blocks) - 1
     for fit in saved.thresholds:
-        visited = range(before_last) if fit.point.visited is None else fit.point.visited
-        fits = all(a < b for a, b in pairwise([-1, *visited, before_last]))
-        if fit.point.thresholds is not None:
-            fits &= len(fit.point.thresholds) == len(visited)
-        if not fits or not 0 <= (fit.point.exit or 0) <= before_last or len(fit.exit_shares) != before_last + 1:
+        if not is_of_exits(fit.point, before_last) or len(fit.exit_shares) != before_last + 1:
             raise UserError(f"{path}: a point of policy {fit.policy!r} is not of {before_last + 1} exits; {RUN_AGAIN}")
     return saved
+
+
+def is_of_exits(point: OperatingPoint, before_last: int) -> bool:
+    """Return whether a point that was read from a file fits a number of exits before the last."""
+    visited = range(before_last) if point.visited is None else point.visited
+    fits = all(a < b for a, b in pairwise([-1, *visited, before_last]))
+    if point.thresholds is not None:
+        fits &= len(point.thresholds) == len(visited)
+    return fits and 0 <= (point.exit or 0) <= before_last

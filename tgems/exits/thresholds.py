@@ -45,3 +45,28 @@ def fit_threshold(scores: Tensor, costs: np.ndarray, target: float) -> tuple[flo
         middle = (low + high + 1) // 2
         low, high = (middle, high) if rate(middle) <= target + 1e-12 else (low, middle - 1)
     return candidates[low].item(), rate(low)
+
+
+def threshold_path(scores: Tensor, costs: np.ndarray, points: int) -> list[float]:
+    """Return at most `points` thresholds, from expensive to cheap, at evenly spaced mean rates.
+
+    An image spends what lies between two exits if none of its scores up to the first of them exceeds the threshold, so
+    that the mean rate is a sum over these largest scores.
+
+    Args:
+        scores: Validation scores `[n, E-1]` float64.
+        costs: Relative cost of each exit `[E]`.
+        points: Number of thresholds; equal ones are returned once.
+    """
+    largest = np.maximum.accumulate(scores.numpy(), axis=1)
+    order = np.argsort(largest, axis=None, kind="stable")
+    values = largest.flatten()[order]
+    spent = np.broadcast_to(np.diff(costs), largest.shape).flatten()[order].cumsum() / len(scores)
+    parting = np.flatnonzero(np.isfinite(values[:-1]) & (values[:-1] < values[1:]))
+    if not len(parting):
+        return []
+    levels = np.linspace(spent[-1], spent[parting[0]], points + 1)[1:]
+    reached = np.maximum.accumulate(spent[parting])
+    chosen = parting[np.clip(np.searchsorted(reached, levels + 1e-12, side="right") - 1, 0, None)]
+    middles = (values[chosen] + values[chosen + 1]) / 2
+    return list(dict.fromkeys(middles.tolist()))

@@ -1,7 +1,7 @@
 """What the exit modules of one seed say about the cached images of a split, and views of it for policies."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -84,6 +84,20 @@ class CachedOutputs:
         size = max(1, BLOCK_ELEMENTS // len(self.bank))
         parts = zip(self.embeddings[:, -1].split(size), self.statistics.winner.split(size), strict=True)
         return torch.cat([(self.scale * z @ self.bank.T).double().softmax(-1).gather(1, w) for z, w in parts])
+
+    def select(self, rows: Tensor) -> "CachedOutputs":
+        """Return some of the images, by index `[m]`, with what has been computed of them already."""
+        some = replace(
+            self,
+            keys=[self.keys[i] for i in rows.tolist()],
+            summaries=self.summaries[rows],
+            embeddings=self.embeddings[rows],
+            right=self.right[rows],
+            text_recall=None,
+            scores={key: scores[rows] for key, scores in self.scores.items()},
+        )
+        some.__dict__["statistics"] = BankStatistics(*(column[rows] for column in self.statistics))
+        return some
 
     def views(
         self, gates: str | None, rate_target: float | None, allowed: Sequence[Reads]

@@ -108,6 +108,12 @@ class Patience(ThresholdPolicy):
             found.append(OperatingPoint(target, thresholds=best.thresholds))
         return found
 
+    def path_of_gates(self, validation: CachedOutputs, rate_target: float) -> list[OperatingPoint]:
+        """Return a point for every t, the largest first."""
+        exits = validation.embeddings.shape[1]
+        every = [(float(t),) * (exits - 1) for t in reversed(range(1, exits - 1))]
+        return [OperatingPoint(rate_target, thresholds=thresholds) for thresholds in every]
+
 
 class Saturation(ThresholdPolicy):
     """Leaves where the class token, or the maximum over tokens, has stopped turning (MuE, Tang et al., CVPR 2023)."""

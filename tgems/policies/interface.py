@@ -5,7 +5,6 @@ others of its batch. Its cost follows from what it reads (tgems/policies/exit_vi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
@@ -16,39 +15,15 @@ from torch import Tensor
 
 from tgems.costs.exit_costs import ExitCosts
 from tgems.errors import UserError
-from tgems.exits.thresholds import choose_exits, fit_threshold
+from tgems.exits.thresholds import choose_exits, fit_threshold, threshold_path
 from tgems.policies.cached_outputs import CachedOutputs
 from tgems.policies.exit_view import ExitView, Reads, TrialView
 from tgems.policies.online import score_spread
-from tgems.policies.per_exit_thresholds import PathCosts, fit_thresholds
+from tgems.policies.operating_point import OperatingPoint
+from tgems.policies.per_exit_thresholds import PathCosts, fit_thresholds, path_of_prices
 
 BANK_GATES = ("bank", "variance")
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """The result of fitting a policy, frozen before test images are seen.
-
-    Attributes:
-        rate_target: Mean rate that was not to be exceeded; None if nothing is calibrated.
-        exit: Index of the exit that every image takes, for fixed exits.
-        parameters: Numbers by name, of policies without thresholds.
-        visited: Exits before the last (0-based) at which images may leave; None for all.
-        thresholds: Threshold at each exit of `visited`.
-    """
-
-    rate_target: float | None = None
-    exit: int | None = None
-    parameters: dict[str, float] | None = None
-    visited: tuple[int, ...] | None = None
-    thresholds: tuple[float, ...] | None = None
-
-    def at_exits(self, before_last: int) -> Tensor:
-        """Return the threshold at every exit before the last `[E-1]` float64, +inf at exits that are not visited."""
-        every = torch.full((before_last,), torch.inf, dtype=torch.float64)
-        visited = range(before_last) if self.visited is None else self.visited
-        every[list(visited)] = torch.tensor(self.thresholds, dtype=torch.float64)
-        return every
+PATH_POINTS = 40
 
 
 class Policy:
@@ -114,6 +89,15 @@ class Policy:
             Operating points, one per target unless the policy's docstring says otherwise.
         """
         raise NotImplementedError
+
+    def path(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
+        """Return operating points from expensive to cheap, among which a promise of quality is kept; none by default.
+
+        Args:
+            validation: Outputs on validation images; no labels are read.
+            rate_targets: Rates that gates may have been trained for.
+        """
+        return []
 
     def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Return the exit of each image `[n]` int64, 0-based."""
@@ -208,12 +192,40 @@ class ThresholdPolicy(Policy):
             if self.per_exit:
                 rewards = validation.last_exits_view.numpy()
                 every = fit_thresholds(scores.numpy(), rewards, PathCosts.of(prices), target)
-                visited = tuple(np.flatnonzero(np.isfinite(every)).tolist())
-                points.append(OperatingPoint(target, None, None, visited, tuple(every[list(visited)].tolist())))
+                points.append(OperatingPoint.visiting(target, every))
             else:
                 threshold, _ = fit_threshold(scores, prices(None), target)
                 points.append(OperatingPoint(target, thresholds=(threshold,) * scores.shape[1]))
         return points
+
+    def path(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
+        """Return about `PATH_POINTS` operating points that cost less than the encoder, from expensive to cheap.
+
+        Where gates were trained for one rate target each, every point has those whose target is nearest to its rate.
+        """
+        gates = {} if validation.modules is None else validation.modules.gates
+        targets = [target for target in rate_targets if (self.gates, target) in gates] or [rate_targets[0]]
+        found = []
+        for target in targets:
+            for point in self.path_of_gates(validation, target):
+                price = self.costs(validation.costs, len(validation.bank), point.visited)
+                rate = float(price[self.decide(validation, point)].mean())
+                if rate < 1 and min(targets, key=lambda other: abs(other - rate)) == target:
+                    found.append((rate, point))
+        return [point for _, point in sorted(found, key=lambda own: own[0], reverse=True)]
+
+    def path_of_gates(self, validation: CachedOutputs, rate_target: float) -> list[OperatingPoint]:
+        """Return operating points with the gates of one rate target, at rates that are about evenly spaced."""
+        scores, prices = (
+            self.scores(validation, rate_target),
+            partial(self.costs, validation.costs, len(validation.bank)),
+        )
+        if not self.per_exit:
+            common = threshold_path(scores, prices(None), PATH_POINTS)
+            return [OperatingPoint(rate_target, thresholds=(t,) * scores.shape[1]) for t in common]
+        rewards = validation.last_exits_view.numpy()
+        each = path_of_prices(scores.numpy(), rewards, PathCosts.of(prices), PATH_POINTS)
+        return list(dict.fromkeys(OperatingPoint.visiting(rate_target, thresholds) for thresholds in each))
 
     def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Apply the frozen thresholds."""

@@ -6,6 +6,7 @@ nothing (docs/method.md#thresholds).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -117,33 +118,83 @@ def fit_thresholds(
         target: Mean rate not to be exceeded.
         sweeps: See there.
     """
-
-    def rate(thresholds: np.ndarray) -> float:
-        return costs.at_exits(thresholds)[exits_taken(scores, thresholds)].mean()
-
-    def within(thresholds: np.ndarray) -> bool:
-        return rate(thresholds) <= target + 1e-12
-
-    order = descending(scores)
-    columns = np.take_along_axis(scores, order, 0)
+    split = _Split(scores, descending(scores), costs)
     low, high = LOG_PRICES
-    found = [best_thresholds(scores, order, rewards, costs, np.exp(high), sweeps)]
+    found = [split.rated(best_thresholds(scores, split.order, rewards, costs, np.exp(high), sweeps))]
     for _ in range(STEPS):
         middle = (low + high) / 2
-        found.append(best_thresholds(scores, order, rewards, costs, np.exp(middle), sweeps))
-        low, high = (low, middle) if within(found[-1]) else (middle, high)
-    meeting = [thresholds for thresholds in found if within(thresholds)]
-    if not meeting:
-        return found[0]
-    best = max(meeting, key=rate)
-    nearest = min(found, key=lambda thresholds: abs(rate(thresholds) - target))
-    start = next(t for t in (nearest, best) if within(_shifted(columns, t, -SHIFT)) or t is best)
-    low, high = -SHIFT, SHIFT
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if within(_shifted(columns, start, middle)) else (low, middle)
-    tuned = _shifted(columns, start, low)
-    return tuned if within(tuned) and rate(tuned) > rate(best) else best
+        found.append(split.rated(best_thresholds(scores, split.order, rewards, costs, np.exp(middle), sweeps)))
+        low, high = (low, middle) if found[-1][0] <= target + 1e-12 else (middle, high)
+    return split.tuned(found, target)
+
+
+def path_of_prices(
+    scores: np.ndarray, rewards: np.ndarray, costs: PathCosts, points: int, sweeps: int = 2
+) -> list[np.ndarray]:
+    """Fit thresholds for `points` rates that are evenly spaced, from the highest that any price gives to the lowest.
+
+    Half as many prices are tried: after the lowest and the highest, each further one is midway between the two
+    neighbours whose rates differ most. Between them, thresholds are shifted as in `fit_thresholds`.
+
+    Args:
+        scores: Of validation images, see `best_thresholds`.
+        rewards: See there.
+        costs: See there.
+        points: Number of rates, at least 2.
+        sweeps: See `best_thresholds`.
+    """
+    split = _Split(scores, descending(scores), costs)
+
+    def at(log_price: float) -> tuple[float, np.ndarray]:
+        return split.rated(best_thresholds(scores, split.order, rewards, costs, np.exp(log_price), sweeps))
+
+    prices, found = list(LOG_PRICES), [at(log_price) for log_price in LOG_PRICES]
+    while len(found) < points // 2:
+        widest = max(range(len(found) - 1), key=lambda k: found[k][0] - found[k + 1][0])
+        prices.insert(widest + 1, (prices[widest] + prices[widest + 1]) / 2)
+        found.insert(widest + 1, at(prices[widest + 1]))
+    rates = [rate for rate, _ in found]
+    return [split.tuned(found, target) for target in np.linspace(max(rates), min(rates), points)]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Validation images for which thresholds are fitted: scores `[n, E-1]`, their `descending` order, and costs."""
+
+    scores: np.ndarray
+    order: np.ndarray
+    costs: PathCosts
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """Scores of each exit, highest first `[n, E-1]`."""
+        return np.take_along_axis(self.scores, self.order, 0)
+
+    def rated(self, thresholds: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return thresholds with the mean rate that they give."""
+        return self.costs.at_exits(thresholds)[exits_taken(self.scores, thresholds)].mean(), thresholds
+
+    def tuned(self, found: list[tuple[float, np.ndarray]], target: float) -> np.ndarray:
+        """Take the best of some rated thresholds for a target, and spend what they leave of it by a common shift.
+
+        If none meets the target, the first are returned.
+        """
+        meeting = [own for own in found if own[0] <= target + 1e-12]
+        if not meeting:
+            return found[0][1]
+        rate, best = max(meeting, key=lambda own: own[0])
+        nearest = min(found, key=lambda own: abs(own[0] - target))[1]
+
+        def shifted(thresholds: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
+            return self.rated(_shifted(self.columns, thresholds, delta))
+
+        start = nearest if shifted(nearest, -SHIFT)[0] <= target + 1e-12 else best
+        low, high = -SHIFT, SHIFT
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if shifted(start, middle)[0] <= target + 1e-12 else (low, middle)
+        tuned_rate, tuned = shifted(start, low)
+        return tuned if rate < tuned_rate <= target + 1e-12 else best
 
 
 def _shifted(columns: np.ndarray, thresholds: np.ndarray, delta: float) -> np.ndarray:

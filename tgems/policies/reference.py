@@ -48,6 +48,10 @@ class Fixed(Policy):
         """Return every exit before the last."""
         return [OperatingPoint(exit=k) for k in range(validation.embeddings.shape[1] - 1)]
 
+    def path(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
+        """Return every exit before the last, the deepest first."""
+        return self.fit(validation, rate_targets)[::-1]
+
     def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
         """Send every image to the same exit."""
         return torch.full((len(outputs),), required(point.exit))

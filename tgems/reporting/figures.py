@@ -13,10 +13,11 @@ from tgems.reporting.calibration import fitted, shown_first, transferred
 from tgems.reporting.contributions import contributions
 from tgems.reporting.gallery import gallery
 from tgems.reporting.panels import by_length, legend_below, panel_grid, panels
+from tgems.reporting.risk import risk
 from tgems.reporting.semantic_content import semantic_content
 from tgems.reporting.style import METRIC_NAMES, WIDTH, in_order, look, save, use_style
 
-COMPARED = ("tradeoff", "contributions")
+COMPARED = ("tradeoff", "contributions", "risk")
 FROZEN = ("fixed_raw", "margin_raw")
 """Policies without seeds that `tradeoff` shows; the other rules on the frozen projection look much the same."""
 
@@ -167,4 +168,5 @@ FIGURES: dict[str, Callable] = {
     "exit_histogram": exit_histogram,
     "rate_calibration": rate_calibration,
     "gallery": gallery,
+    "risk": risk,
 }

@@ -21,12 +21,14 @@ class Calibration:
         rate_validation: Mean relative cost on the validation images.
         spread: Spread of the scores on the validation images, the unit in which thresholds move when a rate is held;
             None for a fixed exit, and for folders that were saved without it.
+        made: How `tgems.runtime.calibration.calibrate` made it; None for one of a run.
     """
 
     thresholds: tuple[float, ...] | None
     visited: tuple[int, ...] | None
     rate_validation: float
     spread: float | None = None
+    made: dict | None = None
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def save(backbone: Backbone, early: EarlyExit, folder: Path) -> None:
         "costs": asdict(early.costs),
         "rates": early.rates().tolist(),
         "modules": {name: {"kind": _kind(m, early)} | m.architecture for name, m in _modules(early).items()},
-        "calibrations": {name: asdict(point) for name, point in early.calibrations.items()},
+        "calibrations": {name: _calibration(point) for name, point in early.calibrations.items()},
         "about": early.about,
         "model_digest": hashlib.sha256(tensors).hexdigest(),
         "recorded": {"versions": versions(), "commit": commit()},
@@ -268,6 +268,11 @@ def tensors_of(early: EarlyExit) -> list[tuple[str, Tensor]]:
 def _modules(early: EarlyExit) -> dict[str, ExitHeads | Gates]:
     named = {"heads": early.heads, "gates": early.gates}
     return {name: module for name, module in named.items() if module is not None}
+
+
+def _calibration(point: Calibration) -> dict:
+    """Return the content of config.json for a calibration; `made` is left out where there is none."""
+    return {key: value for key, value in asdict(point).items() if key != "made" or value is not None}
 
 
 def _kind(module: ExitHeads | Gates, early: EarlyExit) -> str:

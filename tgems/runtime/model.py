@@ -4,6 +4,8 @@ It is built from a backbone and a trained T-GEM, saved as a folder (tgems/runtim
 clip_benchmark without changes.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -16,6 +18,7 @@ from tgems.backbones.load import Backbone
 from tgems.errors import UserError
 from tgems.options import names_nearest_option
 from tgems.policies.online import HeldRate
+from tgems.runtime.calibration import OwnCalibration, calibrate
 from tgems.runtime.early_exit import EarlyExit, exits_within
 from tgems.runtime.engine import Encoded, encode_early
 from tgems.runtime.fetching import fetch
@@ -128,6 +131,19 @@ class EarlyExitCLIP(nn.Module):
                 raise UserError(f"a text bank has shape [M, {dim}], not {list(embeddings.shape)}")
             embeddings = F.normalize(embeddings.detach().to(self.logit_scale.device).float(), dim=-1)
         self._set(self.calibration, self.max_rate, embeddings, held_target(self.held))
+
+    def calibrate(self, images: Tensor | Sequence, name: str = "own", **options: Any) -> OwnCalibration:
+        """Fit thresholds to one's own unlabelled images, and use them from now on under this name.
+
+        Images, options, result and errors are those of `tgems.runtime.calibration.calibrate`; one of `rate` and `keep`
+        is needed. The text bank stays as it is.
+        """
+        found = calibrate(self.backbone, self.early_exit, images, **options)
+        self.early_exit = replace(
+            self.early_exit, calibrations=self.early_exit.calibrations | {name: found.calibration}
+        )
+        self.use_calibration(name)
+        return found
 
     @property
     def rates(self) -> np.ndarray:

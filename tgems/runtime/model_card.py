@@ -13,7 +13,7 @@ import yaml
 from tgems.backbones.load import Backbone
 from tgems.errors import printable
 from tgems.runtime.early_exit import EarlyExit
-from tgems.runtime.tgem_info import Rows, backbone_reference, result_rows, threshold_rows
+from tgems.runtime.tgem_info import OWN_HEADER, Rows, backbone_reference, own_rows, result_rows, threshold_rows
 
 
 def model_card(early: EarlyExit, backbone: Backbone) -> str:
@@ -39,6 +39,7 @@ def model_card(early: EarlyExit, backbone: Backbone) -> str:
             threshold_rows({name: asdict(point) for name, point in early.calibrations.items()}),
         ),
         "",
+        *_own(own_rows({name: asdict(point) for name, point in early.calibrations.items()})),
         "## Intended use and limits",
         "",
         "- Zero-shot classification and retrieval at less computation than the backbone, on images like those it was",
@@ -99,6 +100,10 @@ def _results(rows: Rows) -> list[str]:
         return []
     header = ("data set", "thresholds of", "metric", "value", "full encoder", "rate")
     return ["## Results on test images", "", *_table(header, rows), ""]
+
+
+def _own(rows: Rows) -> list[str]:
+    return [*_table(OWN_HEADER, rows), ""] if rows else []
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple]) -> list[str]:

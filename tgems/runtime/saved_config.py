@@ -44,13 +44,37 @@ class BackboneEntry(Closed):
         return self
 
 
+class ExpectedRate(Closed):
+    """See `tgems.runtime.calibration.Forecast`."""
+
+    rate: Rate
+    low: Rate
+    high: Rate
+
+
+class MadeOfOwnImages(Closed):
+    """How `tgems calibrate` made thresholds: `names` is a digest of the images' names, `texts` the number of texts."""
+
+    date: Annotated[Text, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
+    images: Size
+    names: Digest | None
+    texts: Size | None
+    rate: Annotated[float, Field(gt=0, le=1)] | None
+    keep: Annotated[float, Field(gt=0, lt=1)] | None
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None
+    upcoming: Annotated[int, Field(ge=1)]
+    expected: ExpectedRate
+    seed: int
+
+
 class CalibrationConfig(Closed):
-    """See `tgems.runtime.model.Calibration`."""
+    """See `tgems.runtime.early_exit.Calibration`."""
 
     thresholds: tuple[float, ...] | None
     visited: tuple[Exit, ...] | None
     rate_validation: Rate
     spread: Annotated[float, Field(ge=0)] | None = None
+    made: MadeOfOwnImages | None = None
 
 
 class Result(Closed):

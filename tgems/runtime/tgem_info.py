@@ -7,10 +7,12 @@ from tgems.runtime.fetching import fetch
 from tgems.runtime.saved_config import TENSORS, read_config
 
 Rows = list[tuple[str, ...]]
+OWN_HEADER = ("fitted to own images", "date", "images", "aim", "expected mean rate")
+NEIGHBOURS = 10
 
 
-def describe(folder_or_hub_id: str | Path) -> tuple[Rows, Rows, Rows, Rows]:
-    """Describe a T-GEM in four tables: what it is, what its exits cost, its thresholds, and its results on test images.
+def describe(folder_or_hub_id: str | Path) -> tuple[Rows, Rows, Rows, Rows, Rows]:
+    """Describe a T-GEM in tables: what it is, what its exits cost, its thresholds, own ones, results on test images.
 
     Raises:
         UserError: See `fetch` and `read_config`.
@@ -33,7 +35,7 @@ def describe(folder_or_hub_id: str | Path) -> tuple[Rows, Rows, Rows, Rows]:
     ]
     calibrations = {name: point.model_dump() for name, point in config.calibrations.items()}
     results = [row.model_dump() for row in config.about.results]
-    return about, spent, threshold_rows(calibrations), result_rows(results)
+    return about, spent, threshold_rows(calibrations), own_rows(calibrations), result_rows(results)
 
 
 def backbone_reference(entry: dict) -> str:
@@ -50,6 +52,22 @@ def _range(thresholds: Sequence[float] | None) -> str:
 def threshold_rows(calibrations: dict[str, dict]) -> Rows:
     """Return rows of data set, threshold, and mean rate on its validation images."""
     return [(name, _range(c["thresholds"]), f"{c['rate_validation']:.3f}") for name, c in calibrations.items()]
+
+
+def own_rows(calibrations: dict[str, dict]) -> Rows:
+    """Return rows of name, date, number of images, aim, and expected rate of what `tgems calibrate` made."""
+    rows = []
+    for name, made in ((name, c.get("made")) for name, c in calibrations.items()):
+        if made is None:
+            continue
+        if made["keep"] is None:
+            aim = f"rate {made['rate']:g}"
+        else:
+            what = f"{NEIGHBOURS} nearest images" if made["texts"] is None else f"best of {made['texts']:,} texts"
+            aim = f"keep {made['keep']:g} of the {what}, with confidence {made['confidence']:g}"
+        expected = "{rate:.3f} ({low:.3f} to {high:.3f})".format(**made["expected"])
+        rows.append((name, made["date"], f"{made['images']:,}", aim, f"{expected} on {made['upcoming']:,} images"))
+    return rows
 
 
 def result_rows(results: list[dict]) -> Rows:

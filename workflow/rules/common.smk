@@ -20,6 +20,7 @@ from tgems.workflow_config import (
     complete_config,
     contenders,
     costs_of,
+    promising,
     recorded_config,
     trained_gates,
 )
@@ -73,8 +74,11 @@ RECEIPTS = [
     and (role != "train" or name == TRAINED)
 ]
 PRETRAINED = ["demo-vit-8", "demo-vit-12"]
+RISK = promising(config)
+PATHS = "<results>/evaluation/{backbone}/{variant}/{dataset}/paths.json"
 TABLES = ["tradeoff", "flops", "semantic_content", "summary", "wins", "areas"]
 TABLES += ["contributions", "drift"]
+TABLES += ["risk"] if RISK else []
 TABLES += ["ablations"] if len(VARIANTS) > 1 else []
 TABLES += ["precision"] if config["features"]["precision"] != "float32" else []
 GATED = contenders(config["policies"])
@@ -84,10 +88,12 @@ OWN_THRESHOLDS = [
     name for name in COMPARED if "in_domain" in config["datasets"][name]["calibration"]
 ]
 FIGURES += ["contributions"] if OWN_THRESHOLDS else []
+FIGURES += ["risk"] if RISK else []
 FIGURES += ["rate_calibration"] if GATED or "margin" in config["policies"] else []
 FIGURES += ["exit_histogram", "gallery"] if GATED else []
 TABLE_PARTS = ["tradeoff", "wins", "areas", "contributions", "semantic_content"]
 TABLE_PARTS += ["drift"]
+TABLE_PARTS += ["risk"] if RISK else []
 EVALUATION_PARTS = [*TABLE_PARTS, "exits", "gallery"]
 TABLE_FILES = expand(
     "<results>/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]

@@ -6,6 +6,7 @@ rule fit_thresholds:
         macs="<results>/profiling/{backbone}/{variant}/macs.json",
         code=code_of("fit_thresholds") + OWN_POLICIES,
     output:
+        **({"paths": PATHS} if RISK else {}),
         thresholds="<results>/evaluation/{backbone}/{variant}/{dataset}/thresholds.json",
         curves="<results>/evaluation/{backbone}/{variant}/{dataset}/validation_curves.parquet",
     log:
@@ -30,6 +31,7 @@ rule fit_thresholds:
 rule evaluate:
     input:
         unpack(threshold_files),
+        unpack(path_files),
         test="<results>/features/{backbone}/{dataset}/test",
         images=split_files,
         prompts=prompt_files,
@@ -57,6 +59,7 @@ rule evaluate:
         policies=lookup(within=config, dpath="policies"),
         directions=lookup(within=config, dpath="datasets/{dataset}/directions"),
         task=lookup(within=config, dpath="datasets/{dataset}/task"),
+        risk_targets=lookup(within=config, dpath="risk_targets"),
     message:
         "Evaluate {wildcards.backbone}, {wildcards.variant}, on test images of {wildcards.dataset}"
     script:

@@ -211,6 +211,13 @@ def threshold_files(wildcards):
     }
 
 
+def path_files(wildcards):
+    """Return the paths of operating points among which quality is promised; none for transferred thresholds."""
+    return (
+        {"paths": PATHS} if RISK and "in_domain" in threshold_files(wildcards) else {}
+    )
+
+
 def validation_curves(wildcards):
     """Return the validation curves for picking opponents: the data set's, or else the training data set's."""
     first = next(iter(threshold_files(wildcards).values()))

@@ -18,4 +18,5 @@ with job(snakemake.log[0], snakemake.threads):
         Trained(**params.pop("trained")),
         **params,
         in_memory_gb=snakemake.config["features"]["in_memory_gb"],
+        paths=files.get("paths"),
     )

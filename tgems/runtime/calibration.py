@@ -1,0 +1,162 @@
+"""Fit the thresholds of a T-GEM to one's own images, without labels: for a mean rate, or for a promised quality.
+
+docs/using-a-t-gem.md#your-own-images says how to use it, and docs/method.md#promises-of-quality why promises hold.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgems.backbones.load import Backbone
+from tgems.errors import UserError
+from tgems.policies.interface import ThresholdPolicy
+from tgems.provenance import digest_json
+from tgems.runtime.early_exit import Calibration, EarlyExit
+from tgems.runtime.image_files import ImageFile, find_images
+from tgems.runtime.own_fit import Forecast, OwnFit, allowed_or_refused
+from tgems.runtime.own_outputs import own_outputs, read_batches, text_embeddings
+
+LARGEST_SAMPLE = 10_000
+FEWEST = 20
+
+
+@dataclass(frozen=True)
+class OwnCalibration:
+    """What `calibrate` found.
+
+    Attributes:
+        calibration: The thresholds, and under `made` how they came about.
+        forecast: Mean rate of the next images.
+        left_out: Name and reason of each image that could not be read.
+    """
+
+    calibration: Calibration
+    forecast: Forecast
+    left_out: list[tuple[str, str]]
+
+
+def calibrate(
+    backbone: Backbone,
+    early: EarlyExit,
+    images: Tensor | Sequence[ImageFile | str | Path],
+    *,
+    rate: float | None = None,
+    keep: float | None = None,
+    texts: Sequence[str] | Tensor | None = None,
+    upcoming: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    batch_size: int = 64,
+    workers: int = 0,
+    skip_bad: bool = False,
+    advance: Callable[[int], None] = lambda n: None,
+) -> OwnCalibration:
+    """Fit thresholds to unlabelled images.
+
+    By `rate`, thresholds are fitted to all images exactly as in the evaluation; the forecast comes from a fivefold
+    cross-fit, in which no image is judged by thresholds that it fitted. By `keep`, operating points are fitted on one
+    half of the images and certified on the other half, on which the forecast rests too.
+
+    Args:
+        backbone: The T-GEM's backbone, on its device.
+        early: The T-GEM.
+        images: Preprocessed images `[n, 3, h, w]`; or files, folders, globs and tars. Of more than `LARGEST_SAMPLE`
+            images, a random sample is used.
+        rate: Mean share of the encoder's computation to spend, in (0, 1].
+        keep: Share that the next images keep, in (0, 1), of what the full encoder would say: the best text, or without
+            texts the ten nearest neighbours among the images on which points were fitted (mean overlap).
+        texts: Texts, or their embeddings `[M, D]`. A policy that looks at texts needs them.
+        upcoming: Number of the next images that forecast and promise are about.
+        confidence: Probability with which a promise is kept.
+        seed: Seed of all random divisions.
+        batch_size: Number of images per forward pass.
+        workers: Processes that decode.
+        skip_bad: Whether to leave out images that cannot be read.
+        advance: Called with the number of further images that are done.
+
+    Raises:
+        UserError: An argument cannot be used, an image cannot be read, there are too few images, the rate cannot be
+            reached, or no saving can be promised.
+    """
+    policy = early.policy
+    if not isinstance(policy, ThresholdPolicy):
+        raise UserError(f"policy {policy.name!r} has no thresholds to fit; export another, such as 'tgem'")
+    _check(early, rate, keep, texts, upcoming, confidence)
+    chosen = images if isinstance(images, Tensor) else _found(images)
+    rows = np.random.default_rng(seed).permutation(len(chosen))[:LARGEST_SAMPLE]
+    if keep is not None:  # before anything is encoded
+        allowed_or_refused(len(rows), 1 - keep, upcoming, 1 - confidence, texts is not None)
+    left_out: list[tuple[str, str]] = []
+    if isinstance(chosen, Tensor):
+        names, batches = None, _cut(chosen[torch.from_numpy(rows)], batch_size, advance)
+    else:
+        files = [chosen[row] for row in rows]
+        names = [file.name for file in files]
+        bad = left_out if skip_bad else None
+        batches = read_batches(files, backbone.preprocess, batch_size, workers, bad, advance)
+    bank = None if texts is None else text_embeddings(backbone, texts)
+    target = rate or early.rate_target or 1.0
+    outputs = own_outputs(backbone, early, policy, batches, bank, [target, 0.0])
+    if len(outputs) < FEWEST:
+        raise UserError(f"too few images to fit thresholds to: {len(outputs)}; give {FEWEST} or more")
+    fit = OwnFit(policy, outputs, bank is not None, upcoming, seed)
+    if keep is None:
+        point, forecast = fit.for_rate(target)
+    else:
+        point, forecast = fit.for_quality(target, 1 - keep, 1 - confidence)
+    made = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "images": len(outputs),
+        "names": None if names is None else digest_json(names),
+        "texts": None if bank is None else len(bank),
+        "rate": rate,
+        "keep": keep,
+        "confidence": confidence if keep is not None else None,
+        "upcoming": upcoming,
+        "expected": asdict(forecast),
+        "seed": seed,
+    }
+    calibration = Calibration(
+        point.thresholds, point.visited, forecast.rate, spread=policy.spread(outputs, point), made=made
+    )
+    return OwnCalibration(calibration, forecast, left_out)
+
+
+def _check(
+    early: EarlyExit,
+    rate: float | None,
+    keep: float | None,
+    texts: Sequence[str] | Tensor | None,
+    upcoming: int,
+    confidence: float,
+) -> None:
+    """Refuse arguments before any image is encoded."""
+    if (rate is None) == (keep is None):
+        raise UserError("calibration needs one aim: a rate (--rate) or a share to keep (--keep)")
+    for name, value in (("rate", rate), ("keep", keep), ("confidence", confidence)):
+        if value is not None and not (0 < value < 1 or (name == "rate" and value == 1)):
+            raise UserError(f"{name} {value:g} is not between 0 and 1; write a share, such as 0.9")
+    if upcoming < 1:
+        raise UserError(f"upcoming {upcoming}: a forecast is about 1 image at least")
+    if texts is None and early.policy.needs_bank:
+        raise UserError(f"policy {early.policy.name!r} looks at the texts, so that it needs them; give texts (--texts)")
+    if texts is not None and not len(texts):
+        raise UserError("there are no texts; give one at least")
+
+
+def _found(images: Sequence[ImageFile | str | Path]) -> list[ImageFile]:
+    """Find the images that words name."""
+    words = [str(image) for image in images if not isinstance(image, ImageFile)]
+    files = [image for image in images if isinstance(image, ImageFile)]
+    return [*files, *find_images(words)] if words else files
+
+
+def _cut(images: Tensor, size: int, advance: Callable[[int], None]) -> Iterator[Tensor]:
+    for batch in images.split(size):
+        yield batch
+        advance(len(batch))

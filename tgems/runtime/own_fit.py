@@ -1,0 +1,143 @@
+"""Fit a policy to the outputs of one's own images: for a mean rate, or for a promised quality."""
+
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+import torch
+
+from tgems.errors import UserError
+from tgems.evaluation.risk_control import allowed_losses, enough_images
+from tgems.policies.cached_outputs import CachedOutputs
+from tgems.policies.interface import ThresholdPolicy
+from tgems.policies.lost_texts import lost_texts
+from tgems.policies.operating_point import OperatingPoint
+from tgems.runtime.neighbours import lost_share, nearest
+from tgems.runtime.tgem_info import NEIGHBOURS
+
+FOLDS = 5
+LARGEST_OWN_BANK = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Mean rate to expect of the next images: the estimate, and the ends of its 95 percent prediction interval."""
+
+    rate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class OwnFit:
+    """A policy, its outputs on the images, and what forecast and promise are about."""
+
+    policy: ThresholdPolicy
+    outputs: CachedOutputs
+    has_texts: bool
+    upcoming: int
+    seed: int
+
+    def for_rate(self, target: float) -> tuple[OperatingPoint, Forecast]:
+        """Fit thresholds to all images for a mean rate."""
+        point, lowest = self._fitted(self.outputs, [target, 0.0])
+        least = self._rates(self.outputs, lowest).mean()
+        if least > target + 1e-9:
+            raise UserError(
+                f"rate {target:g} cannot be reached: on these images, policy {self.policy.name!r} spends between "
+                f"{least:.3f} and 1 of the encoder; choose a rate within"
+            )
+        if point.visited == ():
+            raise UserError(
+                f"rate {target:g}: on these images, no threshold of policy {self.policy.name!r} saves computation and "
+                "costs that little; lower the rate, or use the backbone itself"
+            )
+        rates = np.empty(len(self.outputs))
+        for part in np.array_split(np.random.default_rng(self.seed).permutation(len(rates)), FOLDS):
+            others = np.setdiff1d(np.arange(len(rates)), part)
+            (own,) = self._fitted(self._some(others), [target])
+            rates[part] = self._rates(self._some(part), own)
+        return point, self._forecast(rates, self.policy.costs(self.outputs.costs, self._bank_size, point.visited))
+
+    def for_quality(self, target: float, tolerance: float, level: float) -> tuple[OperatingPoint, Forecast]:
+        """Find the cheapest operating point for which it can be certified what the next images lose at most."""
+        order = np.random.default_rng(self.seed).permutation(len(self.outputs))
+        fitting, rest = (self._some(np.sort(rows)) for rows in (order[: len(order) // 2], order[len(order) // 2 :]))
+        allowed = allowed_or_refused(len(order), tolerance, self.upcoming, level, self.has_texts)
+        chosen, worst = None, np.zeros(len(rest))
+        for point in self.policy.path(self._with_bank(fitting), [target]):
+            worst = np.maximum(worst, self._losses(fitting, rest, point))
+            if worst.sum() > allowed + 1e-9:
+                break
+            chosen = point
+        if chosen is None:
+            share = worst.mean()
+            needed = enough_images(share, tolerance, self.upcoming, level, self.has_texts)
+            raise UserError(
+                f"keep {1 - tolerance:g} for {self.upcoming:,} images: only the full encoder can be certified, since "
+                f"the first step below it loses {share:.3f} on {len(rest):,} images; {_enough(needed)}"
+            )
+        price = self.policy.costs(self.outputs.costs, self._bank_size, chosen.visited)
+        return chosen, self._forecast(self._rates(rest, chosen), price)
+
+    @property
+    def _bank_size(self) -> int:
+        return len(self.outputs.bank) if self.has_texts else 0
+
+    def _some(self, rows: np.ndarray) -> CachedOutputs:
+        return self.outputs.select(torch.from_numpy(rows))
+
+    def _with_bank(self, outputs: CachedOutputs) -> CachedOutputs:
+        """Without texts, let each exit look for the full encoder's embeddings of the images that are fitted on."""
+        if self.has_texts or not self.policy.per_exit:
+            return outputs
+        return replace(outputs, bank=outputs.embeddings[:LARGEST_OWN_BANK, -1])
+
+    def _fitted(self, outputs: CachedOutputs, targets: list[float]) -> list[OperatingPoint]:
+        return self.policy.fit(self._with_bank(outputs), targets)
+
+    def _rates(self, outputs: CachedOutputs, point: OperatingPoint) -> np.ndarray:
+        price = self.policy.costs(self.outputs.costs, self._bank_size, point.visited)
+        return price[self.policy.decide(outputs, point).numpy()]
+
+    def _losses(self, fitting: CachedOutputs, rest: CachedOutputs, point: OperatingPoint) -> np.ndarray:
+        """Return what each image of the rest loses of what the full encoder would say `[n]`."""
+        if self.has_texts:
+            return lost_texts(self.policy, rest, [point])[:, 0].astype(float)
+        k = min(NEIGHBOURS, len(fitting))
+        before = nearest(rest.embeddings[:, -1], fitting.embeddings[:, -1], k)
+        queries, gallery = (z.embeddings[torch.arange(len(z)), self.policy.decide(z, point)] for z in (rest, fitting))
+        return lost_share(before, nearest(queries, gallery, k)).numpy()
+
+    def _forecast(self, rates: np.ndarray, price: np.ndarray) -> Forecast:
+        """Predict the mean rate of the next images, whose own draw counts as well as that of the calibration images."""
+        n, mean = len(rates), float(rates.mean())
+        half = student_quantile(0.5 + LEVEL / 2, n - 1) * rates.std(ddof=1) * np.sqrt(1 / n + 1 / self.upcoming)
+        return Forecast(mean, max(mean - half, float(price.min())), min(mean + half, float(price.max())))
+
+
+def allowed_or_refused(n: int, tolerance: float, upcoming: int, level: float, binary: bool) -> int:
+    """Return `allowed_losses` of the half of n images that certifies.
+
+    Raises:
+        UserError: No loss is few enough for so few images.
+    """
+    allowed = allowed_losses(n - n // 2, tolerance, upcoming, level, binary)
+    if allowed < 0:
+        needed = enough_images(0.0, tolerance, upcoming, level, binary)
+        raise UserError(
+            f"keep {1 - tolerance:g} for {upcoming:,} images: cannot be promised from {n:,} images; {_enough(needed)}"
+        )
+    return allowed
+
+
+def _enough(needed: int | None) -> str:
+    """Say how many images would do, of which one half certifies."""
+    return "ask for less" if needed is None else f"about {2 * needed:,} images would do, or ask for less"
+
+
+def student_quantile(probability: float, degrees: int) -> float:
+    """Return a quantile of Student's t to second order in 1 / degrees (Cornish and Fisher, 1938); for 10 or more."""
+    z = NormalDist().inv_cdf(probability)
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)

@@ -1,0 +1,151 @@
+"""Encode one's own images at every exit once, and keep what policies are fitted on: embeddings and scores.
+
+Summaries are dropped batch by batch, so that an image takes E (D + 2) numbers: 10,000 images of a ViT-L/14 with all of
+its 24 exits take .75 GB.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from tgems.backbones.load import Backbone
+from tgems.errors import UserError
+from tgems.exits.modules import Gates
+from tgems.features.encode import encode_images
+from tgems.policies.cached_outputs import CachedOutputs, ExitModules
+from tgems.policies.interface import ThresholdPolicy
+from tgems.runtime.early_exit import EarlyExit
+from tgems.runtime.image_files import ImageFile, ImageFiles
+
+TEXTS_AT_ONCE = 64
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def _as_is(batch: list) -> list:
+    """Return a batch as it is; a named function, so that workers can be started by any method."""
+    return batch
+
+
+def read_batches(
+    images: Sequence[ImageFile],
+    preprocess: Callable,
+    batch_size: int,
+    workers: int,
+    left_out: list[tuple[str, str]] | None,
+    advance: Callable[[int], None],
+) -> Iterator[Tensor]:
+    """Yield preprocessed images `[b, 3, h, w]`.
+
+    Args:
+        images: Images.
+        preprocess: PIL image -> tensor `[3, h, w]`.
+        batch_size: Number of images per batch.
+        workers: Processes that decode.
+        left_out: Takes name and reason of each image that cannot be read; None to end there.
+        advance: Called with the number of further images that are done.
+
+    Raises:
+        UserError: An image cannot be read, and `left_out` is None.
+    """
+    loader = DataLoader(ImageFiles(images, preprocess), batch_size=batch_size, num_workers=workers, collate_fn=_as_is)
+    for batch in loader:
+        bad = [(images[place].name, reason) for place, reason in batch if isinstance(reason, str)]
+        if bad and left_out is None:
+            name, reason = bad[0]
+            raise UserError(f"{name}: {reason}; fix it, or leave it out with --skip-bad")
+        if left_out is not None:
+            left_out += bad
+        good = [image for _, image in batch if not isinstance(image, str)]
+        if good:
+            yield torch.stack(good)
+        advance(len(batch))
+
+
+@torch.no_grad()
+def text_embeddings(backbone: Backbone, texts: Sequence[str] | Tensor) -> Tensor:
+    """Return unit embeddings `[M, D]` float32 of texts, or of embeddings that are given."""
+    if not isinstance(texts, Tensor):
+        device = backbone.model.logit_scale.device
+        starts = range(0, len(texts), TEXTS_AT_ONCE)
+        tokens = (backbone.tokenizer(list(texts[i : i + TEXTS_AT_ONCE])).to(device) for i in starts)
+        texts = torch.cat([backbone.model.encode_text(own, normalize=True) for own in tokens])
+    return F.normalize(texts.detach().float().cpu(), dim=-1)
+
+
+@torch.no_grad()
+def own_outputs(
+    backbone: Backbone,
+    early: EarlyExit,
+    policy: ThresholdPolicy,
+    batches: Iterable[Tensor],
+    texts: Tensor | None,
+    rates: Sequence[float],
+) -> CachedOutputs:
+    """Encode images at full depth, and return what the T-GEM's policy sees of them at every exit.
+
+    Args:
+        backbone: Frozen model, on its device.
+        early: T-GEM of this backbone.
+        policy: Its policy.
+        batches: Preprocessed images `[b, 3, h, w]`.
+        texts: Unit embeddings of the texts `[M, D]`; None where the policy sees only the image.
+        rates: Rate targets that the policy will be asked for; its scores are the same for all of them.
+
+    Raises:
+        UserError: There is no image.
+    """
+    costs = early.costs
+    device = backbone.model.logit_scale.device
+    bank = torch.zeros(1, costs.embed_dim) if texts is None else texts
+    modules = None
+    if early.heads is not None:
+        gates: dict[tuple[str, float | None], Gates] = {}
+        if early.gates is not None and policy.gates is not None:
+            gates[policy.gates, None] = _on_cpu(early.gates)
+        modules = ExitModules(_on_cpu(early.heads), gates)
+    embeddings, scores = [], []
+    for images in batches:
+        encoded = encode_images(backbone.tower, images.to(device), costs.blocks, [costs.grid])
+        summaries, last = encoded.summaries.float().cpu(), encoded.embeddings.float().cpu()
+        if modules is not None:
+            z = torch.cat((modules.heads(summaries), last[:, None]), 1)
+        elif encoded.raw_embeddings is not None:
+            z = encoded.raw_embeddings.float().cpu()
+        else:
+            raise ValueError("there are no heads, and the frozen projection accepts only the last block")
+        part = _outputs(backbone, early, z, bank, modules, summaries)
+        embeddings.append(z)
+        scores.append(policy.scores(part, None))
+    if not embeddings:
+        raise UserError("none of the images can be read; fix them")
+    z = torch.cat(embeddings)
+    found = _outputs(backbone, early, z, bank, modules, torch.empty(len(z), 0))
+    found.scores.update({(policy.name, rate): torch.cat(scores) for rate in (None, *rates)})
+    return found
+
+
+def _on_cpu(module: Module) -> Module:
+    """Return a copy of a module in the precision of the evaluation."""
+    return copy.deepcopy(module).cpu().float()
+
+
+def _outputs(
+    backbone: Backbone, early: EarlyExit, z: Tensor, bank: Tensor, modules: ExitModules | None, summaries: Tensor
+) -> CachedOutputs:
+    """Return outputs of images whose right texts are unknown."""
+    return CachedOutputs(
+        keys=[str(i) for i in range(len(z))],
+        summaries=summaries,
+        embeddings=z,
+        bank=bank,
+        right=torch.zeros(z.shape[:2], dtype=torch.bool),
+        scale=backbone.logit_scale,
+        costs=early.costs,
+        modules=modules,
+        seed=None,
+    )
