@@ -65,7 +65,7 @@ def test_a_second_fetch_downloads_nothing_and_needs_no_network(hub, tmp_path, mo
 
 
 def test_an_interrupted_download_resumes_within_a_fetch(hub, tmp_path):
-    hub.break_off["test/0.tar"] = 20_000
+    hub.break_off["test/0.tar"] = [20_000]
     fetch(tmp_path)
     assert hub.requests[-1] == ("GET", "test/0.tar", "bytes=16384-"), "whole chunks of 4096 are kept"
     assert digest_file(tmp_path / "copy/test/0.tar") == digest_file(hub.repos[REPO] / "test/0.tar")
@@ -75,7 +75,7 @@ def test_an_interrupted_download_resumes_in_the_next_fetch(hub, tmp_path, monkey
     def no_patience(_):
         raise ConnectionError("cable\npulled")
 
-    hub.break_off["test/0.tar"] = 20_000
+    hub.break_off["test/0.tar"] = [20_000]
     with monkeypatch.context() as context, pytest.raises(UserError) as error:
         context.setattr("time.sleep", no_patience)
         fetch(tmp_path)
@@ -162,7 +162,7 @@ def test_without_network_and_copy_both_remedies_are_named(hub, tmp_path, monkeyp
     ("changes", "message"),
     [
         ({"revision": "v9"}, "@v9: no such revision; check datasets.small.revision"),
-        ({"repo": "clip-benchmark/none"}, "no such data set, or a private one; check the name, or set HF_TOKEN"),
+        ({"repo": "clip-benchmark/none"}, "no such repository, or a private one; check the name, or set HF_TOKEN"),
         ({"repo": "clip-benchmark/gated"}, "its owner must grant access"),
         ({"where": "trian"}, "has no 'trian/nshards.txt'; its splits: test, train"),
         ({"where": "train[3:7]"}, "holds 5 shards, but splits names shard 6; shards are counted from 0"),
