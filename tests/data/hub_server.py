@@ -20,6 +20,7 @@ class Hub(hub_server.Hub):
         gated: Repositories that nobody may read.
         gated_files: Repositories whose files nobody may read, although they are listed, as on the hub.
         busy: Seconds after which to try again, for each of the next requests, all of which are refused.
+        busy_files: The same for requests of files.
     """
 
     break_off: dict[str, list[int]] = field(default_factory=dict)
@@ -27,6 +28,7 @@ class Hub(hub_server.Hub):
     gated: set[str] = field(default_factory=set)
     gated_files: set[str] = field(default_factory=set)
     busy: list[int] = field(default_factory=list)
+    busy_files: list[int] = field(default_factory=list)
 
 
 class Misbehaving(Handler):
@@ -35,6 +37,8 @@ class Misbehaving(Handler):
     def refusal(self, repo, file):
         if self.hub.busy:
             return 429, {"Retry-After": str(self.hub.busy.pop(0))}
+        if self.hub.busy_files and file:
+            return 429, {"Retry-After": str(self.hub.busy_files.pop(0))}
         if repo in self.hub.gated:
             return 403, {"X-Error-Code": "GatedRepo"}
         if repo in self.hub.gated_files and file:

@@ -136,7 +136,7 @@ class HubCopy:
                 "layout of docs/adding-a-dataset.md"
             ) from None
         if pinned not in (None, self.revision):
-            logger.info("%s: %s was %s when it was first fetched, and still means that", self.dataset, self.place, pinned)
+            logger.info("%s: %s means commit %s, as when it was first fetched", self.dataset, self.place, pinned)
         self.commit = info.sha
         self.remote = {
             file.rfilename: Remote(file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)

@@ -5,7 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -138,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         self.answer(206 if ranged else 200, headers, size - start)
         if self.command == "GET":
-            with open(path, "rb") as file:
+            with open(path, "rb") as file, suppress(ConnectionError):  # of a client that has gone away
                 file.seek(start)
                 self.send_content(name, file, start)
 
