@@ -51,9 +51,10 @@ def refusal(error: BaseException) -> str | None:
         return "its owner must grant access; ask there, then set HF_TOKEN"
     if isinstance(error, errors.RepositoryNotFoundError):
         return "no such repository, or a private one; check the name, or set HF_TOKEN"
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
-    if status == 429:
-        wait = error.response.headers.get("Retry-After", "")
+    response = error.response if isinstance(error, errors.HfHubHTTPError) else None
+    status = response.status_code if response is not None else None
+    if response is not None and status == 429:
+        wait = response.headers.get("Retry-After", "")
         when = f"in {wait} seconds" if wait.isdigit() else "later"
         return f"the hub says that there were too many requests; run again {when}, or set HF_TOKEN for a higher limit"
     if status in (401, 403):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
@@ -142,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
                 file.seek(start)
                 self.send_content(name, file, start)
 
-    def send_content(self, _name: str, file, _start: int) -> None:
+    def send_content(self, _name: str, file: BinaryIO, _start: int) -> None:
         """Send the rest of an open file, which is at byte `_start`."""
         while chunk := file.read(CHUNK):
             self.wfile.write(chunk)
