@@ -74,6 +74,13 @@ def parse_part(text: str, place: str) -> Part:
     return Part("" if folder == "." else folder, start, end)
 
 
+def evaluates_a_part(entry: dict) -> bool:
+    """Return whether a complete entry names a slice of a split's shards for `test`, instead of a whole split."""
+    split = entry["splits"]["test"]
+    part = parse_part(split, "splits.test")
+    return split != NONE and part != Part(part.folder)
+
+
 @cache
 def given() -> dict[str, dict]:
     """Return the data sets that are known by name: their source, revision, task, splits, images and licence."""
