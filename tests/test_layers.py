@@ -9,6 +9,8 @@ from conftest import ROOT
 
 LAYERS = (
     ("__init__", "cli", "workflow_resources"),
+    ("run_estimate",),
+    ("workload", "throughput"),
     ("workflow_config",),
     ("reporting", "runtime"),
     ("evaluation",),

@@ -1,10 +1,10 @@
 """The command line `tgems`. Parses, calls one function of the library, prints; every import of weight is inside."""
 
-from tgems.cli import own_images, runs
+from tgems.cli import estimate, own_images, runs
 from tgems.cli.console import app
 from tgems.process import collect_garbage_rarely
 
-__all__ = ["app", "main", "own_images", "runs"]
+__all__ = ["app", "estimate", "main", "own_images", "runs"]
 
 
 def main() -> None:

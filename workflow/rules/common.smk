@@ -23,7 +23,7 @@ from tgems.workflow_config import (
     recorded_config,
     trained_gates,
 )
-from tgems.workflow_resources import HEAD_COPIES, JobEstimates
+from tgems.workflow_resources import JobEstimates
 
 try:
     refuse_duplicate_keys(workflow.configfiles)
