@@ -20,6 +20,8 @@ EVALUATED = 8_000
 """Pairs of an image or caption and an exit that one core evaluates per second with all policies, as on the demo."""
 DECODED_KB = 21_000
 """Kilobytes of JPEG that one core decodes per second: 150 photographs."""
+LOADED_MB = 250
+"""Megabytes of weights that a job reads, digests and copies into a model per second."""
 DEMO_KB, PHOTOGRAPH_KB = 2, 140
 """Size of an image of the demo, and of a photograph whose size is not known."""
 
@@ -134,7 +136,7 @@ def stages(work: CountedWorkload, speed: Throughput) -> list[Stage]:
         for name, role in splits:
             n, m, parts = work.images(name, role), work.texts(name, role), work.config["datasets"][name]["jobs"][role]
             seconds = n * size.macs / speed.encoding + n * _kilobytes(work, name) / DECODED_KB
-            images.add(seconds / parts, parts, threads)
+            images.add(seconds / parts + size.weights_mb / LOADED_MB, parts, threads)
             texts.add(m * size.text_macs / speed.encoding, 1, threads)
             images.images, texts.texts = (images.images or 0) + n, (texts.texts or 0) + m
             images.macs, texts.macs = images.macs + n * size.macs, texts.macs + m * size.text_macs

@@ -95,7 +95,7 @@ class JobEstimates(Workload):
         copies = HEAD_COPIES if kind in ("heads", "joint") else GATE_COPIES
         megabytes = TORCH_MB + copies * size.heads * 4 / 1e6 + 3 * images * CAPTIONS * size.embed_dim * 4 / 1e6
         megabytes += STREAMING_MB if self._streamed(size, images) else 5 * size.both_mb(images)
-        return Needs.of(megabytes, self.training_macs(backbone, variant, kind) / TRAINING_MACS)
+        return Needs.of(megabytes, self.most_training_macs(backbone, variant, kind) / TRAINING_MACS)
 
     def evaluation(self, backbone: str, variant: str, dataset: str, role: str) -> Needs:
         """Estimate fitting thresholds on a split, or evaluating it."""

@@ -196,12 +196,28 @@ class Workload:
         """Return the jobs that train the modules of a backbone and a variant, by what they train."""
         return training_jobs(self.config["variants"][variant], len(self.config["seeds"]), self.gates)
 
-    def training_macs(self, backbone: str, variant: str, kind: str) -> float:
-        """Return the multiply-accumulates of one training job, whose steps take three times those of a forward pass."""
+    def most_training_macs(self, backbone: str, variant: str, kind: str) -> float:
+        """Return at most how many multiply-accumulates a training job takes, as if gates were as large as heads."""
         size, job = self.sizes(backbone, variant), self.training_jobs(variant)[kind]
         bank = job.banks * BANK * size.embed_dim * size.exits
         images = self.images(self.trained_on, "train")
         return job.seeds * (job.passes + 2) * images * (3 * size.heads + bank)
+
+    def training_macs(self, backbone: str, variant: str, kind: str) -> float:
+        """Return about how many multiply-accumulates a training job takes.
+
+        A step takes three times those of a forward pass. The statistics of a bank take the time of its products at half
+        of its largest size; gates that predict ranks are told them once.
+        """
+        size, job = self.sizes(backbone, variant), self.training_jobs(variant)[kind]
+        costs = costs_of(self.config, backbone, variant)
+        if costs is None or kind in ("heads", "joint"):
+            return self.most_training_macs(backbone, variant, kind)
+        gate = sum(costs.gates["image" if kind == "lookahead" else kind])
+        products = {"lookahead": 1, "router": 1, "bank": job.banks * job.passes / 2}
+        products["variance"] = products["bank"]
+        bank = products.get(kind, 0) * BANK * size.embed_dim * size.exits
+        return job.seeds * self.images(self.trained_on, "train") * (3 * job.passes * gate + bank)
 
     def held_splits(self, variant: str) -> int:
         """Return how many embeddings at every exit an evaluation holds of an image.

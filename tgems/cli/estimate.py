@@ -41,7 +41,7 @@ def estimate(
     cores = cores or os.cpu_count() or 1
     for name in config["backbones"]:
         sizes = work.largest(name)
-        say(f"{name}: {sizes.macs / 1e9:.2f} GMACs per image, {sizes.text_macs / 1e9:.2f} per text")
+        say(f"{name}: {sizes.macs / 1e9:.3g} GMACs per image, {sizes.text_macs / 1e9:.3g} per text")
     say(
         f"one core, {how}: encodes with {speed.encoding / 1e9:.1f} GMACs per second, trains with "
         f"{speed.training / 1e9:.1f}; a job takes {speed.start:.1f} seconds to start"
@@ -66,6 +66,4 @@ def estimate(
     if config["features"]["device"] == "cuda":
         say("features.device is cuda: hours are of encoding on CPU cores; --gmacs-per-second takes a GPU's throughput")
     if work.unknown:
-        warn(
-            f"not included, since the numbers of their images are not known until they are fetched: {', '.join(work.unknown)}"
-        )
+        warn(f"not included, since their images can only be counted once they are here: {', '.join(work.unknown)}")
