@@ -153,6 +153,27 @@ def stages(work: CountedWorkload, speed: Throughput) -> list[Stage]:
     return [download, *counted, start]
 
 
+def table(found: Sequence[Stage], cores: int) -> list[tuple[str, ...]]:
+    """Return rows of text: stage, images, texts, GMACs, core hours, hours on some cores, disk in GB; then totals."""
+    rows = [
+        (
+            stage.name,
+            "" if stage.images is None else f"{stage.images:,}",
+            "" if stage.texts is None else f"{stage.texts:,}",
+            *_numbers(stage.macs, sum(stage.jobs), stage.seconds(cores), stage.disk_mb),
+        )
+        for stage in found
+    ]
+    sums = [(s.macs, sum(s.jobs), s.seconds(cores), s.disk_mb) for s in found]
+    return [*rows, ("total", "", "", *_numbers(*(sum(column) for column in zip(*sums, strict=True))))]
+
+
+def _numbers(macs: float, seconds: float, elapsed: float, disk_mb: float) -> tuple[str, ...]:
+    """Return numbers of a row as text; those that are zero are left out."""
+    shown = (f"{macs / 1e9:,.0f}", f"{seconds / 3600:.2f}", f"{elapsed / 3600:.2f}", f"{disk_mb / 1e3:.2f}")
+    return tuple(text if number else "" for text, number in zip(shown, (macs, seconds, elapsed, disk_mb), strict=True))
+
+
 def _train(work: Workload, backbone: str, variant: str, speed: Throughput, heads: Stage, gates: Stage) -> None:
     """Add the training of a backbone's and variant's modules to the stages of heads and gates."""
     size, costs = work.sizes(backbone, variant), work.config["variants"][variant]

@@ -24,7 +24,7 @@ def estimate(
     random weights. They assume that work is shared by all cores, that a stage takes at least as long as its longest
     job, and that stages do not overlap; downloads and the measuring of speed are not included.
     """
-    from tgems.run_estimate import CountedWorkload, read_configuration, stages
+    from tgems.run_estimate import CountedWorkload, read_configuration, stages, table
     from tgems.throughput import Throughput, measure
 
     config = read_configuration(configs)
@@ -46,23 +46,8 @@ def estimate(
         f"one core, {how}: encodes with {speed.encoding / 1e9:.1f} GMACs per second, trains with "
         f"{speed.training / 1e9:.1f}; a job takes {speed.start:.1f} seconds to start"
     )
-    found = stages(work, speed)
-    rows = [
-        (
-            stage.name,
-            "" if stage.images is None else f"{stage.images:,}",
-            "" if stage.texts is None else f"{stage.texts:,}",
-            f"{stage.macs / 1e9:,.0f}" if stage.macs else "",
-            f"{sum(stage.jobs) / 3600:.2f}" if stage.jobs else "",
-            f"{stage.seconds(cores) / 3600:.2f}" if stage.jobs else "",
-            f"{stage.disk_mb / 1e3:.2f}" if stage.disk_mb else "",
-        )
-        for stage in found
-    ]
-    total = [sum(s.macs for s in found) / 1e9, sum(sum(s.jobs) for s in found) / 3600]
-    total += [sum(s.seconds(cores) for s in found) / 3600, sum(s.disk_mb for s in found) / 1e3]
-    rows.append(("total", "", "", f"{total[0]:,.0f}", *(f"{number:.2f}" for number in total[1:])))
-    print_table(("stage", "images", "texts", "GMACs", "core hours", f"hours on {cores} cores", "disk, GB"), rows)
+    header = ("stage", "images", "texts", "GMACs", "core hours", f"hours on {cores} cores", "disk, GB")
+    print_table(header, table(stages(work, speed), cores))
     if config["features"]["device"] == "cuda":
         say("features.device is cuda: hours are of encoding on CPU cores; --gmacs-per-second takes a GPU's throughput")
     if work.unknown:

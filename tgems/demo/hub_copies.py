@@ -8,12 +8,16 @@ from pathlib import Path
 
 from PIL import Image
 
+from tgems.architectures.open_clip_config import CONFIG_NAME
+from tgems.backbones.hub_files import WEIGHTS
 from tgems.data.dataset_entries import given
 from tgems.data.webdataset import Prompts, Sample, write_prompts, write_split
 from tgems.demo.photographs import samples
-from tgems.outputs import whole_folder
+from tgems.outputs import whole_folder, write_json
 
 TEMPLATES = ("a photo of a {c}.", "a drawing of a {c}.")
+"""Templates; a data set of more than `FEW` classes has only the first, since encoding texts takes most of the time."""
+FEW = 50
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ class SmallCopy:
 COPIES = {
     "flickr8k": SmallCopy({"train": 4, "test": 1}, {"train": 12, "test": 24}),
     "cifar10": SmallCopy({"train": 5, "test": 1}, {"train": 30, "test": 40}, 10, (32, 32)),
-    "caltech101": SmallCopy({"train": 1, "test": 1}, {"train": 51, "test": 102}, 102, (300, 225)),
-    "pets": SmallCopy({"train": 1, "test": 1}, {"train": 37, "test": 74}, 37),
+    "caltech101": SmallCopy({"train": 1, "test": 1}, {"train": 34, "test": 51}, 102, (300, 225)),
+    "pets": SmallCopy({"train": 1, "test": 1}, {"train": 37, "test": 37}, 37),
 }
 """Small copies of data sets that are known by name. Their classes have numbers instead of names."""
 
@@ -77,24 +81,25 @@ def _samples(copy: SmallCopy, split: str, n: int, seed: int) -> Iterator[Sample]
         yield replace(sample, image=buffer.getvalue(), suffix="webp", label=index % copy.classes)
 
 
-def write_weights(model: str, folder: Path, seed: int = 0) -> None:
+def write_weights(model: str, tag: str, folder: Path) -> None:
     """Write random weights of an architecture as the hub stores a model, unless they are there.
 
     Args:
         model: Name of an open_clip architecture.
+        tag: Tag of the weights for which they stand, whose preprocessing is stored beside them.
         folder: Folder to write.
-        seed: Seed of the weights.
     """
     if folder.is_dir():
         return
-    import open_clip
-    import torch
-    from open_clip.push_to_hf_hub import save_config_for_hf
+    from open_clip import get_model_config, get_pretrained_cfg
     from safetensors.torch import save_file
 
-    torch.manual_seed(seed)
-    built = open_clip.create_model(model, pretrained=None)
-    config = open_clip.get_model_config(model)
+    from tgems.architectures.catalog import read_architecture
+    from tgems.backbones.load import build_model
+
+    published = get_pretrained_cfg(model, tag)
+    preprocess = {key: published[key] for key in ("mean", "std", "interpolation", "resize_mode")}
     with whole_folder(folder) as partial:
-        save_file({k: v.contiguous() for k, v in built.state_dict().items()}, partial / "open_clip_model.safetensors")
-        save_config_for_hf(built, partial / "open_clip_config.json", config)
+        state = build_model(read_architecture(model), model).state_dict()
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS[0])
+        write_json(partial / CONFIG_NAME, {"model_cfg": get_model_config(model), "preprocess_cfg": preprocess})

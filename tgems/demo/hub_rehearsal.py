@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from tgems.data.dataset_entries import given
 from tgems.demo.hub_copies import COPIES, repository, write_copy, write_weights
 from tgems.demo.hub_server import COMMIT, Hub, serve
 from tgems.errors import UserError
@@ -34,15 +35,6 @@ SIZES = (
 """What the rehearsal changes: numbers of seeds, rates and passes, and sizes of batches and banks."""
 
 
-def weights_repository(config: dict) -> tuple[str, str]:
-    """Return the architecture of the only backbone of a configuration, and the repository that open_clip names."""
-    import open_clip
-
-    (entry,) = config["backbones"].values()
-    published = open_clip.get_pretrained_cfg(entry["model"], entry["pretrained"])
-    return entry["model"], published["hf_hub"].strip("/")
-
-
 def write_remote(folder: Path, config: dict) -> dict[str, Path]:
     """Write the repositories that a configuration downloads from, unless they are there.
 
@@ -53,19 +45,21 @@ def write_remote(folder: Path, config: dict) -> dict[str, Path]:
     Returns:
         Folder of each repository.
     """
-    model, weights = weights_repository(config)
-    repos = {weights: folder / "weights"}
-    write_weights(model, repos[weights])
+    from open_clip import get_pretrained_cfg
+
+    repos = {}
     for name in config["datasets"]:
         repos[repository(name)] = folder / name
         write_copy(name, folder / name)
+    for name, entry in config["backbones"].items():
+        published = get_pretrained_cfg(entry["model"], entry["pretrained"])
+        repos[published["hf_hub"].strip("/")] = folder / name
+        write_weights(entry["model"], entry["pretrained"], folder / name)
     return repos
 
 
 def pinned_commits(config: dict) -> dict[str, str]:
     """Return the commits at which a configuration reads data sets, by repository."""
-    from tgems.data.dataset_entries import given
-
     revisions = {repository(name): given()[name]["revision"] for name in config["datasets"]}
     return {repo: COMMIT if revision == "main" else revision for repo, revision in revisions.items()}
 
