@@ -8,9 +8,10 @@ import yaml
 
 from tgems.backbones.references import weights_form
 from tgems.config.reading import refuse_duplicate_keys
-from tgems.data.dataset_entries import given, parse_part
+from tgems.data.dataset_entries import parse_part
 from tgems.data.fetch import local_shards
 from tgems.data.tar_index import index_shard
+from tgems.data.webdataset import read_prompts
 from tgems.errors import UserError
 from tgems.throughput import Throughput
 from tgems.workflow_config import complete_config
@@ -20,6 +21,8 @@ EVALUATED = 8_000
 """Pairs of an image or caption and an exit that one core evaluates per second with all policies, as on the demo."""
 DECODED_KB = 21_000
 """Kilobytes of JPEG that one core decodes per second: 150 photographs."""
+REPORTING = 8
+"""Number of jobs that write tables and figures."""
 LOADED_MB = 250
 """Megabytes of weights that a job reads, digests and copies into a model per second."""
 DEMO_KB, PHOTOGRAPH_KB = 2, 140
@@ -105,17 +108,32 @@ class CountedWorkload(Workload):
         """Return about how many images a split holds; 0 if that is not known."""
         return self._counted.get((dataset, role)) or 0
 
+    def texts(self, dataset: str, role: str) -> int:
+        """Return about how many texts are encoded with a split, also of a set whose class names are here."""
+        entry = self.config["datasets"][dataset]
+        if self.known(dataset) or entry["source"] == "demo" or entry["task"] == "zeroshot_retrieval":
+            return super().texts(dataset, role)
+        try:
+            prompts = read_prompts(self._place(entry)[0])
+        except UserError:
+            return 0
+        return len(prompts.classnames) * len(prompts.templates)
+
+    def _place(self, entry: dict) -> tuple[Path, str]:
+        """Return folder and layout of a set that is not generated."""
+        scheme, _, rest = entry["source"].partition(":")
+        return (Path(entry["root"]), "wds") if scheme == "hub" else (Path(rest), scheme)
+
     def _count(self, dataset: str, role: str) -> int | None:
         """Return the number of images of a split, from what is known or from its shards if they are on this machine."""
         known = self.known_images(dataset, role)
         entry = self.config["datasets"][dataset]
         if known is not None:
             return known
-        scheme, _, rest = entry["source"].partition(":")
-        root, place = (entry["root"], "wds") if scheme == "hub" else (rest, scheme)
+        root, layout = self._place(entry)
         part = parse_part(entry["splits"][role], f"datasets.{dataset}.splits.{role}")
         try:
-            return sum(len(index_shard(path)) for path in local_shards(Path(root), part, place, dataset))
+            return sum(len(index_shard(path)) for path in local_shards(root, part, layout, dataset))
         except UserError:
             return None
 
@@ -149,7 +167,9 @@ def stages(work: CountedWorkload, speed: Throughput) -> list[Stage]:
                     evaluate.add(work.evaluated_pairs(backbone, variant, name, role) / EVALUATED)
     start = Stage("start jobs")
     counted = (images, texts, heads, gates, evaluate)
-    start.add(speed.start, sum(len(stage.jobs) for stage in counted) - len(texts.jobs) + len(splits))
+    counting = len(work.config["backbones"]) * len(work.config["variants"])
+    encoded = sum(len(stage.jobs) for stage in counted) - len(texts.jobs)
+    start.add(speed.start, encoded + len(splits) + counting + REPORTING)
     return [download, *counted, start]
 
 
@@ -170,7 +190,7 @@ def table(found: Sequence[Stage], cores: int) -> list[tuple[str, ...]]:
 
 def _numbers(macs: float, seconds: float, elapsed: float, disk_mb: float) -> tuple[str, ...]:
     """Return numbers of a row as text; those that are zero are left out."""
-    shown = (f"{macs / 1e9:,.0f}", f"{seconds / 3600:.2f}", f"{elapsed / 3600:.2f}", f"{disk_mb / 1e3:.2f}")
+    shown = (f"{macs / 1e9:,.0f}", f"{seconds / 3600:.3g}", f"{elapsed / 3600:.3g}", f"{disk_mb / 1e3:.3g}")
     return tuple(text if number else "" for text, number in zip(shown, (macs, seconds, elapsed, disk_mb), strict=True))
 
 
@@ -201,8 +221,5 @@ def _download(work: Workload, splits: Iterable[tuple[str, str]]) -> Stage:
 
 def _kilobytes(work: Workload, dataset: str) -> float:
     """Return about the size of an image in its shard."""
-    source = work.config["datasets"][dataset]["source"]
-    known = given().get(dataset, {})
-    if source == "demo":
-        return DEMO_KB
-    return known["kilobytes"] if known.get("source") == source else PHOTOGRAPH_KB
+    demo = work.config["datasets"][dataset]["source"] == "demo"
+    return DEMO_KB if demo else work.known(dataset).get("kilobytes", PHOTOGRAPH_KB)

@@ -150,13 +150,16 @@ class Workload:
         splits = self.config["datasets"][dataset]["splits"]
         return [r for r, split in splits.items() if split != "none" and (r != "train" or dataset == self.trained_on)]
 
+    def known(self, dataset: str) -> dict:
+        """Return what is known about a data set whose entry has the source of a known name; nothing for others."""
+        about = given().get(dataset, {})
+        return about if about.get("source") == self.config["datasets"][dataset]["source"] else {}
+
     def known_images(self, dataset: str, role: str) -> int | None:
         """Return how many images a split holds: exact for a demo set, about so for a known name, or else None."""
-        entry = self.config["datasets"][dataset]
-        if entry["source"] == "demo":
+        if self.config["datasets"][dataset]["source"] == "demo":
             return self.config["demo"][role]
-        known = given().get(dataset, {})
-        return known["images"].get(role) if known.get("source") == entry["source"] else None
+        return self.known(dataset).get("images", {}).get(role)
 
     def images(self, dataset: str, role: str) -> int:
         """Return about how many images a split holds: exact for a demo set, else known by name or assumed."""
@@ -167,7 +170,7 @@ class Workload:
         """Return about how many texts are encoded with a split: captions, or prompts of a set that is known."""
         entry = self.config["datasets"][dataset]
         if entry["task"] == "zeroshot_classification":
-            return given().get(dataset, {}).get("prompts", 0)
+            return self.known(dataset).get("prompts", 0)
         captions = DEMO_CAPTIONS[role] if entry["source"] == "demo" else CAPTIONS
         return captions * self.images(dataset, role)
 
