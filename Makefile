@@ -6,7 +6,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce rehearsal test lint docs format figures pretrain install-backbones image clean
+.PHONY: help reproduce rehearsal-hub test lint docs format figures pretrain install-backbones image clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -39,9 +39,8 @@ format: .venv/.ready ## Rewrite files in the project's style
 	ruff format .
 	snakefmt Snakefile workflow
 
-rehearsal: .venv/.ready ## Run a full-size encoder with random weights on generated photographs, as paper.yaml would
-	python -m tgems.demo.rehearsal results/rehearsal/photographs
-	snakemake --cores $(CORES) --configfile configs/rehearsal.yaml $(ARGS)
+rehearsal-hub: .venv/.ready ## Run configs/laptop.yaml on random weights and generated images, from a hub on this machine
+	python -m tgems.demo.hub_rehearsal results/rehearsal-hub
 
 figures: .venv/.ready ## Redraw the figures
 	snakemake --cores $(CORES) figures $(ARGS)

@@ -154,7 +154,7 @@ def test_a_reader_that_closes_the_pipe_is_not_an_error(tmp_path, body):
     ("words", "message"),
     [
         (["tgems.data.pack", "images", "none.csv", "out", "--split", "test", "--label-column", "class"], "none.csv: "),
-        (["tgems.demo.rehearsal", "README.md"], "README.md/rehearsal_retrieval/train: cannot be written"),
+        (["tgems.demo.hub_rehearsal", "README.md"], "README.md/remote/flickr8k: cannot be written"),
         (["tgems.demo.installing"], "results/backbones: no backbone; run `make pretrain` first"),
         (["tgems.reporting.claims", "tables"], "tables/contributions.csv: missing; give the folder of tables"),
     ],

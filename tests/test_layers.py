@@ -8,8 +8,9 @@ import pytest
 from conftest import ROOT
 
 LAYERS = (
-    ("__init__", "cli"),
-    ("own_training", "workflow_resources"),
+    ("__init__", "cli", "workflow_resources"),
+    ("own_training", "run_estimate"),
+    ("workload", "throughput"),
     ("workflow_config",),
     ("reporting", "runtime"),
     ("evaluation",),

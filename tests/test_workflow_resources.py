@@ -5,7 +5,8 @@ import yaml
 from conftest import ROOT
 
 from tgems.workflow_config import complete_config
-from tgems.workflow_resources import LARGE, JobEstimates
+from tgems.workflow_resources import JobEstimates
+from tgems.workload import LARGE
 
 
 def estimates(name, **changes):
@@ -30,7 +31,7 @@ def test_more_images_ask_for_more_of_both():
     few, many = (estimates("config", demo={"train": n, "test": n}) for n in (2_000, 200_000))
     for stage in ("training", "encoding", "evaluation"):
         arguments = {
-            "training": ("demo-vit-12", "default", 32, 1),
+            "training": ("demo-vit-12", "default", "heads"),
             "encoding": ("demo-vit-12", "digits", ["test"]),
             "evaluation": ("demo-vit-12", "default", "digits", "test"),
         }[stage]
@@ -39,14 +40,15 @@ def test_more_images_ask_for_more_of_both():
 
 
 def test_fewer_exits_ask_for_less():
-    every, some = estimates("config", rate_targets=[0.9]), estimates("config", exits=[6], rate_targets=[0.9])
-    asked = [e.training("demo-vit-12", "default", 32, 1) for e in (every, some)]
+    many = {"rate_targets": [0.9], "demo": {"train": 200_000}}
+    every, some = estimates("config", **many), estimates("config", exits=[6], **many)
+    asked = [e.training("demo-vit-12", "default", "heads") for e in (every, some)]
     assert asked[0].mem_mb > asked[1].mem_mb and asked[0].runtime > asked[1].runtime
 
 
 def test_summaries_that_are_read_from_disk_need_no_memory():
     held, streamed = (estimates("config", features={"in_memory_gb": gb}, demo={"train": 500_000}) for gb in (1_000, 1))
-    arguments = ("demo-vit-12", "default", 32, 1)
+    arguments = ("demo-vit-12", "default", "heads")
     assert held.training(*arguments).mem_mb > 2 * streamed.training(*arguments).mem_mb
 
 

@@ -165,7 +165,9 @@ def test_a_training_set_need_not_be_reported():
 def test_known_data_sets_are_complete_and_documented():
     page = (ROOT / "docs/adding-a-dataset.md").read_text()
     for name, entry in given().items():
-        assert set(entry) - {"calibration"} == {"source", "revision", "task", "splits", "images", "licence"}, name
+        keys = {"source", "revision", "task", "splits", "images", "kilobytes", "licence"}
+        keys |= {"prompts"} if entry["task"] == "zeroshot_classification" else set()
+        assert set(entry) - {"calibration"} == keys, name
         assert set(entry["images"]) == {role for role, split in entry["splits"].items() if split != "none"}, name
         assert re.fullmatch(r"[0-9a-f]{40}|main", entry["revision"]), name
         row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` ")), "")

@@ -36,6 +36,14 @@ def fetch(tmp_path, where="test", root="copy", revision="main", repo=REPO, out="
     return read_json(tmp_path / out)
 
 
+def refused(tmp_path, where="test"):
+    """Return the line with which a fetch ends."""
+    with pytest.raises(UserError) as error:
+        fetch(tmp_path, where)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
 def offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
@@ -65,7 +73,7 @@ def test_a_second_fetch_downloads_nothing_and_needs_no_network(hub, tmp_path, mo
 
 
 def test_an_interrupted_download_resumes_within_a_fetch(hub, tmp_path):
-    hub.break_off["test/0.tar"] = 20_000
+    hub.break_off["test/0.tar"] = [20_000]
     fetch(tmp_path)
     assert hub.requests[-1] == ("GET", "test/0.tar", "bytes=16384-"), "whole chunks of 4096 are kept"
     assert digest_file(tmp_path / "copy/test/0.tar") == digest_file(hub.repos[REPO] / "test/0.tar")
@@ -75,7 +83,7 @@ def test_an_interrupted_download_resumes_in_the_next_fetch(hub, tmp_path, monkey
     def no_patience(_):
         raise ConnectionError("cable\npulled")
 
-    hub.break_off["test/0.tar"] = 20_000
+    hub.break_off["test/0.tar"] = [20_000]
     with monkeypatch.context() as context, pytest.raises(UserError) as error:
         context.setattr("time.sleep", no_patience)
         fetch(tmp_path)
@@ -162,7 +170,7 @@ def test_without_network_and_copy_both_remedies_are_named(hub, tmp_path, monkeyp
     ("changes", "message"),
     [
         ({"revision": "v9"}, "@v9: no such revision; check datasets.small.revision"),
-        ({"repo": "clip-benchmark/none"}, "no such data set, or a private one; check the name, or set HF_TOKEN"),
+        ({"repo": "clip-benchmark/none"}, "no such repository, or a private one; check the name, or set HF_TOKEN"),
         ({"repo": "clip-benchmark/gated"}, "its owner must grant access"),
         ({"where": "trian"}, "has no 'trian/nshards.txt'; its splits: test, train"),
         ({"where": "train[3:7]"}, "holds 5 shards, but splits names shard 6; shards are counted from 0"),
@@ -175,3 +183,88 @@ def test_missing_parts_of_a_hub_data_set_are_named_on_one_line(hub, tmp_path, ch
         fetch(tmp_path, **changes)
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not list((tmp_path / "copy").rglob("*.tar"))
+
+
+NEWER = "feed" + "0" * 36
+
+
+@pytest.fixture
+def moved(hub, tmp_path):
+    """The hub, whose `main` has moved on after the test split was fetched: all shards of the new commit differ."""
+    first = fetch(tmp_path, out="test.json")
+    newer = shutil.copytree(hub.repos[REPO], tmp_path / "newer")
+    for split, n in (("train", 9), ("test", 2)):
+        shutil.rmtree(newer / split)
+        write_split((Sample(f"new-{i}", os.urandom(15_000), "png", i % 2) for i in range(n)), newer / split, 2)
+    hub.publish(REPO, newer, NEWER)
+    hub.requests.clear()
+    return first
+
+
+@pytest.mark.parametrize("lost", ["nothing", "receipt", "copy"])
+def test_a_branch_that_moves_is_not_followed(hub, moved, tmp_path, lost):
+    if lost == "receipt":
+        (tmp_path / "test.json").unlink()
+    if lost == "copy":
+        shutil.rmtree(tmp_path / "copy")
+    train = fetch(tmp_path, "train", out="train.json")
+    assert train["commit"] == COMMIT and train["revision"] == "main"
+    old = hub.past[REPO, COMMIT] / "train"
+    assert [s["sha256"] for s in train["shards"]] == [digest_file(old / f"{i}.tar") for i in range(5)]
+    assert fetch(tmp_path, out="test.json") == moved, "and of one commit"
+
+
+def test_another_results_folder_shares_the_commit_of_a_copy(hub, moved, tmp_path):
+    (tmp_path / "other").mkdir()
+    assert fetch(tmp_path, "train", out="other/train.json")["commit"] == COMMIT
+
+
+def test_a_receipt_is_preferred_to_a_copy_that_another_run_has_replaced(hub, moved, tmp_path):
+    shutil.rmtree(tmp_path / "copy")
+    (tmp_path / "other").mkdir()
+    assert fetch(tmp_path, out="other/test.json")["commit"] == NEWER
+    assert fetch(tmp_path, out="test.json") == moved
+    assert digest_file(tmp_path / "copy/test/0.tar") == moved["shards"][0]["sha256"]
+
+
+def test_a_change_of_the_revision_is_followed(hub, moved, tmp_path):
+    assert fetch(tmp_path, revision=NEWER, out="test.json")["commit"] == NEWER
+    assert digest_file(tmp_path / "copy/test/0.tar") == digest_file(hub.repos[REPO] / "test/0.tar")
+
+
+def test_a_commit_that_is_gone_is_named(hub, moved, tmp_path):
+    hub.past.clear()
+    with pytest.raises(UserError) as error:
+        fetch(tmp_path, "train", out="train.json")
+    assert f"@main: it was commit {COMMIT} when it was fetched, which is not there any more; set" in str(error.value)
+
+
+def test_a_hub_that_is_busy_says_how_long_and_the_next_fetch_goes_on(hub, tmp_path):
+    hub.busy = [40]
+    wait = "too many requests; run again in 40 seconds, or set HF_TOKEN for a higher limit"
+    said = refused(tmp_path)
+    assert said.startswith(f"small: cannot read {hub.url}/datasets/{REPO}@main: the hub says") and said.endswith(wait)
+    hub.busy_files = [40] * 10
+    said = refused(tmp_path)
+    assert said.startswith(f"small: classnames.txt of {REPO}@main cannot be read: the hub") and said.endswith(wait)
+    hub.busy_files = [1]
+    fetch(tmp_path)
+    assert not hub.busy_files, "a single refusal is waited for"
+
+
+def test_files_that_only_some_may_read_name_the_token(hub, tmp_path):
+    hub.gated_files.add(REPO)
+    said = refused(tmp_path)
+    assert said.startswith(f"small: classnames.txt of {REPO}@main cannot be read: its owner must grant access; ask")
+    assert said.endswith("then set HF_TOKEN")
+    hub.gated_files.clear()
+    fetch(tmp_path)
+
+
+def test_finished_files_are_not_downloaded_again(hub, tmp_path):
+    hub.damaged.add("train/2.tar")
+    assert "train/2.tar of clip-benchmark/wds_small@main arrived damaged; run again" in refused(tmp_path, "train")
+    hub.damaged.clear()
+    hub.requests.clear()
+    fetch(tmp_path, "train")
+    assert hub.downloads() == [f"train/{i}.tar" for i in (2, 3, 4)]

@@ -1,5 +1,7 @@
 import pandas as pd
+import pytest
 
+from tgems.data.dataset_entries import evaluates_a_part
 from tgems.reporting.published import has_published
 from tgems.reporting.references import check_references, write_references
 
@@ -34,6 +36,24 @@ def test_only_the_full_encoder_is_compared_within_four_tenths_of_a_point():
         ["flickr30k", "image_retrieval_recall@1", "fail"],
     ]
     assert table["difference"].round(4).tolist() == [0.004, -0.0041]
+
+
+def test_a_value_of_a_whole_split_is_not_compared_with_a_part(tmp_path, caplog):
+    POINTS.to_csv(tmp_path / "tradeoff.csv", index=False)
+    with caplog.at_level("INFO"):
+        write_references(tmp_path / "tradeoff.csv", BACKBONES, tmp_path / "references.csv", ["flickr30k"])
+    table = pd.read_csv(tmp_path / "references.csv").set_index("dataset")
+    assert table["verdict"].to_dict() == {"imagenet1k": "pass", "flickr30k": "part"}
+    assert table.loc["flickr30k", ["published", "difference", "tolerance"]].isna().all()
+    assert table.loc["flickr30k", "value"] == 0.5878 - 0.0041, "and the run's own value stays"
+    assert "1 of 1 published values are met" in caplog.text and "flickr30k: a part of the test split" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("split", "part"), [("test", False), ("val", False), ("none", False), ("test[:2]", True), ("test[1:]", True)]
+)
+def test_a_slice_of_shards_is_a_part(split, part):
+    assert evaluates_a_part({"splits": {"test": split}}) is part
 
 
 def test_failures_are_logged_and_kept_in_the_table(tmp_path, caplog):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from tgems.architectures.open_clip_config import INERT, ModelConfig, VisionConfig
+from tgems.architectures.open_clip_config import INERT, ModelConfig, TextConfig, VisionConfig
 from tgems.errors import UserError
 from tgems.untrusted import read_json_as
 
@@ -44,6 +44,11 @@ def read_architecture(name: str) -> ModelConfig:
 def vision_config(model_cfg: dict) -> dict:
     """Return the image tower's part of a configuration, with open_clip's defaults filled in."""
     return VisionConfig().model_dump() | model_cfg["vision_cfg"]
+
+
+def text_config(model_cfg: dict) -> dict:
+    """Return the text tower's part of a configuration, with open_clip's defaults filled in."""
+    return TextConfig().model_dump() | (model_cfg.get("text_cfg") or {})
 
 
 def check_same(name: str, config: ModelConfig, pretrained: str) -> None:

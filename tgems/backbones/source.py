@@ -12,6 +12,7 @@ from typing import Any
 from tgems.architectures.catalog import check_same, check_supported, read_architecture
 from tgems.architectures.open_clip_config import CONFIG_NAME, OpenClipConfig, PreprocessConfig
 from tgems.backbones.checkpoint import OPENAI_KEYS, is_openais, read_state
+from tgems.backbones.hub_files import hub_file
 from tgems.backbones.references import (
     DOWNLOAD_AGAIN,
     checkpoint_in,
@@ -20,13 +21,15 @@ from tgems.backbones.references import (
     model_config,
     weights_form,
 )
-from tgems.data.network import network_errors, refuse_full_cache
+from tgems.data.network import network_errors, refusal, refuse_full_cache
 from tgems.errors import UserError, first_line
 from tgems.provenance import digest_tensors
 from tgems.untrusted import file_inside, is_hub_id, read_json_as
 
 logger = logging.getLogger(__name__)
-CONNECT = "connect to the internet, or use a local copy by 'pretrained: FILE' or 'pretrained: local-dir:FOLDER'"
+CONNECT = (
+    "connect to the internet and run again, or use a local copy by 'pretrained: FILE' or 'pretrained: local-dir:FOLDER'"
+)
 RESIZING = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -105,27 +108,30 @@ def _checkpoint(backbone: dict) -> Path | None:
         return file_inside(folder, checkpoint_in(folder).name, DOWNLOAD_AGAIN)
     if form == "hf-hub":
         return _from_hub(pretrained, name)
-    return Path(_fetched(pretrained, name, lambda: download_pretrained(get_pretrained_cfg(name, pretrained))))
+    published = get_pretrained_cfg(name, pretrained)
+    if place := published.get("hf_hub"):  # ORG/REPO/ or ORG/REPO/FILE
+        repository, _, filename = place.rpartition("/")
+        return _fetched(pretrained, name, lambda: hub_file(repository, filename or None))
+    return _fetched(pretrained, name, lambda: Path(download_pretrained(published)))
 
 
 def _from_hub(pretrained: str, name: str | None, filename: str | None = None) -> Path:
     """Download a file of a repository. Without a filename this is its weights, as safetensors where they exist."""
-    from open_clip.pretrained import download_pretrained_from_hf
-
     repository = pretrained.partition(":")[2]
     if not is_hub_id(repository):
         raise UserError(f"backbone weights {pretrained!r}: {repository!r} is not a repository; write 'hf-hub:ORG/REPO'")
-    return Path(_fetched(pretrained, name, lambda: download_pretrained_from_hf(repository, filename=filename)))
+    return _fetched(pretrained, name, lambda: hub_file(repository, filename))
 
 
-def _fetched(pretrained: str, name: str | None, download: Callable[[], str]) -> str:
+def _fetched(pretrained: str, name: str | None, download: Callable[[], Path]) -> Path:
     try:
         return download()
+    except UserError as error:
+        raise UserError(f"backbone weights {pretrained!r} of {name!r}: {error}") from None
     except (*network_errors(), ImportError) as error:
         refuse_full_cache(error)
-        raise UserError(
-            f"backbone weights {pretrained!r} of {name!r} cannot be loaded: {first_line(error)}; {CONNECT}"
-        ) from error
+        why = refusal(error) or f"{first_line(error)}; {CONNECT}"
+        raise UserError(f"backbone weights {pretrained!r} of {name!r} cannot be loaded: {why}") from error
 
 
 def _check_tag(name: str, tag: str) -> dict:

@@ -1,10 +1,10 @@
 """The command line `tgems`. Parses, calls one function of the library, prints; every import of weight is inside."""
 
-from tgems.cli import calibration, own_images, runs, training
+from tgems.cli import calibration, estimate, own_images, runs, training
 from tgems.cli.console import app
 from tgems.process import collect_garbage_rarely
 
-__all__ = ["app", "calibration", "main", "own_images", "runs", "training"]
+__all__ = ["app", "calibration", "estimate", "main", "own_images", "runs", "training"]
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ Imports neither torch nor open_clip, so that a dry run can check which rate targ
 from dataclasses import dataclass
 from itertools import accumulate
 
-from tgems.architectures.catalog import as_pair, family, vision_config
+from tgems.architectures.catalog import as_pair, family, text_config, vision_config
 
 NORMALISATION_PER_ELEMENT = 5
 BANK_FEATURES = 11
@@ -127,6 +127,23 @@ def _resnet_cost(vision: dict, embed_dim: int) -> EncoderCost:
         widths=tuple(widths),
         embed_dim=embed_dim,
     )
+
+
+def text_macs(model_cfg: dict) -> int | None:
+    """Count the MACs of a text tower for one text; None if it is one of transformers.
+
+    With T tokens, width w, MLP ratio m, k blocks and embedding dimension D, it takes k (4 T w^2 + 2 T^2 w + 2 m T w^2),
+    and the projection of the pooled token w D.
+
+    Args:
+        model_cfg: open_clip model configuration.
+    """
+    text = text_config(model_cfg)
+    if text["hf_model_name"]:
+        return None
+    tokens, width = text["context_length"] + text["embed_cls"], text["width"]
+    block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * int(width * text["mlp_ratio"])
+    return text["layers"] * block + width * model_cfg["embed_dim"]
 
 
 def head_macs(summary_dim: int, hidden: int, embed_dim: int) -> int:

@@ -14,6 +14,8 @@ from tgems.errors import UserError, nearest
 DEMO_DATASETS = ("scenes", "digits", "colors", "relations", "handwriting")
 ROLES = ("train", "validation", "test")
 NONE = "none"
+NOT_KEYS = ("licence", "images", "prompts", "kilobytes")
+"""What is known about a data set beside the keys of its entry."""
 PART = re.compile(r"(?P<folder>[^\[\]]*)(\[(?P<start>\d*):(?P<end>\d*)\])?")
 
 
@@ -74,6 +76,13 @@ def parse_part(text: str, place: str) -> Part:
     return Part("" if folder == "." else folder, start, end)
 
 
+def evaluates_a_part(entry: dict) -> bool:
+    """Return whether a complete entry names a slice of a split's shards for `test`, instead of a whole split."""
+    split = entry["splits"]["test"]
+    part = parse_part(split, "splits.test")
+    return split != NONE and part != Part(part.folder)
+
+
 @cache
 def given() -> dict[str, dict]:
     """Return the data sets that are known by name: their source, revision, task, splits, images and licence."""
@@ -107,7 +116,7 @@ def _complete(name: str, entry: dict, trained: bool, calibration: list[str]) -> 
     if "source" not in entry:
         if name not in given():
             raise UserError(f"{place} has no source, and {name!r} is not a known name; {nearest(name, given())}")
-        known = {key: value for key, value in given()[name].items() if key not in ("licence", "images")}
+        known = {key: value for key, value in given()[name].items() if key not in NOT_KEYS}
         entry = known | entry | {"splits": known["splits"] | entry["splits"]}
     if "task" not in entry:
         raise UserError(f"{place} has no task; set task: zeroshot_classification, zeroshot_retrieval or self_retrieval")

@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from tgems.data.dataset_entries import Part, licence_of, parse_part
+from tgems.data.dataset_entries import ROLES, Part, licence_of, parse_part
 from tgems.data.hub import HubCopy
+from tgems.data.receipt import read_receipt
 from tgems.data.tar_index import check_end
 from tgems.data.webdataset import PROMPT_FILES, read_prompts, shard_paths
 from tgems.errors import UserError
@@ -53,7 +54,7 @@ def fetch_split(
     if scheme == "hub":
         if revision is None or root is None:
             raise ValueError("a data set on the hub needs a revision and a folder")
-        copy = HubCopy(dataset, rest, revision, Path(root))
+        copy = HubCopy(dataset, rest, revision, Path(root), pinned_commit(Path(out), rest, revision))
         if licence := licence_of(source):
             logger.info("%s: licence or terms of the data set: %s", dataset, licence)
         shards, texts = copy.provide(part, prompts)
@@ -67,6 +68,24 @@ def fetch_split(
     if prompts:
         read_prompts(Path(str(root)))
     write_json(out, receipt | {"root": str(root), "shards": shards, "prompts": texts})
+
+
+def pinned_commit(out: Path, repo: str, revision: str) -> str | None:
+    """Return the commit that a revision meant when a split of the data set was fetched, as receipts say.
+
+    Args:
+        out: The receipt to write. It is asked first if it is there, then those of other splits beside it.
+        repo: Repository on the hub.
+        revision: Revision that is asked for.
+
+    Returns:
+        The commit, or None if no receipt names the same repository and revision.
+    """
+    for path in (out, *(out.with_name(f"{role}.json") for role in ROLES)):
+        receipt = read_receipt(path) if path.is_file() else None
+        if receipt and (receipt.repo, receipt.revision) == (repo, revision) and receipt.commit:
+            return receipt.commit
+    return None
 
 
 def local_shards(root: Path, part: Part, scheme: str, place: str) -> list[Path]:

@@ -1,7 +1,8 @@
 """A clip_benchmark data set of the Hugging Face hub and its copy on disk: complete the copy, file by file, verified.
 
 Beside the copy, `.tgems/` holds a record of every file that was fetched or checked against the hub, and what is
-under way; an interrupted download resumes where it stopped. A complete copy is used without a network.
+under way; an interrupted download resumes where it stopped. A complete copy is used without a network. A branch or tag
+is followed once: all later files are of the commit that it meant when the first one was fetched.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tgems.data.dataset_entries import Part
-from tgems.data.network import network_errors
+from tgems.data.network import network_errors, refusal
 from tgems.data.tar_index import check_end
 from tgems.data.text_files import read_shard_count
 from tgems.errors import UserError
@@ -59,10 +60,13 @@ class HubCopy:
         repo: Repository on the hub, `ORG/REPO`.
         revision: Commit, branch or tag.
         root: Folder of the copy.
+        pinned: Commit that the revision meant in an earlier fetch, such as a receipt names; None without one. The
+            records of the copy are asked next.
     """
 
-    def __init__(self, dataset: str, repo: str, revision: str, root: Path):
+    def __init__(self, dataset: str, repo: str, revision: str, root: Path, pinned: str | None = None):
         self.dataset, self.repo, self.revision, self.root = dataset, repo, revision, Path(root)
+        self.pinned = pinned
         self.commit: str | None = None
         self.remote: dict[str, Remote] = {}
 
@@ -100,25 +104,39 @@ class HubCopy:
         """Repository and revision, for messages."""
         return f"{self.repo}@{self.revision}"
 
+    def _recorded_commit(self) -> str | None:
+        """Return the commit of the files that were fetched at this revision; None if there are none."""
+        for file in sorted((self.root / ".tgems").glob("**/*.json")):
+            record = read_json_as(Record, file, RUN_AGAIN)
+            if (record.repo, record.revision) == (self.repo, self.revision) and record.commit:
+                return record.commit
+        return None
+
     def _connect(self, missing: str) -> None:
         """Request the commit and the list of files from the hub; `missing` is the file that makes this necessary."""
         from huggingface_hub import HfApi, constants, errors
 
         place = f"{self.dataset}: cannot read {constants.ENDPOINT}/datasets/{self.place}"
+        pinned = self.pinned or self._recorded_commit()
         try:
-            info = HfApi().dataset_info(self.repo, revision=self.revision, files_metadata=True)
-        except errors.GatedRepoError:
-            raise UserError(f"{place}: its owner must grant access; ask there, then set HF_TOKEN") from None
-        except errors.RepositoryNotFoundError:
-            raise UserError(f"{place}: no such data set, or a private one; check the name, or set HF_TOKEN") from None
+            info = HfApi().dataset_info(self.repo, revision=pinned or self.revision, files_metadata=True)
         except errors.RevisionNotFoundError:
+            if pinned not in (None, self.revision):
+                raise UserError(
+                    f"{place}: it was commit {pinned} when it was fetched, which is not there any more; set "
+                    f"datasets.{self.dataset}.revision to another commit"
+                ) from None
             raise UserError(f"{place}: no such revision; check datasets.{self.dataset}.revision") from None
         except network_errors() as error:
+            if refused := refusal(error):
+                raise UserError(f"{place}: {refused}") from None
             raise UserError(
                 f"{self.dataset}: {self.root / missing} is missing, and {constants.ENDPOINT} cannot be reached "
                 f"({_reason(error)}); connect to download {self.place}, or put the data set at {self.root} in the "
                 "layout of docs/adding-a-dataset.md"
             ) from None
+        if pinned not in (None, self.revision):
+            logger.info("%s: %s means commit %s, as when it was first fetched", self.dataset, self.place, pinned)
         self.commit = info.sha
         self.remote = {
             file.rfilename: Remote(file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
@@ -137,8 +155,11 @@ class HubCopy:
     def _usable(self, path: str) -> bool:
         """Return whether a file is there that was downloaded at this revision or that the user put there."""
         record = self._record(path)
-        fits = record is None or (record.repo == self.repo and self.revision in (record.revision, record.commit))
-        return fits and os.path.isfile(self.root / path)
+        if record is not None:
+            meant = record.commit == self.pinned if self.pinned else self.revision in (record.revision, record.commit)
+            if record.repo != self.repo or not meant:
+                return False
+        return os.path.isfile(self.root / path)
 
     def _take(self, path: str) -> dict:
         """Describe one file for the receipt, after checking it or, where necessary, downloading it."""
@@ -217,6 +238,8 @@ class HubCopy:
             except network_errors() as error:
                 if system_line(error):  # the disk's error, not the network's
                     raise
+                if refused := refusal(error):
+                    raise UserError(f"{self.dataset}: {path} of {self.place} cannot be read: {refused}") from None
                 raise UserError(
                     f"{self.dataset}: {path} of {self.place} broke off after {file.tell()} of {remote.size} bytes "
                     f"({_reason(error)}); run again to resume from there"

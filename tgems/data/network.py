@@ -37,3 +37,27 @@ def refuse_full_cache(error: Exception) -> None:
     if denied or found.errno in (*NO_ROOM, *EXHAUSTED):
         what_to_do = way_out(found, f"{ROOM} with the environment variable HF_HOME")
         raise UserError(f"{place}: a download cannot be written ({found.strerror}); {what_to_do}") from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """Return why the hub refused a request, and the way out, or None if it is not the hub that refused.
+
+    Args:
+        error: One of `network_errors`, or an exception that huggingface_hub raised because of one.
+    """
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "its owner must grant access; ask there, then set HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "no such repository, or a private one; check the name, or set HF_TOKEN"
+    response = error.response if isinstance(error, errors.HfHubHTTPError) else None
+    status = response.status_code if response is not None else None
+    if response is not None and status == 429:
+        wait = response.headers.get("Retry-After", "")
+        when = f"in {wait} seconds" if wait.isdigit() else "later"
+        return f"the hub says that there were too many requests; run again {when}, or set HF_TOKEN for a higher limit"
+    if status in (401, 403):
+        return f"the hub refuses the request (HTTP {status}); set HF_TOKEN to a token that may read it"
+    cause = error.__cause__
+    return refusal(cause) if cause is not None else None

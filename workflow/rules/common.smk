@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(workflow.basedir)))
 from tgems.backbones.references import backbone_files
 from tgems.config.reading import refuse_duplicate_keys
 from tgems.config.training import LookaheadOptions
-from tgems.data.dataset_entries import DEMO_DATASETS
+from tgems.data.dataset_entries import DEMO_DATASETS, evaluates_a_part
 from tgems.errors import UserError
 from tgems.exits.module_folders import job_folders
 from tgems.import_closure import import_closure
@@ -24,7 +24,7 @@ from tgems.workflow_config import (
     recorded_config,
     trained_gates,
 )
-from tgems.workflow_resources import HEAD_COPIES, JobEstimates
+from tgems.workflow_resources import JobEstimates
 
 try:
     refuse_duplicate_keys(workflow.configfiles)

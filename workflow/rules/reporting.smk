@@ -50,6 +50,7 @@ rule check_references:
         runtime=minutes(light),
     params:
         backbones=lookup(within=config, dpath="backbones"),
+        parts=[n for n in REPORTED if evaluates_a_part(config["datasets"][n])],
     message:
         "Check the full encoders against published results"
     script:

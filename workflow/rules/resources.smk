@@ -76,51 +76,32 @@ def encoding_demo(wildcards):
 
 def training_heads(wildcards):
     """Estimate training the heads of one seed, and those that gates learn from."""
-    options = config["variants"][wildcards.variant]["heads"]
-    passes = options["passes"] + options["fold_passes"]
-    return ESTIMATES.training(
-        wildcards.backbone, wildcards.variant, passes, 1, banks=0, copies=HEAD_COPIES
-    )
+    return ESTIMATES.training(wildcards.backbone, wildcards.variant, "heads")
 
 
 def training_lookahead(wildcards):
     """Estimate training the lookahead of image-guided gates for all seeds."""
-    passes = config["variants"][wildcards.variant]["image_gates"]["foresight_passes"]
-    return ESTIMATES.training(wildcards.backbone, wildcards.variant, passes, len(SEEDS))
+    return ESTIMATES.training(wildcards.backbone, wildcards.variant, "lookahead")
 
 
 def training_image_gates(wildcards):
     """Estimate training image-guided gates of one rate target for all seeds."""
-    passes = config["variants"][wildcards.variant]["image_gates"]["passes"]
-    return ESTIMATES.training(wildcards.backbone, wildcards.variant, passes, len(SEEDS))
+    return ESTIMATES.training(wildcards.backbone, wildcards.variant, "image")
 
 
 def training_bank_gates(wildcards):
     """Estimate training bank-guided gates of one seed."""
-    options = config["variants"][wildcards.variant]["bank_gates"]
-    passes, banks = options["passes"], options["banks_per_image"]
-    return ESTIMATES.training(wildcards.backbone, wildcards.variant, passes, 1, banks)
+    return ESTIMATES.training(wildcards.backbone, wildcards.variant, "bank")
 
 
 def training_gates(wildcards):
     """Estimate training gates that serve all rate targets, for all seeds."""
-    passes = gate_options(wildcards)["passes"]
-    banks = (
-        gate_options(wildcards)["banks_per_image"]
-        if wildcards.gates == "variance"
-        else 1
-    )
-    return ESTIMATES.training(
-        wildcards.backbone, wildcards.variant, passes, len(SEEDS), banks
-    )
+    return ESTIMATES.training(wildcards.backbone, wildcards.variant, wildcards.gates)
 
 
 def training_joint(wildcards):
     """Estimate training heads and gates together for one guidance, rate target and seed."""
-    passes = config["variants"][wildcards.variant]["joint"]["passes"]
-    return ESTIMATES.training(
-        wildcards.backbone, wildcards.variant, passes, 1, copies=HEAD_COPIES
-    )
+    return ESTIMATES.training(wildcards.backbone, wildcards.variant, "joint")
 
 
 def fitting(wildcards):

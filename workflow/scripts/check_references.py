@@ -5,4 +5,5 @@ with job(snakemake.log[0], snakemake.threads):
 
     from tgems.reporting.references import write_references
 
-    write_references(Path(snakemake.input.tradeoff), snakemake.params.backbones, Path(snakemake.output[0]))
+    tradeoff, out = Path(snakemake.input.tradeoff), Path(snakemake.output[0])
+    write_references(tradeoff, snakemake.params.backbones, out, snakemake.params.parts)

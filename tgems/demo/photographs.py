@@ -1,44 +1,23 @@
-"""Generate two data sets of photo-sized JPEGs in the layout of the hub's, to rehearse runs on real data.
+"""Draw digit scenes as large as photographs, with captions or labels, to rehearse runs on real data.
 
-python -m tgems.demo.rehearsal OUT
-
-The data sets, `rehearsal_retrieval` and `rehearsal_classification`, are digit scenes drawn large. They exercise the
-code path, sizes and formats of a run on photographs; metrics on them are meaningless.
+They exercise the code path, sizes and formats of a run on photographs; metrics on them are meaningless.
 """
 
-import argparse
 import io
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops
 
-from tgems.data.webdataset import Prompts, Sample, write_prompts, write_split
+from tgems.data.webdataset import Sample
 from tgems.demo import scenes as sc
 from tgems.demo.datasets import RETRIEVAL_SHARES, ZEROSHOT_SHARES
 from tgems.demo.rendering import RGB, coverage
-from tgems.failures import one_line_errors
 
 LONG, SHORT = 500, 375
-RETRIEVAL = {"train": 288, "validation": 96, "test": 128}
-CLASSIFICATION = {"train": 240, "test": 240}
-SHARDS = 3
-PROMPTS = Prompts(sc.VALUES, ("a photo of a {c}", "a handwritten {c}", "a {c} on a wall"))
 SAYINGS = ("{}", "a photo of {}", "there is {}", "{} on a wall", "a picture that shows {}")
 STREAMS = {"retrieval": 101, "classification": 102}
-
-
-def write_rehearsal(out: Path, seed: int = 0) -> None:
-    """Write both data sets. Equal seeds give equal bytes."""
-    retrieval, classification = Path(out) / "rehearsal_retrieval", Path(out) / "rehearsal_classification"
-    for split, n in RETRIEVAL.items():
-        write_split(samples("retrieval", split, n, seed), retrieval / split, -(-n // SHARDS))
-    for split, n in CLASSIFICATION.items():
-        write_split(samples("classification", split, n, seed), classification / split, -(-n // SHARDS))
-    write_prompts(retrieval, None)
-    write_prompts(classification, PROMPTS)
 
 
 def samples(kind: str, split: str, n: int, seed: int) -> Iterator[Sample]:
@@ -88,18 +67,3 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     blotches = Image.fromarray(rng.integers(0, 50, (9, 12, 3), np.uint8))
     smooth, spots = (layer.resize(size, Image.Resampling.BICUBIC) for layer in (corners, blotches))
     return ImageChops.add(smooth, spots)
-
-
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tgems.demo.rehearsal", description=str(__doc__).splitlines()[0])
-    parser.add_argument("out", type=Path, help="folder to write both data sets to")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the images (default: 0)")
-    options = parser.parse_args()
-    with one_line_errors():
-        write_rehearsal(options.out, options.seed)
-        print(f"{options.out}: rehearsal_retrieval, rehearsal_classification")
-
-
-if __name__ == "__main__":
-    main()
