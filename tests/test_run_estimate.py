@@ -81,6 +81,17 @@ def test_an_own_set_is_counted_where_it_is_and_else_named(tmp_path):
         generate_split("scenes", split, n, 0, tmp_path / "own" / split, 10)
     found = work("smoke", tmp_path, **config)
     assert not found.unknown and by_name(found)["train heads"].images == 30
+    hub = {
+        "source": "hub:me/own",
+        "root": f"{tmp_path}/own",
+        "splits": {"train": "train[:2]", "validation": "train[2:]"},
+    }
+    fetched = config | {"datasets": {"own": {"task": "zeroshot_retrieval"} | hub}}
+    assert work("smoke", tmp_path, **fetched).images("own", "train") == 20
+    (tmp_path / "own/train/2.tar").unlink()
+    partly = work("smoke", tmp_path, **fetched)
+    assert partly.images("own", "train") == 20 and partly.unknown == ["own/validation"]
+    generate_split("scenes", "train", 30, 0, tmp_path / "own/train", 10)
     (tmp_path / "changes.yaml").write_text(yaml.safe_dump(config).replace(str(tmp_path), str(tmp_path / "none")))
     output = tgems("estimate", "configs/smoke.yaml", tmp_path / "changes.yaml", "--gmacs-per-second", 38)
     assert "counted once they are here: own/train, own/validation, own/test" in output

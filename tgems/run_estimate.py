@@ -11,8 +11,10 @@ from tgems.config.reading import refuse_duplicate_keys
 from tgems.data.dataset_entries import parse_part
 from tgems.data.fetch import local_shards
 from tgems.data.tar_index import index_shard
+from tgems.data.text_files import read_shard_count
 from tgems.data.webdataset import read_prompts
 from tgems.errors import UserError
+from tgems.provenance import RUN_AGAIN
 from tgems.throughput import Throughput
 from tgems.workflow_config import complete_config
 from tgems.workload import Workload
@@ -133,7 +135,13 @@ class CountedWorkload(Workload):
         root, layout = self._place(entry)
         part = parse_part(entry["splits"][role], f"datasets.{dataset}.splits.{role}")
         try:
-            return sum(len(index_shard(path)) for path in local_shards(root, part, layout, dataset))
+            if layout == "tars":
+                shards = local_shards(root, part, layout, dataset)
+            else:  # of a set on the hub, other shards need not be here
+                folder = root / part.folder
+                count = read_shard_count(folder / "nshards.txt", RUN_AGAIN)
+                shards = part.pick([folder / f"{i}.tar" for i in range(count)], str(folder))
+            return sum(len(index_shard(path)) for path in shards)
         except UserError:
             return None
 

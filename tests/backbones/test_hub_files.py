@@ -1,6 +1,7 @@
 """Weights from a hub that misbehaves: one line with the way out, and the next call finishes."""
 
 import re
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -88,6 +89,15 @@ def test_weights_that_differ_from_the_hub_s_digest_are_deleted(hub, tmp_path):
     assert not list((tmp_path / "cache").rglob(WEIGHTS))
     hub.damaged.clear()
     assert find_source(ENTRY).weights_digest
+
+
+def test_a_blob_that_is_itself_a_link_is_compared_by_its_own_name(hub, tmp_path):
+    """huggingface_hub can share blobs between caches, in a store that names them by another digest."""
+    blob = Path(hub_file(REPO)).resolve()
+    stored = tmp_path / ("f" * 64)
+    blob.rename(stored)
+    blob.symlink_to(stored)
+    assert find_source(ENTRY).weights_digest and stored.is_file()
 
 
 def test_a_full_disk_is_named_and_the_next_call_finishes(hub, tmp_path, monkeypatch, demo_folder):

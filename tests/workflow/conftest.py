@@ -1,6 +1,9 @@
 """Projects to run the workflow in."""
 
+import os
+
 import pytest
+from conftest import ROOT
 from running import SMOKE, make_project, snakemake
 
 WATCH = """
@@ -31,6 +34,6 @@ def smoke(tmp_path_factory):
     folder, watch = make_project(tmp_path_factory.mktemp("smoke") / "project"), tmp_path_factory.mktemp("watch")
     (watch / "sitecustomize.py").write_text(WATCH)
     (folder / "imported").mkdir()
-    watching = {"PYTHONPATH": str(watch), "IMPORTED": str(folder / "imported")}
+    watching = {"PYTHONPATH": os.pathsep.join((str(watch), str(ROOT))), "IMPORTED": str(folder / "imported")}
     snakemake(folder, "--cores", "2", *SMOKE, environment=watching)
     return folder

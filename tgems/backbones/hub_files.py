@@ -3,6 +3,7 @@
 Files lie in the cache of huggingface_hub, which has one copy for all runs of a user (HF_HOME).
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -48,14 +49,14 @@ def _choices(filename: str) -> tuple[str, ...]:
 
 
 def _checked(path: Path, repository: str) -> Path:
-    """Compare a file of the cache with the digest that the hub stated, after which the cache names it.
+    """Compare a file of the cache with the digest that the hub stated, after which the cache names what it links to.
 
     Where a file system has no links, files of the cache do not have that name, and are not compared.
     """
-    blob = path.resolve()
+    blob = path.parent / os.readlink(path) if path.is_symlink() else path
     found = re.fullmatch(r"([0-9a-f]{64})|([0-9a-f]{40})", blob.name)
     if found and not Remote(blob.stat().st_size, found[1], found[2]).matches(blob):
-        path.unlink()
         blob.unlink()
+        path.unlink()
         raise UserError(f"{path.name} of {repository} arrived damaged; run again")
     return path

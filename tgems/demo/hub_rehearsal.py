@@ -103,7 +103,9 @@ def rehearse(out: Path, cores: str, more: list[str]) -> int:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tgems.demo.hub_rehearsal", description=str(__doc__).splitlines()[0]
+        prog="python -m tgems.demo.hub_rehearsal",
+        description=str(__doc__).splitlines()[0],
+        epilog="Other arguments go to Snakemake, such as -n; the report is then left out.",
     )
     parser.add_argument("out", type=Path, nargs="?", default=Path("results/rehearsal-hub"), help="folder to write to")
     parser.add_argument("--cores", default="all", help="number of cores (default: all)")
