@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,15 +22,31 @@ def run(*words):
 
 
 def test_a_t_gem_is_used_with_the_core_dependencies(saved, demo_data, tmp_path):
+    own = shutil.copytree(saved, tmp_path / "own")
     index, backbone = tmp_path / "index.parquet", ["--backbone", DEMO["pretrained"]]
     for words in (
         ["info", saved],
         ["encode", demo_data / "scenes/test", "-m", saved, "-o", index, *backbone],
         ["search", "a red four", "-i", index, *backbone],
         ["macs", "ViT-B-32"],
+        ["calibrate", own, demo_data / "scenes/test", "--rate", "0.6", "--name", "half", *backbone],
+        [
+            "encode",
+            demo_data / "scenes/test",
+            "-m",
+            own,
+            "-o",
+            index,
+            "--calibration",
+            "half",
+            "--hold-rate",
+            "0.6",
+            *backbone,
+        ],
     ):
         done = run(*words)
-        assert done.returncode == 0 and done.stdout, done.stderr
+        # A rate is held on long streams only.
+        assert done.returncode in ((0, 3) if "--hold-rate" in words else (0,)) and done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("words", [["export", "demo-vit-8", "out"], ["compare", "a", "b"], ["clip-benchmark", "eval"]])
