@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from tgems.provenance import read_json
 from tgems.reporting.calibration import fitted
-from tgems.reporting.claims import contributions_table
+from tgems.reporting.claims import contributions_table, streams
 
 TABLE = ROOT / "results/tables/tradeoff.csv"
 pytestmark = pytest.mark.skipif(not TABLE.is_file(), reason="no results/tables; run `make reproduce` first")
@@ -75,6 +75,21 @@ def test_exit_modules_reach_what_they_should(points, dataset, metric, policy):
     for rate, aim in AIMS[dataset, metric, policy].items():
         reached = own[own["rate_target"].eq(rate) & (own["policy"].eq(policy) | (policy is None))]
         assert reached["value"].max() >= aim, f"{dataset} {metric} at {rate}"
+
+
+def test_rates_that_are_held_are_within_a_hundredth_of_their_target_after_500_images():
+    found = streams(pd.read_csv(ROOT / "results/tables/drift.csv", dtype={"seed": str}))
+    held = found[found["calibration"].eq("online")]
+    assert set(held["dataset"]) == set(pd.read_csv(TABLE)["dataset"].unique())
+    assert held["within"].mean() >= 0.99 and held["largest"].max() <= 0.015
+    trained = held[held["head"].eq("trained")]
+    assert trained["points"].mean() >= -0.5  # of accuracy, against thresholds of the data set's own
+
+
+def test_promises_of_quality_are_kept_in_95_percent_of_the_resplits():
+    risk = pd.read_csv(ROOT / "results/tables/risk.csv", dtype={"seed": str}).query("seed != 'mean'")
+    assert len(risk) and risk["exceeded"].mean() <= 0.05
+    assert (risk["exceeded"] <= 0.05 + 3 * risk["exceeded_se"]).all()
 
 
 def test_the_readme_states_what_the_tables_hold():
