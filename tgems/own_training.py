@@ -22,7 +22,10 @@ from filelock import FileLock, Timeout
 from tgems.backbones.references import weights_form
 from tgems.backbones.source import with_activation
 from tgems.checkout import CHECKOUT
+from tgems.config.training import HeadOptions, ImageGateOptions
 from tgems.data.own_images import own_dataset
+from tgems.data.tar_index import index_shard
+from tgems.data.webdataset import shard_paths
 from tgems.errors import UserError
 from tgems.outputs import write_text
 from tgems.runtime.export import from_results
@@ -30,8 +33,11 @@ from tgems.workflow_config import complete_config
 
 DATASET, LOG = "photos", "train.log"
 HEAD_STEPS, GATE_STEPS, FORESIGHT_STEPS = 4_500, 100, 190
-"""Steps after which training reached its plateau on the demo (docs/method.md)."""
+"""Steps of training heads, gates, and what gates foresee, after which the demo reached its plateau (docs/method.md)."""
 PASSES = 8, 48
+"""Least and most passes over the training images. Where the most are too few, gates take fewer steps in proportion."""
+UNKNOWN_IMAGES = 10_000
+"""Number of training images that is assumed where they are not counted before they are fetched."""
 POLICIES = ("full", "fixed", "saturation", "tgem")
 METRICS = {
     "zeroshot_retrieval": {
@@ -112,7 +118,7 @@ def train(
         dataset = own_dataset(images, work / DATASET, captions, cores)
         if skip_bad:
             dataset["on_bad_sample"] = "skip"
-        name, config = configuration(model, pretrained, dataset, rate, cores, device, passes, _train_images(work))
+        name, config = configuration(model, pretrained, dataset, rate, cores, device, passes, _packed_images(dataset))
         complete_config(config)
         header = "# Written by `tgems train`; run again with: snakemake --cores all --configfile config.yaml\n"
         write_text(work / "config.yaml", header + yaml.safe_dump(config, sort_keys=False))
@@ -143,13 +149,11 @@ def configuration(
         passes: See `train`.
         n: Number of training images; None if it is not known yet.
     """
-    steps = 256 / (n or 10_000)
-    chosen = passes or min(max(ceil(HEAD_STEPS * steps), PASSES[0]), PASSES[1])
-    share = chosen / (HEAD_STEPS * steps)
-    gates = {
-        "passes": max(1, ceil(GATE_STEPS * 2 * steps * min(share, 1))),
-        "foresight_passes": max(1, ceil(FORESIGHT_STEPS * 2 * steps * min(share, 1))),
-    }
+    n = n or UNKNOWN_IMAGES
+    plateau = HEAD_STEPS * HeadOptions().batch_size / n
+    chosen = passes or min(max(ceil(plateau), PASSES[0]), PASSES[1])
+    per_step = min(chosen / plateau, 1) * ImageGateOptions().batch_size / n
+    gates = {"passes": ceil(GATE_STEPS * per_step), "foresight_passes": ceil(FORESIGHT_STEPS * per_step)}
     backbone = {"pretrained": _absolute(pretrained)} | ({"model": with_activation(model, pretrained)} if model else {})
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", model or Path(pretrained.partition(":")[2]).name) or "backbone"
     return name, {
@@ -200,15 +204,12 @@ def _absolute(pretrained: str) -> str:
     return str(Path(pretrained).resolve()) if weights_form(pretrained) == "file" else pretrained
 
 
-def _train_images(work: Path) -> int | None:
-    """Return the number of training images if they were packed."""
-    packed = work / DATASET / "train"
-    if not packed.is_dir():
+def _packed_images(dataset: dict) -> int | None:
+    """Return the number of training images of a data set in numbered shards on this machine; None for others."""
+    scheme, _, folder = dataset["source"].partition(":")
+    if scheme != "wds":
         return None
-    from tgems.data.tar_index import index_shard
-    from tgems.data.webdataset import shard_paths
-
-    return sum(len(index_shard(shard)) for shard in shard_paths(packed))
+    return sum(len(index_shard(shard)) for shard in shard_paths(Path(folder, "train")))
 
 
 @contextmanager
