@@ -40,7 +40,7 @@ format: .venv/.ready ## Rewrite files in the project's style
 	snakefmt Snakefile workflow
 
 rehearsal-hub: .venv/.ready ## Run configs/laptop.yaml on random weights and generated images, from a hub on this machine
-	python -m tgems.demo.hub_rehearsal results/rehearsal-hub
+	python -m tgems.demo.hub_rehearsal --cores $(CORES) $(ARGS)
 
 figures: .venv/.ready ## Redraw the figures
 	snakemake --cores $(CORES) figures $(ARGS)

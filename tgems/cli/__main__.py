@@ -1,5 +1,5 @@
 """Run the command line by `python -m tgems.cli`."""
 
-from tgems.cli import main
+from tgems import cli
 
-main()
+cli.main()
