@@ -137,7 +137,9 @@ def test_an_interrupt_is_one_line(tmp_path):
     assert child.returncode == 130 and errors == "interrupted\n" and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("body", ["print('word ' * 100_000); return [], [], [], []", "return [('a', 'b')], [], [], []"])
+@pytest.mark.parametrize(
+    "body", ["print('word ' * 100_000); return [], [], [], [], []", "return [('a', 'b')], [], [], [], []"]
+)
 def test_a_reader_that_closes_the_pipe_is_not_an_error(tmp_path, body):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     child = subprocess.Popen(
@@ -171,7 +173,7 @@ def test_modules_run_with_python_m_end_as_commands_do(tmp_path, words, message):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a device")
 def test_a_full_disk_behind_stdout_is_not_a_bug(tmp_path):
-    code = COMMAND.format(body="print('a line'); return [], [], [], []")
+    code = COMMAND.format(body="print('a line'); return [], [], [], [], [], []")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     with open("/dev/full", "w") as full:
         run = subprocess.run(
