@@ -78,7 +78,6 @@ def hits_by_image(gallery, texts, right):
     return (own > scores.max(1) + 1e-12).mean()
 
 
-@pytest.mark.parametrize("dataset", ["scenes", "digits"])
 def exits_of_stream(scores, price, start):
     """Exits of images whose thresholds move after each, as docs/method.md#holding-a-rate describes it."""
     exits, debt, base, offset = np.full(len(scores), -1), 0.0, 0.0, 0.0
@@ -96,6 +95,7 @@ def exits_of_stream(scores, price, start):
     return exits
 
 
+@pytest.mark.parametrize("dataset", ["scenes", "digits"])
 @torch.no_grad()
 def test_the_tables_numbers_are_those_of_loops_over_images(smoke, dataset):
     results = smoke / "results/smoke"
