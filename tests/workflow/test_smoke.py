@@ -237,7 +237,8 @@ def test_joint_t_gems_are_reported_beside_policies_on_staged_heads(smoke, tmp_pa
         rows = points[
             points["policy"].eq(policy) & points["score_normalisation"].eq("none") & points["seed"].eq("mean")
         ]
-        assert len(rows) == metrics and rows["rate"].between(0.2, 1).all()
+        counts = rows.groupby("calibration").size().to_dict()
+        assert counts == {"in_domain": metrics, "online": metrics} and rows["rate"].between(0.2, 1).all()
     normalised = points[points["score_normalisation"] == "querybank"]
     assert set(normalised["direction"]) == {"text_to_image"} and (normalised["gmacs_query_bank"] > 0).all()
     assert not normalised["policy"].isin(["tgem_bank", "margin", "shuffled"]).any()
