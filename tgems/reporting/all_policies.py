@@ -1,0 +1,84 @@
+"""Plot all policies at equal rate, as differences to the hull of fixed exits: a heat map with numbers."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tgems.reporting.calibration import shown_first, transferred
+from tgems.reporting.curves import MeanCurve, level, mean_curve, over_seeds, reference, reference_curve
+from tgems.reporting.panels import by_length, leftmost, panel_grid, panels, title
+from tgems.reporting.style import METRIC_NAMES, Looks, short
+
+COLORS = "PuOr"
+LIMIT = 10
+"""Points of difference at which colours are strongest."""
+ROW = 0.155
+"""Inches."""
+NAMES = {"hull": "the hull of fixed exits", "fixed": "fixed exits", "full": "the full encoder"}
+
+
+def all_policies(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
+    """Tabulate in colour what each policy adds to the hull of fixed exits, in whole points, at every rate target.
+
+    Curves are read at the target by linear interpolation between operating points; a cell is empty where a policy has
+    none nearby. Oracles have one operating point, which is written across the cells. The first row is the hull itself,
+    in percent.
+    """
+    points, foreign = over_seeds(shown_first(frames["tradeoff"])), transferred(frames["tradeoff"])
+    backbones = by_length(points["backbone"])
+    blocks = [[(b, *panel) for panel in panels(points[points["backbone"] == b])] for b in backbones]
+    base, rows = reference(points), _rows(points, looks)
+    figure, axes = panel_grid(blocks, ROW * (len(rows) + 1) + 0.45, labels=2.0)
+    for (backbone, dataset, metric), axis in axes.items():
+        part = points.query("backbone == @backbone and dataset == @dataset and metric == @metric")
+        full = 100 * part.loc[part["policy"] == "full", "value"].iloc[0]
+        targets = sorted(part["rate_target"].dropna().unique())
+        curve = reference_curve(part, full)
+        _panel(axis, part, targets, curve, full, [key for key, _ in rows])
+        labels = [f"{NAMES[base]} (%)".removeprefix("the "), *(label for _, label in rows)] if leftmost(axis) else []
+        axis.set_yticks(range(len(rows) + 1), labels or [""] * (len(rows) + 1))
+        mark = ", transferred" if dataset in foreign else ""
+        title(axis, f"{backbone}: {dataset}{mark}", METRIC_NAMES[metric])
+    figure.supxlabel(f"rate; numbers are differences to {NAMES[base]} in points")
+    return figure
+
+
+def _rows(points: pd.DataFrame, looks: Looks) -> list[tuple[tuple[str, str | None], str]]:
+    """Return the key (policy, twin of) and the label of every row below the first."""
+    found: list[tuple[tuple[str, str | None], str]] = [
+        ((policy, None), looks[policy].label.strip()) for policy in looks.among(points["policy"])
+    ]
+    twins = looks.contenders(points["twin_of"].dropna())
+    found += [(("shuffled", twin), f"{looks[twin].label.strip()}, shuffled") for twin in twins]
+    return [row for row in found if row[0][0] != reference(points)]
+
+
+def _panel(
+    axis: Axes, part: pd.DataFrame, targets: list[float], base: MeanCurve, full: float, keys: list[tuple]
+) -> None:
+    """Draw the cells of one panel: the reference in percent, then a row of differences per policy."""
+    shown = np.full((len(keys) + 1, max(1, len(targets))), np.nan)
+    for row, (policy, twin) in enumerate(keys, start=1):
+        curve = level(full) if policy == "full" else mean_curve(part, policy, twin)
+        if len(curve.rates) == 1 and len(targets) > 1:
+            rate, value = curve.rates[0], curve.values[0]
+            text = f"{_signed(value - full)} to full at {short(round(rate, 2))}"
+            axis.text((len(targets) - 1) / 2, row, text, ha="center", va="center")
+        else:
+            shown[row, : len(targets)] = curve.at(targets) - base.at(targets)
+    axis.imshow(shown, cmap=COLORS, vmin=-LIMIT, vmax=LIMIT, aspect="auto")
+    for column, value in enumerate(base.at(targets)):
+        axis.text(column, 0, f"{value:.0f}" if np.isfinite(value) else "", ha="center", va="center", weight="bold")
+    for (row, column), value in np.ndenumerate(shown):
+        if np.isfinite(value):
+            light = abs(value) > 0.6 * LIMIT
+            axis.text(column, row, _signed(value), ha="center", va="center", color="white" if light else "black")
+    axis.set_xticks(range(len(targets)), [short(target) for target in targets])
+    axis.tick_params(length=0)
+    axis.grid(False)
+    axis.axhline(0.5, color="black", linewidth=0.6)
+
+
+def _signed(points: float) -> str:
+    return f"{round(points):+d}".replace("-", "\N{MINUS SIGN}").replace("+0", "0")

@@ -1,0 +1,79 @@
+"""Read from the table `tradeoff` what figures draw: mean curves, values at a rate, and the strongest competitor."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from tgems.reporting.style import Looks
+
+TOLERANCE = 0.02
+"""How far beyond its first and last rate a curve may be read, since realised rates are never exactly the targets."""
+
+
+class MeanCurve(NamedTuple):
+    """Mean value over mean rate of one policy.
+
+    Attributes:
+        rates: Realised rates in ascending order `[k]`.
+        values: Values of the metric `[k]`, in percent.
+    """
+
+    rates: np.ndarray
+    values: np.ndarray
+
+    def at(self, rates) -> np.ndarray:
+        """Return values at rates by linear interpolation; NaN more than `TOLERANCE` outside of the curve."""
+        wanted = np.asarray(rates, dtype=float)
+        if not len(self.rates):
+            return np.full(wanted.shape, np.nan)
+        inside = (wanted >= self.rates[0] - TOLERANCE) & (wanted <= self.rates[-1] + TOLERANCE)
+        return np.where(inside, np.interp(wanted, self.rates, self.values), np.nan)
+
+
+def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of means over seeds, and those of policies in which nothing is trained."""
+    return rows[rows["seed"].eq("mean") | rows["seed"].isna()]
+
+
+def mean_curve(means: pd.DataFrame, policy: str, twin_of: str | None = None) -> MeanCurve:
+    """Return the curve of a policy in one panel.
+
+    Args:
+        means: Rows of one backbone, data set and metric, as means over seeds.
+        policy: Name of the policy.
+        twin_of: For `shuffled`, the policy whose exits are shuffled.
+    """
+    own = means[means["policy"] == policy]
+    own = own[own["twin_of"] == twin_of] if twin_of else own
+    own = own.sort_values("rate")
+    return MeanCurve(own["rate"].to_numpy(), 100 * own["value"].to_numpy())
+
+
+def reference(means: pd.DataFrame) -> str:
+    """Return the policy from which differences are drawn: the hull of fixed exits, or fixed exits, or full encoder."""
+    found = set(means["policy"])
+    return next(policy for policy in ("hull", "fixed", "full") if policy in found)
+
+
+def level(value: float) -> MeanCurve:
+    """Return the curve of a policy that has the same value (in percent) at all rates, as the full encoder."""
+    return MeanCurve(np.array([0.0, 1.0]), np.array([value, value]))
+
+
+def reference_curve(means: pd.DataFrame, full: float) -> MeanCurve:
+    """Return the curve of `reference`; `full` is the value of the full encoder in percent."""
+    name = reference(means)
+    return level(full) if name == "full" else mean_curve(means, name)
+
+
+def strongest(areas: pd.DataFrame, looks: Looks) -> str | None:
+    """Return the adaptive policy, not a T-GEM, with the largest area under its curve on validation images.
+
+    Args:
+        areas: Rows of the table `areas` for one backbone, data set and metric.
+        looks: Policies of the run.
+    """
+    own = areas[areas["twin_of"].isna() & areas["policy"].map(lambda p: p in looks.by_name and looks[p].rival)]
+    own = own.dropna(subset="area_validation")
+    return None if own.empty else own.loc[own["area_validation"].idxmax(), "policy"]

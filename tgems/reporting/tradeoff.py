@@ -1,0 +1,120 @@
+"""Plot the result: quality over rate of T-GEMs and of what they are compared with, and what they add to fixed exits."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tgems.reporting.calibration import shown_first, transferred
+from tgems.reporting.curves import MeanCurve, mean_curve, over_seeds, reference, reference_curve, strongest
+from tgems.reporting.panels import by_length, legend_below, leftmost, panel_slots, panels, title
+from tgems.reporting.style import GREY, METRIC_NAMES, Look, Looks, short
+
+RIVAL = Look("best other policy, picked on validation", "#000000", "^")
+SHUFFLED = ", its exits shuffled"
+REFERENCES = {"hull": "hull", "fixed": "fixed exits", "full": "full"}
+
+
+def tradeoff(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
+    """Plot quality over realised rate, and below it the difference to the hull of fixed exits with its interval.
+
+    Lines are the full encoder, the hull, the T-GEMs and their own exits shuffled, and the other adaptive policy that
+    is best on validation, which is named in the panel, and policies of the user's own.
+    """
+    points, foreign = over_seeds(shown_first(frames["tradeoff"])), transferred(frames["tradeoff"])
+    areas, wins = (shown_first(frames[name]) for name in ("areas", "wins"))
+    blocks = [[(b, *panel) for panel in panels(points)] for b in by_length(points["backbone"])]
+    figure, slots = panel_slots(blocks, 2.45)
+    axes = []
+    for (backbone, dataset, metric), slot in slots.items():
+        same = "backbone == @backbone and dataset == @dataset and metric == @metric"
+        part, contest = points.query(same), wins.query(same) if len(wins) else wins
+        over, under = slot.subgridspec(2, 1, height_ratios=(1.7, 1), hspace=0.04).subplots(sharex=True)
+        rival = strongest(areas.query(same), looks)
+        lines = _lines(part, looks, rival)
+        full = 100 * part.loc[part["policy"] == "full", "value"].iloc[0]
+        _curves_panel(over, lines, full, looks[rival].label.strip() if rival else "")
+        _difference_panel(under, lines, reference_curve(part, full), _intervals(contest, reference(part)))
+        targets = sorted(part["rate_target"].dropna().unique())
+        under.set_xticks(targets, [short(target) for target in targets])
+        under.set_xlim(min(targets, default=0.3) - 0.06, 1)
+        mark = ", transferred" if dataset in foreign else ""
+        title(over, f"{backbone}: {dataset}{mark}", METRIC_NAMES[metric])
+        if leftmost(over):
+            over.set_ylabel("test images or\ntexts right (%)")
+            under.set_ylabel(f"minus {REFERENCES[reference(part)]}\n(points)")
+        axes += [over, under]
+    legend_below(figure, axes, "rate: share of the full encoder's multiply-accumulates that is spent")
+    return figure
+
+
+def _lines(part: pd.DataFrame, looks: Looks, rival: str | None) -> dict[str, tuple[Look, MeanCurve]]:
+    """Return what to draw, by name, from back to front."""
+    found, own = {}, looks.contenders(part["policy"])
+    base = reference(part)
+    if base != "full":
+        found["reference"] = looks[base]._replace(color=GREY, marker="", line="--"), mean_curve(part, base)
+    for policy in own:
+        twin = looks[policy]._replace(label=looks[policy].label + SHUFFLED, line=":")
+        found[f"shuffled {policy}"] = twin, mean_curve(part, "shuffled", policy)
+    found |= {policy: (looks[policy], mean_curve(part, policy)) for policy in own}
+    written = [p for p in looks.among(part["policy"]) if looks[p].own and not looks[p].contender]
+    found |= {policy: (looks[policy], mean_curve(part, policy)) for policy in written}
+    if rival:
+        found["rival"] = RIVAL, mean_curve(part, rival)
+    return {name: (look, curve) for name, (look, curve) in found.items() if len(curve.rates)}
+
+
+def _draw(axis: Axes, name: str, look: Look, rates: np.ndarray, values: np.ndarray) -> None:
+    """Draw one line; T-GEMs are thick with filled markers, and their shuffled twins and the rival thin with open ones."""
+    wide = look.contender and not name.startswith("shuffled")
+    axis.plot(
+        rates, values, color=look.color, linestyle=look.line or "none", marker=look.marker, label=look.label,
+        linewidth=2 if wide else 1, markersize=4.5 if wide else 3.5,
+        markerfacecolor=look.color if wide else "white", markeredgewidth=0.8, clip_on=name == "reference",
+    )  # fmt: skip
+
+
+def _curves_panel(axis: Axes, lines: dict[str, tuple[Look, MeanCurve]], full: float, rival: str) -> None:
+    axis.axhline(full, color="black", linewidth=0.8, label="full encoder")
+    for name, (look, curve) in lines.items():
+        _draw(axis, name, look, curve.rates, curve.values)
+    shown = [curve.values for name, (_, curve) in lines.items() if name != "reference"]
+    low, high = min([full, *(v.min() for v in shown)]), max([full, *(v.max() for v in shown)])
+    room = max(1.0, (high - low) * 0.08)
+    axis.set_ylim(max(0, low - 1.6 * room), min(100, high + room))
+    axis.yaxis.get_major_locator().set_params(nbins=4, integer=True)
+    if rival:
+        axis.text(
+            0.97, 0.04, f"\N{WHITE UP-POINTING TRIANGLE} {rival}", transform=axis.transAxes, ha="right", va="bottom"
+        )
+
+
+def _difference_panel(
+    axis: Axes, lines: dict[str, tuple[Look, MeanCurve]], base: MeanCurve, intervals: pd.DataFrame
+) -> None:
+    axis.axhline(0, color=GREY, linewidth=1, linestyle="--")
+    for name, (look, curve) in lines.items():
+        if name == "reference":
+            continue
+        own = intervals[intervals["policy"] == name]
+        if own.empty:
+            _draw(axis, name, look, curve.rates, curve.values - base.at(curve.rates))
+            continue
+        x, y, low, high = (own[c].to_numpy() for c in ("rate", "difference", "low", "high"))
+        _draw(axis, name, look, x, y)
+        if len(own) > 1:
+            axis.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0)
+        else:
+            axis.errorbar(x, y, yerr=(y - low, high - y), color=look.color, linewidth=1, capsize=2)
+    axis.margins(y=0.12)
+    axis.yaxis.get_major_locator().set_params(nbins=4, integer=True)
+
+
+def _intervals(contest: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Return each T-GEM's difference to the reference in points, with its interval for the method or else the modules."""
+    if contest.empty:
+        return pd.DataFrame(columns=["policy"])
+    own = contest[contest["competitor"] == base].drop_duplicates(["policy", "rate_target"]).sort_values("rate")
+    ends = {end: 100 * own[f"method_ci_{end}"].fillna(own[f"ci_{end}"]) for end in ("low", "high")}
+    return own[["policy", "rate"]].assign(difference=100 * own["difference"], **ends)
