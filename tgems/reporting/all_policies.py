@@ -28,7 +28,8 @@ def all_policies(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     points, foreign = over_seeds(shown_first(frames["tradeoff"])), transferred(frames["tradeoff"])
     backbones = by_length(points["backbone"])
     blocks = [[(b, *panel) for panel in panels(points[points["backbone"] == b])] for b in backbones]
-    base, rows = reference(points), _rows(points, looks)
+    base = reference(points)
+    rows = [row for row in _rows(points, looks) if row[0][0] != base]
     figure, axes = panel_grid(blocks, ROW * (len(rows) + 1) + 0.45, labels=2.0)
     for (backbone, dataset, metric), axis in axes.items():
         part = points.query("backbone == @backbone and dataset == @dataset and metric == @metric")
@@ -36,22 +37,25 @@ def all_policies(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
         targets = sorted(part["rate_target"].dropna().unique())
         curve = reference_curve(part, full)
         _panel(axis, part, targets, curve, full, [key for key, _ in rows])
-        labels = [f"{NAMES[base]} (%)".removeprefix("the "), *(label for _, label in rows)] if leftmost(axis) else []
-        axis.set_yticks(range(len(rows) + 1), labels or [""] * (len(rows) + 1))
-        mark = ", transferred" if dataset in foreign else ""
-        title(axis, f"{backbone}: {dataset}{mark}", METRIC_NAMES[metric])
+        axis.set_yticks(range(len(rows) + 1), [""] * (len(rows) + 1))
+        if leftmost(axis):
+            first = f"{NAMES[base]} (%)".removeprefix("the ")
+            axis.set_yticks(range(len(rows) + 1), [first, *(label for _, label in rows)])
+            axis.set_ylabel(backbone, weight="bold")
+        title(axis, dataset + (", transferred" if dataset in foreign else ""), METRIC_NAMES[metric])
     figure.supxlabel(f"rate; numbers are differences to {NAMES[base]} in points")
     return figure
 
 
 def _rows(points: pd.DataFrame, looks: Looks) -> list[tuple[tuple[str, str | None], str]]:
-    """Return the key (policy, twin of) and the label of every row below the first."""
-    found: list[tuple[tuple[str, str | None], str]] = [
-        ((policy, None), looks[policy].label.strip()) for policy in looks.among(points["policy"])
-    ]
-    twins = looks.contenders(points["twin_of"].dropna())
-    found += [(("shuffled", twin), f"{looks[twin].label.strip()}, shuffled") for twin in twins]
-    return [row for row in found if row[0][0] != reference(points)]
+    """Return the key (policy, twin of) and the label of every policy, each T-GEM followed by its shuffled twin."""
+    twins, found = set(points["twin_of"].dropna()), []
+    for policy in sorted(looks.among(points["policy"]), key=lambda policy: policy != "full"):
+        label = looks[policy].label.strip()
+        found.append(((policy, None), label))
+        if looks[policy].contender and policy in twins:
+            found.append((("shuffled", policy), f"{label}, shuffled"))
+    return found
 
 
 def _panel(

@@ -45,10 +45,12 @@ def contributions(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
             if len(bound):
                 axis.axvline(100 * bound.iloc[0], color="black", linewidth=0.8, linestyle=line, label=looks[step].label)
         axis.set_yticks(range(len(steps)), [STEPS[s] for s in steps] if leftmost(axis) else [""] * len(steps))
-        axis.set_ylim(-0.6, len(steps) - 0.4)
+        axis.set_ylim(len(steps) - 0.4, -0.6)
         axis.set_xlim(right=min(100, axis.get_xlim()[1]))
         axis.xaxis.get_major_locator().set_params(nbins=3, integer=True)  # pyright: ignore[reportCallIssue]
-        title(axis, f"{backbone}: {dataset}", METRIC_NAMES[metric])
+        title(axis, dataset, METRIC_NAMES[metric])
+        if leftmost(axis):
+            axis.set_ylabel(backbone, weight="bold")
     legend_below(figure, axes.values(), "right on test (%), with 95 % intervals", columns=5)
     return figure
 

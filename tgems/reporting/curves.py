@@ -8,7 +8,7 @@ import pandas as pd
 from tgems.reporting.style import Looks
 
 TOLERANCE = 0.02
-"""How far beyond its first and last rate a curve may be read, since realised rates are never exactly the targets."""
+"""How far below its first rate a curve may be read, since realised rates are never exactly the targets."""
 
 
 class MeanCurve(NamedTuple):
@@ -23,12 +23,15 @@ class MeanCurve(NamedTuple):
     values: np.ndarray
 
     def at(self, rates) -> np.ndarray:
-        """Return values at rates by linear interpolation; NaN more than `TOLERANCE` outside of the curve."""
+        """Return values at rates by linear interpolation.
+
+        A policy that needs less than a rate has its last value there. Values are NaN more than `TOLERANCE` below the
+        first rate.
+        """
         wanted = np.asarray(rates, dtype=float)
         if not len(self.rates):
             return np.full(wanted.shape, np.nan)
-        inside = (wanted >= self.rates[0] - TOLERANCE) & (wanted <= self.rates[-1] + TOLERANCE)
-        return np.where(inside, np.interp(wanted, self.rates, self.values), np.nan)
+        return np.where(wanted >= self.rates[0] - TOLERANCE, np.interp(wanted, self.rates, self.values), np.nan)
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tgems.reporting.calibration import shown_first
-from tgems.reporting.panels import by_length, figure_width, title
+from tgems.reporting.panels import block_ticks, by_length, figure_width, title
 from tgems.reporting.style import Looks, short
 
 HEIGHT = 0.9
@@ -52,6 +52,5 @@ def _panel(axis: Axes, table: pd.DataFrame, color: str) -> None:
         axis.plot([mean, mean], [place, place + HEIGHT], color="black", linewidth=0.9)
     axis.set_yticks(places, [short(target) for target in table.index])
     axis.set_ylim(-0.05, len(table))
-    ticks = [1, *(b for b in range(4, blocks[-1] + 1, 4))] if blocks[-1] <= 12 else blocks[:: len(blocks) // 4]
-    axis.set_xticks(ticks)
+    axis.set_xticks(block_ticks(blocks[-1]))
     axis.grid(False)

@@ -11,8 +11,8 @@ from matplotlib.gridspec import SubplotSpec
 
 from tgems.reporting.style import HALF_WIDTH, METRIC_NAMES, WIDTH
 
-TITLE_WIDTH = 24
-"""Characters of a title that fit above a panel."""
+LETTER = 0.068
+"""Width of a letter of a title in inches."""
 
 
 def panels(points: pd.DataFrame) -> list[tuple[str, str]]:
@@ -76,6 +76,12 @@ def panel_grid(
     return figure, {key: figure.add_subplot(slot) for key, slot in slots.items()}
 
 
+def block_ticks(last: int) -> list[int]:
+    """Return up to five numbers of blocks to mark on an axis, the first and the last among them."""
+    step = 4 if last <= 16 else -(-last // 16) * 4
+    return [1, *range(step, last - step // 2, step), last]
+
+
 def leftmost(axis: Axes) -> bool:
     """Return whether a panel is the first of its row."""
     place = axis.get_subplotspec()
@@ -83,12 +89,15 @@ def leftmost(axis: Axes) -> bool:
 
 
 def title(axis: Axes, *lines: str) -> None:
-    """Write a title, with long lines wrapped."""
-    axis.set_title("\n".join(textwrap.fill(line, TITLE_WIDTH, max_lines=3) for line in lines))
+    """Write a title above a panel, with long lines wrapped."""
+    place = axis.get_subplotspec()
+    columns = 1 if place is None else place.get_topmost_subplotspec().get_gridspec().ncols
+    letters = int(axis.figure.get_size_inches()[0] / columns / LETTER)
+    axis.set_title("\n".join(textwrap.fill(line, letters, max_lines=3) for line in lines))
 
 
 def legend_below(figure: Figure, axes: Iterable[Axes], label: str = "", columns: int | None = None) -> None:
-    """Write one label for all x axes, and one legend for the lines of all panels, below the panels.
+    """Write one label for all x axes, and below it one legend for the lines of all panels.
 
     Args:
         figure: Figure.
@@ -100,7 +109,5 @@ def legend_below(figure: Figure, axes: Iterable[Axes], label: str = "", columns:
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    if label:
-        figure.supxlabel(label)
     columns = columns or (3 if figure.get_figwidth() > HALF_WIDTH else 1)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=columns)
+    figure.legend(handles.values(), handles.keys(), title=label, loc="outside lower center", ncol=columns)

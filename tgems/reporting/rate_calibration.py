@@ -10,8 +10,8 @@ from tgems.reporting.panels import figure_width, legend_below, title
 from tgems.reporting.style import Looks, short
 
 CALIBRATIONS = {
-    "in_domain": "own\nvalidation images",
-    "transfer": "those of the\ntraining domain",
+    "in_domain": "thresholds of own\nvalidation images",
+    "transfer": "thresholds of\ntraining domain",
     "online": "the same, moved\nafter each image",
 }
 OTHERS = ("all other policies", "#B5B5B5")
@@ -23,8 +23,8 @@ LEAST = 2.0
 def rate_calibration(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     """Plot realised rate minus target on test images, as means over seeds and backbones, with the range of both.
 
-    T-GEMs, policies of the user's own, and the other policies with trained heads and the largest areas on validation are drawn
-    one by one, up to `RIVALS`; the range of all others is grey.
+    T-GEMs, policies of the user's own, and the `RIVALS` other policies with trained heads that are best on validation
+    are drawn one by one; the range of all others is grey.
     """
     points = fitted(frames["tradeoff"])
     points = points.assign(excess=100 * (points["rate"] - points["rate_target"]))
@@ -42,11 +42,11 @@ def rate_calibration(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
             if axis in axes[0]:
                 title(axis, dataset)
             if part.empty:
-                axis.text(0.5, 0.55, "none", transform=axis.transAxes, ha="center")
+                axis.text(0.5, 0.6, "training domain", transform=axis.transAxes, ha="center")
         low, high = line[0].get_ylim()
         line[0].set_ylim(min(low, -LEAST), max(high, LEAST))
         line[0].set_ylabel(CALIBRATIONS[calibration])
-    figure.supylabel("realised rate minus target (points), with thresholds from")
+    figure.supylabel("realised rate minus target (points)")
     legend_below(figure, axes.flat, "rate target")
     return figure
 
@@ -71,9 +71,7 @@ def _panel(axis: Axes, part: pd.DataFrame, shown: list[str], targets: list[float
         found = own.groupby("rate_target")["excess"].agg(["mean", "min", "max"]).reindex(targets)
         x = [place + step * (k - len(shown) / 2) for place in range(len(targets))]
         if policy is None:
-            axis.bar(
-                x, found["max"] - found["min"], bottom=found["min"], width=0.8 * step, color=OTHERS[1], label=OTHERS[0]
-            )
+            axis.vlines(x, found["min"], found["max"], color=OTHERS[1], linewidth=3, label=OTHERS[0])
             continue
         look = looks[policy]
         ends = (found["mean"] - found["min"], found["max"] - found["mean"])

@@ -4,7 +4,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tgems.reporting.panels import by_length, columns_for, leftmost, legend_below, panel_grid, panels, title
+from tgems.reporting.panels import (
+    block_ticks,
+    by_length,
+    columns_for,
+    leftmost,
+    legend_below,
+    panel_grid,
+    panels,
+    title,
+)
 from tgems.reporting.style import DASHES, MARKERS, METRIC_NAMES, OKABE_ITO, Looks
 
 NEARLY = 0.9
@@ -39,10 +48,12 @@ def semantic_content(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
         axis.set_ylim(0, 100)
         axis.set_yticks((0, 50, 100))
         axis.set_xlim(0.5, table["exit_block"].max() + 0.5)
-        axis.xaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]
+        axis.set_xticks(block_ticks(table["exit_block"].max()))
+        axis.title.set_y(1.03)
         if leftmost(axis):
             axis.set_ylabel("right (%)" if attribute == "all" else f"right (%)\n{backbones[-1]}")
-    legend_below(figure, [axes[key] for key in tasks], "block after which the image leaves")
+    columns = len(backbones) if len(backbones) < 4 else 3
+    legend_below(figure, [axes[key] for key in tasks], "block after which the image leaves", columns)
     return figure
 
 
@@ -70,7 +81,7 @@ def _heads(axis: Axes, part: pd.DataFrame, backbone: str, color: str, marker: st
     if len(trained):
         axis.plot(
             trained["exit_block"], 100 * trained["earliest_share"], color=color, linestyle=(0, (6, 1.5)), linewidth=0.8,
-            label=f"{backbone}, right at this block or before",
+            label=f"{backbone}, right here or earlier",
         )  # fmt: skip
         nearly = trained[trained["value"] >= NEARLY * trained["value"].iloc[-1]]["exit_block"].iloc[0]
         axis.plot([nearly], [0], color=color, marker="^", markersize=6, clip_on=False, zorder=5)

@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 
 from tgems.reporting.calibration import shown_first, transferred
 from tgems.reporting.curves import MeanCurve, mean_curve, over_seeds, reference, reference_curve, strongest
-from tgems.reporting.panels import by_length, legend_below, leftmost, panel_slots, panels, title
+from tgems.reporting.panels import by_length, leftmost, legend_below, panel_slots, panels, title
 from tgems.reporting.style import GREY, METRIC_NAMES, Look, Looks, short
 
-RIVAL = Look("best other policy, picked on validation", "#000000", "^")
-SHUFFLED = ", its exits shuffled"
+RIVAL = Look("best other policy (named)", "#000000", "^")
+SHUFFLED = ", shuffled"
 REFERENCES = {"hull": "hull", "fixed": "fixed exits", "full": "full"}
 
 
@@ -49,15 +49,15 @@ def tradeoff(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
 
 
 def _lines(part: pd.DataFrame, looks: Looks, rival: str | None) -> dict[str, tuple[Look, MeanCurve]]:
-    """Return what to draw, by name, from back to front."""
+    """Return what to draw, by name."""
     found, own = {}, looks.contenders(part["policy"])
     base = reference(part)
     if base != "full":
         found["reference"] = looks[base]._replace(color=GREY, marker="", line="--"), mean_curve(part, base)
     for policy in own:
         twin = looks[policy]._replace(label=looks[policy].label + SHUFFLED, line=":")
+        found[policy] = looks[policy], mean_curve(part, policy)
         found[f"shuffled {policy}"] = twin, mean_curve(part, "shuffled", policy)
-    found |= {policy: (looks[policy], mean_curve(part, policy)) for policy in own}
     written = [p for p in looks.among(part["policy"]) if looks[p].own and not looks[p].contender]
     found |= {policy: (looks[policy], mean_curve(part, policy)) for policy in written}
     if rival:
@@ -66,12 +66,13 @@ def _lines(part: pd.DataFrame, looks: Looks, rival: str | None) -> dict[str, tup
 
 
 def _draw(axis: Axes, name: str, look: Look, rates: np.ndarray, values: np.ndarray) -> None:
-    """Draw one line; T-GEMs are thick with filled markers, and their shuffled twins and the rival thin with open ones."""
+    """Draw one line: T-GEMs are thick with filled markers, their shuffled twins and the rival thin with open ones."""
     wide = look.contender and not name.startswith("shuffled")
     axis.plot(
         rates, values, color=look.color, linestyle=look.line or "none", marker=look.marker, label=look.label,
         linewidth=2 if wide else 1, markersize=4.5 if wide else 3.5,
         markerfacecolor=look.color if wide else "white", markeredgewidth=0.8, clip_on=name == "reference",
+        zorder=4 if name == "rival" else 3 if wide else 2,
     )  # fmt: skip
 
 
@@ -85,9 +86,8 @@ def _curves_panel(axis: Axes, lines: dict[str, tuple[Look, MeanCurve]], full: fl
     axis.set_ylim(max(0, low - 1.6 * room), min(100, high + room))
     axis.yaxis.get_major_locator().set_params(nbins=4, integer=True)
     if rival:
-        axis.text(
-            0.97, 0.04, f"\N{WHITE UP-POINTING TRIANGLE} {rival}", transform=axis.transAxes, ha="right", va="bottom"
-        )
+        name = f"\N{WHITE UP-POINTING TRIANGLE} {rival}"
+        axis.text(0.97, 0.04, name, transform=axis.transAxes, ha="right", va="bottom")
 
 
 def _difference_panel(
@@ -112,7 +112,7 @@ def _difference_panel(
 
 
 def _intervals(contest: pd.DataFrame, base: str) -> pd.DataFrame:
-    """Return each T-GEM's difference to the reference in points, with its interval for the method or else the modules."""
+    """Return each T-GEM's difference to the reference in points, with the method's interval or else the modules'."""
     if contest.empty:
         return pd.DataFrame(columns=["policy"])
     own = contest[contest["competitor"] == base].drop_duplicates(["policy", "rate_target"]).sort_values("rate")
