@@ -21,16 +21,16 @@ NAMES = {"hull": "the hull of fixed exits", "fixed": "fixed exits", "full": "the
 def all_policies(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     """Tabulate in colour what each policy adds to the hull of fixed exits, in whole points, at every rate target.
 
-    Curves are read at the target by linear interpolation between operating points; a cell is empty where a policy has
-    none nearby. Oracles have one operating point, which is written across the cells. The first row is the hull itself,
-    in percent.
+    Curves are read at the target by linear interpolation between operating points, beyond the last one at its value,
+    since a policy may spend less than the target; a cell is empty where a policy spends more. The first row is the
+    hull itself, in percent.
     """
     points, foreign = over_seeds(shown_first(frames["tradeoff"])), transferred(frames["tradeoff"])
     backbones = by_length(points["backbone"])
     blocks = [[(b, *panel) for panel in panels(points[points["backbone"] == b])] for b in backbones]
     base = reference(points)
     rows = [row for row in _rows(points, looks) if row[0][0] != base]
-    figure, axes = panel_grid(blocks, ROW * (len(rows) + 1) + 0.45, labels=2.0)
+    figure, axes = panel_grid(blocks, ROW * (len(rows) + 1) + 0.55, labels=2.0)
     for (backbone, dataset, metric), axis in axes.items():
         part = points.query("backbone == @backbone and dataset == @dataset and metric == @metric")
         full = 100 * part.loc[part["policy"] == "full", "value"].iloc[0]
@@ -62,15 +62,10 @@ def _panel(
     axis: Axes, part: pd.DataFrame, targets: list[float], base: MeanCurve, full: float, keys: list[tuple]
 ) -> None:
     """Draw the cells of one panel: the reference in percent, then a row of differences per policy."""
-    shown = np.full((len(keys) + 1, max(1, len(targets))), np.nan)
+    shown = np.full((len(keys) + 1, len(targets)), np.nan)
     for row, (policy, twin) in enumerate(keys, start=1):
         curve = level(full) if policy == "full" else mean_curve(part, policy, twin)
-        if len(curve.rates) == 1 and len(targets) > 1:
-            rate, value = curve.rates[0], curve.values[0]
-            text = f"{_signed(value - full)} to full at {short(round(rate, 2))}"
-            axis.text((len(targets) - 1) / 2, row, text, ha="center", va="center")
-        else:
-            shown[row, : len(targets)] = curve.at(targets) - base.at(targets)
+        shown[row] = curve.at(targets) - base.at(targets)
     axis.imshow(shown, cmap=COLORS, vmin=-LIMIT, vmax=LIMIT, aspect="auto")
     for column, value in enumerate(base.at(targets)):
         axis.text(column, 0, f"{value:.0f}" if np.isfinite(value) else "", ha="center", va="center", weight="bold")

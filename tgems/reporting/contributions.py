@@ -2,6 +2,7 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tgems.reporting.panels import by_length, leftmost, legend_below, panel_grid, panels, title
 from tgems.reporting.style import METRIC_NAMES, Looks, short
@@ -25,8 +26,8 @@ def contributions(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     table = frames["contributions"]
     shown = table[table["step"].isin(STEPS)]
     blocks = [[(b, *panel) for panel in panels(shown)] for b in by_length(shown["backbone"])]
-    figure, axes = panel_grid(blocks, 0.24 * len(STEPS) + 0.5, labels=2.0)
     rates, steps = _rates(table), [s for s in STEPS if s in set(table["step"])]
+    figure, axes = panel_grid(blocks, 0.24 * len(steps) + 0.65, labels=2.0)
     for (backbone, dataset, metric), axis in axes.items():
         part = table.query("backbone == @backbone and dataset == @dataset and metric == @metric")
         for place, (rate, color, mark) in enumerate(
@@ -47,7 +48,7 @@ def contributions(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
         axis.set_yticks(range(len(steps)), [STEPS[s] for s in steps] if leftmost(axis) else [""] * len(steps))
         axis.set_ylim(len(steps) - 0.4, -0.6)
         axis.set_xlim(right=min(100, axis.get_xlim()[1]))
-        axis.xaxis.get_major_locator().set_params(nbins=3, integer=True)  # pyright: ignore[reportCallIssue]
+        axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         title(axis, dataset, METRIC_NAMES[metric])
         if leftmost(axis):
             axis.set_ylabel(backbone, weight="bold")

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from tgems.reporting.style import Looks
 
@@ -22,7 +23,12 @@ class MeanCurve(NamedTuple):
     rates: np.ndarray
     values: np.ndarray
 
-    def at(self, rates) -> np.ndarray:
+    def above(self, lowest: float) -> "MeanCurve":
+        """Return the part of the curve at rates above `lowest`; all of it if that is NaN."""
+        kept = ~(self.rates < lowest)
+        return MeanCurve(self.rates[kept], self.values[kept])
+
+    def at(self, rates: ArrayLike) -> np.ndarray:
         """Return values at rates by linear interpolation.
 
         A policy that needs less than a rate has its last value there. Values are NaN more than `TOLERANCE` below the
@@ -77,6 +83,8 @@ def strongest(areas: pd.DataFrame, looks: Looks) -> str | None:
         areas: Rows of the table `areas` for one backbone, data set and metric.
         looks: Policies of the run.
     """
-    own = areas[areas["twin_of"].isna() & areas["policy"].map(lambda p: p in looks.by_name and looks[p].rival)]
+    rivals = [policy for policy in looks.among(areas["policy"]) if looks[policy].rival]
+    own = areas[areas["twin_of"].isna() & areas["policy"].isin(rivals)]
     own = own.dropna(subset="area_validation")
-    return None if own.empty else own.loc[own["area_validation"].idxmax(), "policy"]
+    best = own.sort_values("area_validation", ascending=False, kind="stable")["policy"]
+    return None if best.empty else str(best.iloc[0])

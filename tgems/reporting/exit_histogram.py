@@ -1,7 +1,6 @@
 """Plot where test images leave, as one histogram per rate target."""
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,9 +21,9 @@ def exit_histogram(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     shares = shares.groupby(keys)["share"].mean().reset_index()
     rows = [(b, p) for b in by_length(shares["backbone"]) for p in looks.contenders(shares["policy"])]
     datasets = sorted(shares["dataset"].unique())
-    targets = shares["rate_target"].nunique()
+    height = max(0.9, 0.2 * shares["rate_target"].nunique() + 0.45)
     figure, axes = plt.subplots(
-        len(rows), len(datasets), figsize=(figure_width(len(datasets)), len(rows) * (0.2 * targets + 0.45) + 0.4),
+        len(rows), len(datasets), figsize=(figure_width(len(datasets)), height * len(rows) + 0.4),
         squeeze=False, layout="constrained", sharex="row",
     )  # fmt: skip
     for line, (backbone, policy) in zip(axes, rows, strict=True):
@@ -43,7 +42,7 @@ def exit_histogram(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
 
 def _panel(axis: Axes, table: pd.DataFrame, color: str) -> None:
     """Draw one histogram per row of shares, the smallest rate target at the bottom, and the mean exit as a tick."""
-    blocks, places = table.columns.to_numpy(), np.arange(len(table))
+    blocks, places = table.columns.to_numpy(), range(len(table))
     scale = HEIGHT / max(table.to_numpy().max(), 1e-9)
     for place, (_, row) in zip(places, table.iterrows(), strict=True):
         axis.axhline(place, color="#BBBBBB", linewidth=0.5)

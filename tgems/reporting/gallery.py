@@ -63,6 +63,6 @@ def _caption(text: str) -> str:
 
 def _show(axis: Axes, row: Any) -> None:
     axis.imshow(plt.imread(io.BytesIO(row.image), format="png"))
-    difficulty = "" if pd.isna(row.difficulty) else f"\ndifficulty {short(round(row.difficulty, 2))}"
+    difficulty = "" if pd.isna(row.difficulty) else f"\ndifficulty {row.difficulty:.2f}"
     axis.set_title(f"block {row.exit_block}{difficulty}", pad=2, linespacing=1.0)
     axis.set_xlabel(row.caption, linespacing=1.0)

@@ -11,8 +11,8 @@ from matplotlib.gridspec import SubplotSpec
 
 from tgems.reporting.style import HALF_WIDTH, METRIC_NAMES, WIDTH
 
-LETTER = 0.068
-"""Width of a letter of a title in inches."""
+LETTER, LINE = 0.068, 0.16
+"""Width of a letter of a title, and height of a line of a legend, in inches."""
 
 
 def panels(points: pd.DataFrame) -> list[tuple[str, str]]:
@@ -58,7 +58,7 @@ def panel_slots(
     columns = columns_for(blocks, most)
     rows = sum(-(-len(block) // columns) for block in blocks)
     width = min(WIDTH, figure_width(columns) + labels)
-    figure = plt.figure(figsize=(width, height * rows + 0.7), layout="constrained")
+    figure = plt.figure(figsize=(width, height * rows), layout="constrained")
     grid = figure.add_gridspec(rows, columns)
     found, row = {}, 0
     for block in blocks:
@@ -92,22 +92,26 @@ def title(axis: Axes, *lines: str) -> None:
     """Write a title above a panel, with long lines wrapped."""
     place = axis.get_subplotspec()
     columns = 1 if place is None else place.get_topmost_subplotspec().get_gridspec().ncols
-    letters = int(axis.figure.get_size_inches()[0] / columns / LETTER)
+    figure = axis.get_figure(root=True)
+    letters = int((figure.get_figwidth() if figure else WIDTH) / columns / LETTER)
     axis.set_title("\n".join(textwrap.fill(line, letters, max_lines=3) for line in lines))
 
 
 def legend_below(figure: Figure, axes: Iterable[Axes], label: str = "", columns: int | None = None) -> None:
-    """Write one label for all x axes, and below it one legend for the lines of all panels.
+    """Write one label for all x axes, and below it one legend for the lines of all panels; the figure grows by both.
 
     Args:
         figure: Figure.
         axes: Panels.
         label: Label of all x axes; empty for none.
-        columns: Number of columns of the legend; the default follows from the width of the figure.
+        columns: Number of columns of the legend; the default is what fits into the width of the figure.
     """
     handles = {}
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    columns = columns or (3 if figure.get_figwidth() > HALF_WIDTH else 1)
+    entry = LETTER * max(map(len, handles)) + 0.45
+    columns = columns or max(1, min(4, int(figure.get_figwidth() / entry)))
+    lines = -(-len(handles) // columns) + bool(label)
+    figure.set_figheight(figure.get_figheight() + LINE * lines + 0.1)
     figure.legend(handles.values(), handles.keys(), title=label, loc="outside lower center", ncol=columns)

@@ -31,7 +31,7 @@ def rate_calibration(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     rows = [c for c in CALIBRATIONS if c in set(points["calibration"])]
     datasets, shown = sorted(points["dataset"].unique()), _shown(points, frames["areas"], looks)
     figure, axes = plt.subplots(
-        len(rows), len(datasets), figsize=(figure_width(len(datasets)), 1.25 * len(rows) + 1.0), squeeze=False,
+        len(rows), len(datasets), figsize=(figure_width(len(datasets)), 1.25 * len(rows) + 0.3), squeeze=False,
         sharex=True, sharey="row", layout="constrained",
     )  # fmt: skip
     targets = sorted(points["rate_target"].unique())

@@ -21,7 +21,7 @@ def risk(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     table = over_seeds(frames["risk"])
     datasets = list(dict.fromkeys(table["dataset"]))
     blocks = [[(b, d) for d in datasets] for b in by_length(table["backbone"])]
-    figure, axes = panel_grid(blocks, 1.75, 3)
+    figure, axes = panel_grid(blocks, 2.0, 3)
     shown, targets = _shown(table, looks), sorted(table["risk_target"].unique())
     for (backbone, dataset), axis in axes.items():
         part = table.query("backbone == @backbone and dataset == @dataset")

@@ -40,16 +40,16 @@ def semantic_content(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
         part = table.query("dataset == @dataset and metric == @metric and attribute == @attribute")
         if attribute == "all":
             title(axis, dataset, METRIC_NAMES[metric])
-            for backbone, color, marker in zip(backbones, OKABE_ITO, MARKERS, strict=False):
-                _heads(axis, part[part["backbone"] == backbone], backbone, color, marker)
+            for k, backbone in enumerate(backbones):
+                _heads(axis, part[part["backbone"] == backbone], backbone, k)
         else:
             title(axis, f"{dataset}, by {ATTRIBUTES[attribute]}", f"{METRIC_NAMES[metric]}")
             _groups(axis, part[(part["backbone"] == backbones[-1]) & (part["head"] == "trained")])
+        axis.set_title(axis.get_title(), pad=6)
         axis.set_ylim(0, 100)
         axis.set_yticks((0, 50, 100))
         axis.set_xlim(0.5, table["exit_block"].max() + 0.5)
         axis.set_xticks(block_ticks(table["exit_block"].max()))
-        axis.title.set_y(1.03)
         if leftmost(axis):
             axis.set_ylabel("right (%)" if attribute == "all" else f"right (%)\n{backbones[-1]}")
     columns = len(backbones) if len(backbones) < 4 else 3
@@ -65,7 +65,8 @@ def _most_different(table: pd.DataFrame, limit: int) -> list[tuple[str, str, str
     return list(spread.groupby(keys).max().nlargest(limit).index)
 
 
-def _heads(axis: Axes, part: pd.DataFrame, backbone: str, color: str, marker: str) -> None:
+def _heads(axis: Axes, part: pd.DataFrame, backbone: str, place: int) -> None:
+    color, marker = OKABE_ITO[place % len(OKABE_ITO)], MARKERS[place % len(MARKERS)]
     for head, (label, dash) in HEADS.items():
         line = part[part["head"] == head].sort_values("exit_block")
         if line.empty:
@@ -84,7 +85,7 @@ def _heads(axis: Axes, part: pd.DataFrame, backbone: str, color: str, marker: st
             label=f"{backbone}, right here or earlier",
         )  # fmt: skip
         nearly = trained[trained["value"] >= NEARLY * trained["value"].iloc[-1]]["exit_block"].iloc[0]
-        axis.plot([nearly], [0], color=color, marker="^", markersize=6, clip_on=False, zorder=5)
+        axis.plot([nearly], [0], color=color, marker="^", markersize=max(3, 8 - 3 * place), clip_on=False, zorder=5)
 
 
 def _groups(axis: Axes, part: pd.DataFrame) -> None:

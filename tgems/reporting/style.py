@@ -48,6 +48,7 @@ class Look(NamedTuple):
         line: Line style; empty for none.
         contender: Whether it is a T-GEM.
         rival: Whether it is an adaptive policy that T-GEMs compete with: neither a T-GEM nor an oracle.
+        oracle: Whether it knows the right answer.
         frozen_head: Whether it embeds by the backbone's own projection.
         own: Whether the user wrote it (`FILE.py:CLASS`).
     """
@@ -58,13 +59,14 @@ class Look(NamedTuple):
     line: str = "-"
     contender: bool = False
     rival: bool = False
+    oracle: bool = False
     frozen_head: bool = False
     own: bool = False
 
     @property
-    def order(self) -> tuple[bool, bool, bool]:
-        """Sort key: T-GEMs first, then adaptive policies with trained heads, then what they are compared with."""
-        return not self.contender, not self.rival, self.frozen_head
+    def order(self) -> tuple[bool, bool, bool, bool]:
+        """Sort key: T-GEMs first, then other adaptive policies, then those that ignore the image, and oracles last."""
+        return not self.contender, self.oracle, not self.rival, self.frozen_head
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def looks_of(policies: Sequence[str] = ALL_POLICIES) -> Looks:
             line=own["line"],
             contender=own["contender"],
             rival=own["adaptive"] and not own["contender"] and not own["oracle"],
+            oracle=own["oracle"],
             frozen_head=own["frozen_head"],
             own=":" in word,
         )

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tgems.reporting.calibration import shown_first, transferred
 from tgems.reporting.curves import MeanCurve, mean_curve, over_seeds, reference, reference_curve, strongest
@@ -12,7 +13,7 @@ from tgems.reporting.style import GREY, METRIC_NAMES, Look, Looks, short
 
 RIVAL = Look("best other policy (named)", "#000000", "^")
 SHUFFLED = ", shuffled"
-REFERENCES = {"hull": "hull", "fixed": "fixed exits", "full": "full"}
+REFERENCES = {"hull": "hull", "fixed": "fixed", "full": "full"}
 
 
 def tradeoff(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
@@ -29,19 +30,24 @@ def tradeoff(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     for (backbone, dataset, metric), slot in slots.items():
         same = "backbone == @backbone and dataset == @dataset and metric == @metric"
         part, contest = points.query(same), wins.query(same) if len(wins) else wins
-        over, under = slot.subgridspec(2, 1, height_ratios=(1.7, 1), hspace=0.04).subplots(sharex=True)
+        grid = slot.subgridspec(2, 1, height_ratios=(1.7, 1), hspace=0.04)
+        over = figure.add_subplot(grid[0])
+        under = figure.add_subplot(grid[1], sharex=over)
+        over.tick_params(labelbottom=False)
         rival = strongest(areas.query(same), looks)
         lines = _lines(part, looks, rival)
         full = 100 * part.loc[part["policy"] == "full", "value"].iloc[0]
+        targets = sorted(part["rate_target"].dropna().unique())
+        lowest = min([*targets, *(curve.rates[0] for look, curve in lines.values() if look.contender)]) - 0.06
+        lines = {name: (look, curve.above(lowest)) for name, (look, curve) in lines.items()}
         _curves_panel(over, lines, full, looks[rival].label.strip() if rival else "")
         _difference_panel(under, lines, reference_curve(part, full), _intervals(contest, reference(part)))
-        targets = sorted(part["rate_target"].dropna().unique())
         under.set_xticks(targets, [short(target) for target in targets])
-        under.set_xlim(min(targets, default=0.3) - 0.06, 1)
+        under.set_xlim(lowest, 1)
         mark = ", transferred" if dataset in foreign else ""
         title(over, f"{backbone}: {dataset}{mark}", METRIC_NAMES[metric])
         if leftmost(over):
-            over.set_ylabel("test images or\ntexts right (%)")
+            over.set_ylabel("right (%)")
             under.set_ylabel(f"minus {REFERENCES[reference(part)]}\n(points)")
         axes += [over, under]
     legend_below(figure, axes, "rate: share of the full encoder's multiply-accumulates that is spent")
@@ -50,18 +56,19 @@ def tradeoff(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
 
 def _lines(part: pd.DataFrame, looks: Looks, rival: str | None) -> dict[str, tuple[Look, MeanCurve]]:
     """Return what to draw, by name."""
-    found, own = {}, looks.contenders(part["policy"])
-    base = reference(part)
+    found, base = {}, reference(part)
     if base != "full":
-        found["reference"] = looks[base]._replace(color=GREY, marker="", line="--"), mean_curve(part, base)
-    for policy in own:
+        curve = mean_curve(part, base)
+        mark = "_" if len(curve.rates) == 1 else ""
+        found["reference"] = looks[base]._replace(color=GREY, marker=mark, line="--"), curve
+    if rival:
+        found["rival"] = RIVAL, mean_curve(part, rival)
+    for policy in looks.contenders(part["policy"]):
         twin = looks[policy]._replace(label=looks[policy].label + SHUFFLED, line=":")
         found[policy] = looks[policy], mean_curve(part, policy)
         found[f"shuffled {policy}"] = twin, mean_curve(part, "shuffled", policy)
     written = [p for p in looks.among(part["policy"]) if looks[p].own and not looks[p].contender]
     found |= {policy: (looks[policy], mean_curve(part, policy)) for policy in written}
-    if rival:
-        found["rival"] = RIVAL, mean_curve(part, rival)
     return {name: (look, curve) for name, (look, curve) in found.items() if len(curve.rates)}
 
 
@@ -84,7 +91,7 @@ def _curves_panel(axis: Axes, lines: dict[str, tuple[Look, MeanCurve]], full: fl
     low, high = min([full, *(v.min() for v in shown)]), max([full, *(v.max() for v in shown)])
     room = max(1.0, (high - low) * 0.08)
     axis.set_ylim(max(0, low - 1.6 * room), min(100, high + room))
-    axis.yaxis.get_major_locator().set_params(nbins=4, integer=True)
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     if rival:
         name = f"\N{WHITE UP-POINTING TRIANGLE} {rival}"
         axis.text(0.97, 0.04, name, transform=axis.transAxes, ha="right", va="bottom")
@@ -108,7 +115,7 @@ def _difference_panel(
         else:
             axis.errorbar(x, y, yerr=(y - low, high - y), color=look.color, linewidth=1, capsize=2)
     axis.margins(y=0.12)
-    axis.yaxis.get_major_locator().set_params(nbins=4, integer=True)
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
 def _intervals(contest: pd.DataFrame, base: str) -> pd.DataFrame:

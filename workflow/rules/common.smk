@@ -82,7 +82,7 @@ TABLES += ["risk"] if RISK else []
 TABLES += ["ablations"] if len(VARIANTS) > 1 else []
 TABLES += ["precision"] if config["features"]["precision"] != "float32" else []
 GATED = contenders(config["policies"])
-FIGURES = ["tradeoff", "semantic_content"]
+FIGURES = ["tradeoff", "policies", "semantic_content"]
 COMPARED = config["evaluation"]["compared"]
 OWN_THRESHOLDS = [
     name for name in COMPARED if "in_domain" in config["datasets"][name]["calibration"]
