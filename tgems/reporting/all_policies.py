@@ -21,9 +21,8 @@ NAMES = {"hull": "the hull of fixed exits", "fixed": "fixed exits", "full": "the
 def all_policies(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     """Tabulate in colour what each policy adds to the hull of fixed exits, in whole points, at every rate target.
 
-    Curves are read at the target by linear interpolation between operating points, beyond the last one at its value,
-    since a policy may spend less than the target; a cell is empty where a policy spends more. The first row is the
-    hull itself, in percent.
+    A policy's value at a rate target is compared with the hull at the rate that is realised. Policies without rate
+    targets, such as oracles, are read at the target. The first row is the hull itself, in percent.
     """
     points, foreign = over_seeds(shown_first(frames["tradeoff"])), transferred(frames["tradeoff"])
     backbones = by_length(points["backbone"])
@@ -43,6 +42,7 @@ def all_policies(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
             axis.set_yticks(range(len(rows) + 1), [first, *(label for _, label in rows)])
             axis.set_ylabel(backbone, weight="bold")
         title(axis, dataset + (", transferred" if dataset in foreign else ""), METRIC_NAMES[metric])
+    figure.set_figheight(figure.get_figheight() + 0.2)
     figure.supxlabel(f"rate; numbers are differences to {NAMES[base]} in points")
     return figure
 
@@ -64,8 +64,7 @@ def _panel(
     """Draw the cells of one panel: the reference in percent, then a row of differences per policy."""
     shown = np.full((len(keys) + 1, len(targets)), np.nan)
     for row, (policy, twin) in enumerate(keys, start=1):
-        curve = level(full) if policy == "full" else mean_curve(part, policy, twin)
-        shown[row] = curve.at(targets) - base.at(targets)
+        shown[row] = _differences(part, policy, twin, targets, base, full)
     axis.imshow(shown, cmap=COLORS, vmin=-LIMIT, vmax=LIMIT, aspect="auto")
     for column, value in enumerate(base.at(targets)):
         axis.text(column, 0, f"{value:.0f}" if np.isfinite(value) else "", ha="center", va="center", weight="bold")
@@ -77,6 +76,19 @@ def _panel(
     axis.tick_params(length=0)
     axis.grid(False)
     axis.axhline(0.5, color="black", linewidth=0.6)
+
+
+def _differences(
+    part: pd.DataFrame, policy: str, twin: str | None, targets: list[float], base: MeanCurve, full: float
+) -> np.ndarray:
+    """Return the differences of a policy to the reference at each rate target, in points; NaN where it has none."""
+    own = part[part["policy"] == policy]
+    own = own[own["twin_of"] == twin] if twin else own
+    own = own[own["rate_target"].notna()].drop_duplicates("rate_target").set_index("rate_target").reindex(targets)
+    if own["value"].notna().any():
+        return 100 * own["value"].to_numpy() - base.at(own["rate"])
+    curve = level(full) if policy == "full" else mean_curve(part, policy, twin)
+    return curve.at(targets) - base.at(targets)
 
 
 def _signed(points: float) -> str:

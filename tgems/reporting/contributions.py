@@ -48,7 +48,7 @@ def contributions(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
         axis.set_yticks(range(len(steps)), [STEPS[s] for s in steps] if leftmost(axis) else [""] * len(steps))
         axis.set_ylim(len(steps) - 0.4, -0.6)
         axis.set_xlim(right=min(100, axis.get_xlim()[1]))
-        axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
         title(axis, dataset, METRIC_NAMES[metric])
         if leftmost(axis):
             axis.set_ylabel(backbone, weight="bold")

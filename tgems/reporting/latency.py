@@ -52,7 +52,11 @@ def plot(frame: pd.DataFrame) -> Figure:
                 linestyle=DASHES[k % len(DASHES)], label=f"batch of {size}",
             )  # fmt: skip
         about = part.iloc[0]
-        title(axis, backbone, f"{about['device']}, {about['threads']} threads, {about['dtype']}")
+        title(
+            axis,
+            backbone,
+            f"{about['device']}, {about['threads']} thread{'s' if about['threads'] > 1 else ''}, {about['dtype']}",
+        )
         axis.set_xticks(targets, [short(target) for target in targets])
         axis.set_ylim(bottom=0)
         if leftmost(axis):

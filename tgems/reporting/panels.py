@@ -110,7 +110,7 @@ def legend_below(figure: Figure, axes: Iterable[Axes], label: str = "", columns:
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    entry = LETTER * max(map(len, handles)) + 0.45
+    entry = 0.9 * LETTER * max(map(len, handles)) + 0.5  # names are long, and mostly of narrow letters
     columns = columns or max(1, min(4, int(figure.get_figwidth() / entry)))
     lines = -(-len(handles) // columns) + bool(label)
     figure.set_figheight(figure.get_figheight() + LINE * lines + 0.1)

@@ -79,4 +79,6 @@ def _panel(axis: Axes, part: pd.DataFrame, shown: list[str], targets: list[float
             x, found["mean"], yerr=ends, fmt=look.marker, color=look.color, markersize=3, elinewidth=1, label=look.label
         )
     axis.set_xticks(range(len(targets)), [short(target) for target in targets])
+    axis.set_xlim(-0.6, len(targets) - 0.4)
+    axis.margins(y=0.1)
     axis.grid(axis="x", visible=False)

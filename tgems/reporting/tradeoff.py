@@ -13,6 +13,7 @@ from tgems.reporting.style import GREY, METRIC_NAMES, Look, Looks, short
 
 RIVAL = Look("best other policy (named)", "#000000", "^")
 SHUFFLED = ", shuffled"
+PAPER = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
 REFERENCES = {"hull": "hull", "fixed": "fixed", "full": "full"}
 
 
@@ -87,14 +88,14 @@ def _curves_panel(axis: Axes, lines: dict[str, tuple[Look, MeanCurve]], full: fl
     axis.axhline(full, color="black", linewidth=0.8, label="full encoder")
     for name, (look, curve) in lines.items():
         _draw(axis, name, look, curve.rates, curve.values)
-    shown = [curve.values for name, (_, curve) in lines.items() if name != "reference"]
+    shown = [curve.values for _, curve in lines.values() if len(curve.rates)]
     low, high = min([full, *(v.min() for v in shown)]), max([full, *(v.max() for v in shown)])
     room = max(1.0, (high - low) * 0.08)
     axis.set_ylim(max(0, low - 1.6 * room), min(100, high + room))
-    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     if rival:
         name = f"\N{WHITE UP-POINTING TRIANGLE} {rival}"
-        axis.text(0.97, 0.04, name, transform=axis.transAxes, ha="right", va="bottom")
+        axis.text(0.97, 0.04, name, transform=axis.transAxes, ha="right", va="bottom", bbox=PAPER)
 
 
 def _difference_panel(
@@ -115,7 +116,7 @@ def _difference_panel(
         else:
             axis.errorbar(x, y, yerr=(y - low, high - y), color=look.color, linewidth=1, capsize=2)
     axis.margins(y=0.12)
-    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
 
 
 def _intervals(contest: pd.DataFrame, base: str) -> pd.DataFrame:
