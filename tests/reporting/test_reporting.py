@@ -86,11 +86,19 @@ def made(tmp_path_factory):
         ])  # fmt: skip
         own = about | {"policy": "tgem_bank", "rate_target": 0.45, "image": png(), "text": "a red seven"}
         keep("gallery", dataset, [own | {"exit_block": b, "key": str(b), "difficulty": 0.2} for b in (1, 2, 5, 8)])
-        contest = about | {"metric": metrics[0], "policy": "tgem", "calibration": "in_domain", "against": "best"}
+        contest = about | {
+            "metric": metrics[0],
+            "policy": "tgem",
+            "calibration": "in_domain",
+            "against": "best",
+            "competitor": "fixed",
+            "rate": 0.44,
+        }
         differences = ((0.3, 0.1, 1e-4, 0.02), (0.45, -0.1, 1e-4, 0.02), (0.6, 0.001, 0.4, 0.005))
         differences += ((0.75, 0.001, 0.4, 0.05), (0.9, np.nan, np.nan, np.nan))
         keep("wins", dataset, [
-            contest | {"rate_target": r, "difference": d, "p": p, "method_ci_low": d - half, "method_ci_high": d + half}
+            contest | {"rate_target": r, "difference": d, "p": p}
+            | {f"{ci}_{end}": d + sign * half for ci in ("ci", "method_ci") for end, sign in (("low", -1), ("high", 1))}
             for r, d, p, half in differences
         ])  # fmt: skip
         steps = ("frozen_fixed", "heads_fixed", "heads_confidence", "image_gates", "full", "oracle")

@@ -42,7 +42,7 @@ def rate_calibration(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
             if axis in axes[0]:
                 title(axis, dataset)
             if part.empty:
-                axis.text(0.5, 0.6, "training domain", transform=axis.transAxes, ha="center")
+                axis.text(0.5, 0.6, "none", transform=axis.transAxes, ha="center")
         low, high = line[0].get_ylim()
         line[0].set_ylim(min(low, -LEAST), max(high, LEAST))
         line[0].set_ylabel(CALIBRATIONS[calibration])

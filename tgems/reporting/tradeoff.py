@@ -24,7 +24,8 @@ def tradeoff(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     is best on validation, which is named in the panel, and policies of the user's own.
     """
     points, foreign = over_seeds(shown_first(frames["tradeoff"])), transferred(frames["tradeoff"])
-    areas, wins = (shown_first(frames[name]) for name in ("areas", "wins"))
+    areas, wins = shown_first(frames["areas"]), frames["wins"]
+    wins = shown_first(wins) if len(wins) else wins
     blocks = [[(b, *panel) for panel in panels(points)] for b in by_length(points["backbone"])]
     figure, slots = panel_slots(blocks, 2.45)
     axes = []
