@@ -176,7 +176,7 @@ def test_ablations_are_compared_with_the_first_variant():
             for v, a in (("default", 0.5), ("other", 0.6))
         ]
     )
-    table = ablations(tradeoff, areas, ["default", "other"])
+    table = ablations(tradeoff, areas, ["default", "other"], ["tgem"])
     own = table.query("policy == 'tgem' and variant == 'other'")
     assert len(own) == 3 and own["difference"].to_numpy() == pytest.approx(0.1)
     assert table.query("variant == 'default'")["difference"].to_numpy() == pytest.approx(0.0)
