@@ -71,9 +71,17 @@ def level(value: float) -> MeanCurve:
 
 
 def reference_curve(means: pd.DataFrame, full: float) -> MeanCurve:
-    """Return the curve of `reference`; `full` is the value of the full encoder in percent."""
+    """Return the curve of `reference`; `full` is the value of the full encoder in percent.
+
+    As in `tgems.evaluation.curves`, the curve of the hull begins with all images at the cheapest exit.
+    """
     name = reference(means)
-    return level(full) if name == "full" else mean_curve(means, name)
+    if name == "full":
+        return level(full)
+    curve, cheapest = mean_curve(means, name), mean_curve(means, "fixed")
+    if len(cheapest.rates) and cheapest.rates[0] < curve.rates[0]:
+        return MeanCurve(np.append(cheapest.rates[0], curve.rates), np.append(cheapest.values[0], curve.values))
+    return curve
 
 
 def strongest(areas: pd.DataFrame, looks: Looks) -> str | None:

@@ -36,14 +36,16 @@ def tradeoff(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
         over = figure.add_subplot(grid[0])
         under = figure.add_subplot(grid[1], sharex=over)
         over.tick_params(labelbottom=False)
-        rival = strongest(areas.query(same), looks)
-        lines = _lines(part, looks, rival)
+        rival, targets = strongest(areas.query(same), looks), sorted(part["rate_target"].dropna().unique())
         full = 100 * part.loc[part["policy"] == "full", "value"].iloc[0]
-        targets = sorted(part["rate_target"].dropna().unique())
-        lowest = min([*targets, *(curve.rates[0] for look, curve in lines.values() if look.contender)]) - 0.06
-        lines = {name: (look, curve.above(lowest)) for name, (look, curve) in lines.items()}
+        lowest = _lowest(part, looks)
+        lines, base = _lines(part, looks, rival, lowest), reference_curve(part, full)
+        over.axhline(full, color="black", linewidth=0.8, label="full encoder")
+        if reference(part) != "full":
+            label = looks[reference(part)].label
+            over.plot(base.rates, base.values, color=GREY, linestyle="--", linewidth=1, label=label, zorder=1)
         _curves_panel(over, lines, full, looks[rival].label.strip() if rival else "")
-        _difference_panel(under, lines, reference_curve(part, full), _intervals(contest, reference(part)))
+        _difference_panel(under, lines, base, _intervals(contest, reference(part)))
         under.set_xticks(targets, [short(target) for target in targets])
         under.set_xlim(lowest, 1)
         mark = ", transferred" if dataset in foreign else ""
@@ -56,22 +58,23 @@ def tradeoff(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     return figure
 
 
-def _lines(part: pd.DataFrame, looks: Looks, rival: str | None) -> dict[str, tuple[Look, MeanCurve]]:
-    """Return what to draw, by name."""
-    found, base = {}, reference(part)
-    if base != "full":
-        curve = mean_curve(part, base)
-        mark = "_" if len(curve.rates) == 1 else ""
-        found["reference"] = looks[base]._replace(color=GREY, marker=mark, line="--"), curve
-    if rival:
-        found["rival"] = RIVAL, mean_curve(part, rival)
+def _lowest(part: pd.DataFrame, looks: Looks) -> float:
+    """Return the lowest rate to show: below all rate targets, and below all points of T-GEMs."""
+    own = part.loc[part["policy"].isin(looks.contenders(part["policy"])), "rate"]
+    return min(part["rate_target"].min(), *own, 1.0) - 0.06
+
+
+def _lines(part: pd.DataFrame, looks: Looks, rival: str | None, lowest: float) -> dict[str, tuple[Look, MeanCurve]]:
+    """Return the lines to draw beside the references, by name, from the lowest rate to show."""
+    found = {"rival": (RIVAL, mean_curve(part, rival))} if rival else {}
     for policy in looks.contenders(part["policy"]):
         twin = looks[policy]._replace(label=looks[policy].label + SHUFFLED, line=":")
         found[policy] = looks[policy], mean_curve(part, policy)
         found[f"shuffled {policy}"] = twin, mean_curve(part, "shuffled", policy)
     written = [p for p in looks.among(part["policy"]) if looks[p].own and not looks[p].contender]
     found |= {policy: (looks[policy], mean_curve(part, policy)) for policy in written}
-    return {name: (look, curve) for name, (look, curve) in found.items() if len(curve.rates)}
+    shown = {name: (look, curve.above(lowest)) for name, (look, curve) in found.items()}
+    return {name: line for name, line in shown.items() if len(line[1].rates)}
 
 
 def _draw(axis: Axes, name: str, look: Look, rates: np.ndarray, values: np.ndarray) -> None:
@@ -80,16 +83,15 @@ def _draw(axis: Axes, name: str, look: Look, rates: np.ndarray, values: np.ndarr
     axis.plot(
         rates, values, color=look.color, linestyle=look.line or "none", marker=look.marker, label=look.label,
         linewidth=2 if wide else 1, markersize=4.5 if wide else 3.5,
-        markerfacecolor=look.color if wide else "white", markeredgewidth=0.8, clip_on=name == "reference",
+        markerfacecolor=look.color if wide else "white", markeredgewidth=0.8, clip_on=False,
         zorder=4 if name == "rival" else 3 if wide else 2,
     )  # fmt: skip
 
 
 def _curves_panel(axis: Axes, lines: dict[str, tuple[Look, MeanCurve]], full: float, rival: str) -> None:
-    axis.axhline(full, color="black", linewidth=0.8, label="full encoder")
     for name, (look, curve) in lines.items():
         _draw(axis, name, look, curve.rates, curve.values)
-    shown = [curve.values for _, curve in lines.values() if len(curve.rates)]
+    shown = [curve.values for _, curve in lines.values()]
     low, high = min([full, *(v.min() for v in shown)]), max([full, *(v.max() for v in shown)])
     room = max(1.0, (high - low) * 0.08)
     axis.set_ylim(max(0, low - 1.6 * room), min(100, high + room))
@@ -104,8 +106,6 @@ def _difference_panel(
 ) -> None:
     axis.axhline(0, color=GREY, linewidth=1, linestyle="--")
     for name, (look, curve) in lines.items():
-        if name == "reference":
-            continue
         own = intervals[intervals["policy"] == name]
         if own.empty:
             _draw(axis, name, look, curve.rates, curve.values - base.at(curve.rates))
