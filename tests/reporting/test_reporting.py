@@ -14,7 +14,7 @@ from tgems.costs.exit_costs import module_costs
 from tgems.costs.saved_costs import write_costs
 from tgems.evaluation.tradeoff import COLUMNS
 from tgems.reporting.figures import FIGURES, plot_figure
-from tgems.reporting.tables import ablations, decide, make_tables, summary
+from tgems.reporting.tables import ablations, decide, make_tables, summary, write_table
 
 ENDS = (("low", -0.02), ("high", 0.02))
 DATASETS = {"digits": ["acc1"], "scenes": ["text_retrieval_recall@1", "image_retrieval_recall@1"]}
@@ -202,3 +202,16 @@ def test_figures_are_drawn_with_the_same_bytes_each_time(made, name, tmp_path):
     pixels = plt.imread(tmp_path / "a.png")
     assert pixels.shape[0] > 200 and pixels[..., :3].std() > 0.02, "not blank"
     assert len(list(tmp_path.iterdir())) == 4, "no partial file is left"
+
+
+def test_a_run_without_t_gems_has_an_empty_table_of_comparisons_and_its_figures(made, tmp_path):
+    root, parts = made
+    for table in (root / "tables").glob("*.csv"):
+        frame = pd.read_csv(table, dtype={"seed": str})
+        frame = frame[~frame["policy"].isin(["tgem", "tgem_bank", "shuffled"])] if "policy" in frame else frame
+        write_table(tmp_path / table.stem, pd.DataFrame() if table.stem == "wins" else frame, frame)
+    tables = [str(p) for p in tmp_path.glob("*.csv")]
+    policies, output = ["full", "fixed", "margin"], [str(tmp_path / f"a.{kind}") for kind in ("pdf", "png")]
+    for name in ("tradeoff", "policies", "rate_calibration", "risk"):
+        plot_figure(name, tables, parts, "default", ["digits", "scenes"], policies, *output)
+        assert plt.imread(output[1])[..., :3].std() > 0.02

@@ -137,3 +137,13 @@ def test_cells_are_rounded_differences_to_the_hull_at_the_realised_rate(looks):
     assert table["ICAR router"] == ["\N{MINUS SIGN}10"] * 3
     assert table["oracle: first right exit"] == ["", "+19", "+9"], "it spends .4"
     assert set(table) >= {"full encoder", "entropy", "saturation", "T-GEM, image-guided"}
+
+
+def test_a_run_of_fixed_exits_alone_shows_them(looks):
+    frames = run([])
+    fixed = frames["tradeoff"].iloc[[0, 0]].assign(policy="fixed", seed="mean", rate=[0.2, 0.8], value=[0.6, 0.9])
+    frames["tradeoff"] = pd.concat([frames["tradeoff"].query("policy == 'full'"), fixed], ignore_index=True)
+    frames["wins"] = pd.DataFrame()
+    over, under = tradeoff(frames, looks).axes
+    assert set(lines_of(over)) == {"full encoder", "fixed exit, trained head"} and not lines_of(under)
+    assert over.get_ylim()[0] < 90

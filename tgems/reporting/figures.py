@@ -42,13 +42,18 @@ def plot_figure(
         png: PNG file to write.
     """
     use_style()
-    frames = {Path(p).stem: pd.read_csv(p, dtype={"seed": str}) for p in tables}
+    frames = {Path(p).stem: _read(Path(p)) for p in tables}
     for part, files in parts.items():
         frames[part] = pd.concat([pd.read_parquet(f) for f in files], ignore_index=True)
     frames = {k: f[f["variant"] == variant] if "variant" in f else f for k, f in frames.items()}
     if name in COMPARED:
         frames = {k: f[f["dataset"].isin(compared)] if "dataset" in f else f for k, f in frames.items()}
     save(FIGURES[name](frames, looks_of(policies)), pdf, png)
+
+
+def _read(table: Path) -> pd.DataFrame:
+    """Read a table; that of comparisons has neither rows nor columns in a run without T-GEMs."""
+    return pd.read_csv(table, dtype={"seed": str}, low_memory=False) if table.stat().st_size > 1 else pd.DataFrame()
 
 
 FIGURES: dict[str, Callable[[dict[str, pd.DataFrame], Looks], Figure]] = {

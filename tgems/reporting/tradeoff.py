@@ -44,7 +44,8 @@ def tradeoff(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
         if reference(part) != "full":
             label = looks[reference(part)].label
             over.plot(base.rates, base.values, color=GREY, linestyle="--", linewidth=1, label=label, zorder=1)
-        _curves_panel(over, lines, full, looks[rival].label.strip() if rival else "")
+        heights = [full, *base.above(lowest).values]
+        _curves_panel(over, lines, heights, looks[rival].label.strip() if rival else "")
         _difference_panel(under, lines, base, _intervals(contest, reference(part)))
         under.set_xticks(targets, [short(target) for target in targets])
         under.set_xlim(lowest, 1)
@@ -61,7 +62,7 @@ def tradeoff(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
 def _lowest(part: pd.DataFrame, looks: Looks) -> float:
     """Return the lowest rate to show: below all rate targets, and below all points of T-GEMs."""
     own = part.loc[part["policy"].isin(looks.contenders(part["policy"])), "rate"]
-    return min(part["rate_target"].min(), *own, 1.0) - 0.06
+    return min([*part["rate_target"].dropna(), *own], default=0.3) - 0.06
 
 
 def _lines(part: pd.DataFrame, looks: Looks, rival: str | None, lowest: float) -> dict[str, tuple[Look, MeanCurve]]:
@@ -88,11 +89,12 @@ def _draw(axis: Axes, name: str, look: Look, rates: np.ndarray, values: np.ndarr
     )  # fmt: skip
 
 
-def _curves_panel(axis: Axes, lines: dict[str, tuple[Look, MeanCurve]], full: float, rival: str) -> None:
+def _curves_panel(axis: Axes, lines: dict[str, tuple[Look, MeanCurve]], heights: list[float], rival: str) -> None:
+    """Draw the lines, and let the vertical axis hold them and the heights of the references."""
     for name, (look, curve) in lines.items():
         _draw(axis, name, look, curve.rates, curve.values)
-    shown = [curve.values for _, curve in lines.values()]
-    low, high = min([full, *(v.min() for v in shown)]), max([full, *(v.max() for v in shown)])
+    shown = np.concatenate([heights, *(curve.values for _, curve in lines.values())])
+    low, high = shown.min(), shown.max()
     room = max(1.0, (high - low) * 0.08)
     axis.set_ylim(max(0, low - 1.6 * room), min(100, high + room))
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
