@@ -94,7 +94,7 @@ def title(axis: Axes, *lines: str) -> None:
     columns = 1 if place is None else place.get_topmost_subplotspec().get_gridspec().ncols
     figure = axis.get_figure(root=True)
     letters = int((figure.get_figwidth() if figure else WIDTH) / columns / LETTER)
-    axis.set_title("\n".join(textwrap.fill(line, letters, max_lines=3) for line in lines))
+    axis.set_title("\n".join(textwrap.fill(line, letters, max_lines=3, break_on_hyphens=False) for line in lines))
 
 
 def legend_below(figure: Figure, axes: Iterable[Axes], label: str = "", columns: int | None = None) -> None:
