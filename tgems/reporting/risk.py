@@ -55,7 +55,8 @@ def _panel(axis: Axes, part: pd.DataFrame, policies: list[str], targets: list[fl
         x = [place + step * (k - (len(policies) - 1) / 2) for place in range(len(targets))]
         ends = (own["rate"] - own["rate_ci_low"], own["rate_ci_high"] - own["rate"])
         axis.errorbar(
-            x, own["rate"], yerr=ends, fmt=look.marker or ("x" if look.frozen_head else "_"), color=look.color, markersize=4, elinewidth=1,
+            x, own["rate"], yerr=ends, fmt=look.marker or ("x" if look.frozen_head else "_"),
+            color=look.color, markersize=4, elinewidth=1,
             markerfacecolor="white" if look.frozen_head else look.color, label=look.label,
         )  # fmt: skip
     axis.set_xticks(range(len(targets)), [f"{100 * target:g}" for target in targets])
