@@ -147,3 +147,15 @@ def test_a_run_of_fixed_exits_alone_shows_them(looks):
     over, under = tradeoff(frames, looks).axes
     assert set(lines_of(over)) == {"full encoder", "fixed exit, trained head"} and not lines_of(under)
     assert over.get_ylim()[0] < 90
+
+
+def test_a_metric_that_no_adaptive_policy_may_have_has_a_panel_of_its_references(looks):
+    frames = run(["margin"])
+    kept = frames["tradeoff"][frames["tradeoff"]["policy"].isin(["full", "margin"])]
+    fixed = kept.iloc[[0, 0]].assign(policy="fixed", seed="mean", rate=[0.2, 0.8], value=[0.6, 0.9])
+    kept = pd.concat([kept, fixed], ignore_index=True)
+    other = kept[kept["policy"] != "margin"].assign(metric="image_retrieval_recall@1")
+    frames["tradeoff"] = pd.concat([kept, other], ignore_index=True)
+    assert len(tradeoff(frames, looks).axes) == 4
+    _, texts = all_policies(frames, looks).axes
+    assert [text.get_text() for text in texts.texts if text.get_position()[1] == 0] == ["65", "80", "90"]

@@ -27,15 +27,13 @@ def all_policies(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     points, foreign = over_seeds(shown_first(frames["tradeoff"])), transferred(frames["tradeoff"])
     backbones = by_length(points["backbone"])
     blocks = [[(b, *panel) for panel in panels(points[points["backbone"] == b])] for b in backbones]
-    base = reference(points)
+    base, targets = reference(points), sorted(points["rate_target"].dropna().unique())
     rows = [row for row in _rows(points, looks) if row[0][0] != base]
     figure, axes = panel_grid(blocks, ROW * (len(rows) + 1) + 0.55, labels=2.0)
     for (backbone, dataset, metric), axis in axes.items():
         part = points.query("backbone == @backbone and dataset == @dataset and metric == @metric")
         full = 100 * part.loc[part["policy"] == "full", "value"].iloc[0]
-        targets = sorted(part["rate_target"].dropna().unique())
-        curve = reference_curve(part, full)
-        _panel(axis, part, targets, curve, full, [key for key, _ in rows])
+        _panel(axis, part, targets, reference_curve(part, full), full, [key for key, _ in rows])
         axis.set_yticks(range(len(rows) + 1), [""] * (len(rows) + 1))
         if leftmost(axis):
             first = f"{NAMES[base]} (%)".removeprefix("the ")
