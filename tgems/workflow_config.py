@@ -107,6 +107,12 @@ def contenders(policies: list[str]) -> list[str]:
     return [word for word in policies if word != "shuffled" and declared(word)["contender"]]
 
 
+def at_rates(policies: list[str]) -> bool:
+    """Return whether any policy has operating points at rate targets, which fixed exits and oracles have not."""
+    found = [declared(word) for word in policies if word != "shuffled"]
+    return any((own["adaptive"] or own["mixes"]) and not own["oracle"] for own in found)
+
+
 def promising(config: dict) -> bool:
     """Return whether a complete configuration asks for promises of quality that can be made.
 

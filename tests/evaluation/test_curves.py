@@ -144,3 +144,10 @@ def test_the_hull_never_falls(evaluated):
             curve = by_key[name, None, "in_domain"]
             tolerance = 0.06 if metric.startswith("image_retrieval") else 1e-9  # a drawn gallery is no expectation
             assert (np.diff(curve.values, axis=1) >= -tolerance).all(), (metric, name)
+
+
+def test_curves_without_any_rate_target_are_restored(tmp_path):
+    curves = {"acc1": {("fixed", None, None): Curve([None] * 2, np.array([[0.2, 1.0]]), np.array([[0.4, 0.5]]))}}
+    as_frame(curves).to_parquet(tmp_path / "c.parquet")
+    again = from_frame(pd.read_parquet(tmp_path / "c.parquet"))["acc1"]["fixed", None, None]
+    assert again.targets == [None, None] and again.height(0.6) == pytest.approx(0.45)

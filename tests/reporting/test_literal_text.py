@@ -11,7 +11,7 @@ from reporting.test_reporting import made  # noqa: F401
 
 from tgems.config.run import ALL_POLICIES
 from tgems.reporting.figures import FIGURES
-from tgems.reporting.style import save, use_style
+from tgems.reporting.style import looks_of, save, use_style
 from tgems.reporting.tables import write_table
 
 ODD = r"$\frac{a_b^c & 50% | <b> *x* ~"
@@ -35,16 +35,20 @@ CAPTIONS = {
 
 
 @pytest.fixture
-def frames(made, tmp_path):  # noqa: F811
+def frames(made):  # noqa: F811
     """The tables of a run whose data sets, backbone and variant have odd names, and which has a policy of its own."""
-    (tmp_path / "own.py").write_text(OWN)
-    use_style([*ALL_POLICIES, f"{tmp_path}/own.py:Own"])
+    use_style()
     root, parts = made
     names = {"digits": f"digits {ODD}", "scenes": f"_scenes {ODD}", "demo": f"demo {ODD}", "margin": "own"}
     found = {path.stem: pd.read_csv(path, dtype={"seed": str}) for path in (root / "tables").glob("*.csv")}
     found |= {name: pd.concat(map(pd.read_parquet, files), ignore_index=True) for name, files in parts.items()}
-    yield {name: frame.replace(names) for name, frame in found.items()}
-    use_style()
+    return {name: frame.replace(names) for name, frame in found.items()}
+
+
+@pytest.fixture
+def looks(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    return looks_of([*ALL_POLICIES, f"{tmp_path}/own.py:Own"])
 
 
 def texts(figure):
@@ -52,19 +56,19 @@ def texts(figure):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_names_are_drawn_as_they_are(frames, name, tmp_path):
-    figure = FIGURES[name](frames)
+def test_names_are_drawn_as_they_are(frames, looks, name, tmp_path):
+    figure = FIGURES[name](frames, looks)
     assert not any(text.get_parse_math() for text in texts(figure))
-    drawn = " ".join(text.get_text() for text in texts(figure))
+    drawn = " ".join(word for text in texts(figure) for word in text.get_text().split())
     assert ODD in drawn and (name != "tradeoff" or r"_$\frac{a & 50% | ^" in drawn)
     save(figure, str(tmp_path / "a.pdf"), str(tmp_path / "a.png"))
     assert plt.imread(tmp_path / "a.png")[..., :3].std() > 0.02
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
-def test_captions_are_drawn_as_they_are(frames, caption, tmp_path):
+def test_captions_are_drawn_as_they_are(frames, looks, caption, tmp_path):
     written, begins = CAPTIONS[caption]
-    figure = FIGURES["gallery"]({"gallery": frames["gallery"].assign(text=written)})
+    figure = FIGURES["gallery"]({"gallery": frames["gallery"].assign(text=written)}, looks)
     assert not any(text.get_parse_math() for text in texts(figure))
     drawn = [text.get_text() for text in texts(figure)]
     assert any(text.startswith(begins) for text in drawn) and max(map(len, drawn)) < 100

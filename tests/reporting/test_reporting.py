@@ -14,7 +14,7 @@ from tgems.costs.exit_costs import module_costs
 from tgems.costs.saved_costs import write_costs
 from tgems.evaluation.tradeoff import COLUMNS
 from tgems.reporting.figures import FIGURES, plot_figure
-from tgems.reporting.tables import ablations, decide, make_tables, summary
+from tgems.reporting.tables import ablations, decide, make_tables, summary, write_table
 
 ENDS = (("low", -0.02), ("high", 0.02))
 DATASETS = {"digits": ["acc1"], "scenes": ["text_retrieval_recall@1", "image_retrieval_recall@1"]}
@@ -86,11 +86,19 @@ def made(tmp_path_factory):
         ])  # fmt: skip
         own = about | {"policy": "tgem_bank", "rate_target": 0.45, "image": png(), "text": "a red seven"}
         keep("gallery", dataset, [own | {"exit_block": b, "key": str(b), "difficulty": 0.2} for b in (1, 2, 5, 8)])
-        contest = about | {"metric": metrics[0], "policy": "tgem", "calibration": "in_domain", "against": "best"}
+        contest = about | {
+            "metric": metrics[0],
+            "policy": "tgem",
+            "calibration": "in_domain",
+            "against": "best",
+            "competitor": "fixed",
+            "rate": 0.44,
+        }
         differences = ((0.3, 0.1, 1e-4, 0.02), (0.45, -0.1, 1e-4, 0.02), (0.6, 0.001, 0.4, 0.005))
         differences += ((0.75, 0.001, 0.4, 0.05), (0.9, np.nan, np.nan, np.nan))
         keep("wins", dataset, [
-            contest | {"rate_target": r, "difference": d, "p": p, "method_ci_low": d - half, "method_ci_high": d + half}
+            contest | {"rate_target": r, "difference": d, "p": p}
+            | {f"{ci}_{end}": d + sign * half for ci in ("ci", "method_ci") for end, sign in (("low", -1), ("high", 1))}
             for r, d, p, half in differences
         ])  # fmt: skip
         steps = ("frozen_fixed", "heads_fixed", "heads_confidence", "image_gates", "full", "oracle")
@@ -168,7 +176,7 @@ def test_ablations_are_compared_with_the_first_variant():
             for v, a in (("default", 0.5), ("other", 0.6))
         ]
     )
-    table = ablations(tradeoff, areas, ["default", "other"])
+    table = ablations(tradeoff, areas, ["default", "other"], ["tgem"])
     own = table.query("policy == 'tgem' and variant == 'other'")
     assert len(own) == 3 and own["difference"].to_numpy() == pytest.approx(0.1)
     assert table.query("variant == 'default'")["difference"].to_numpy() == pytest.approx(0.0)
@@ -194,3 +202,16 @@ def test_figures_are_drawn_with_the_same_bytes_each_time(made, name, tmp_path):
     pixels = plt.imread(tmp_path / "a.png")
     assert pixels.shape[0] > 200 and pixels[..., :3].std() > 0.02, "not blank"
     assert len(list(tmp_path.iterdir())) == 4, "no partial file is left"
+
+
+def test_a_run_without_t_gems_has_an_empty_table_of_comparisons_and_its_figures(made, tmp_path):
+    root, parts = made
+    for table in (root / "tables").glob("*.csv"):
+        frame = pd.read_csv(table, dtype={"seed": str})
+        frame = frame[~frame["policy"].isin(["tgem", "tgem_bank", "shuffled"])] if "policy" in frame else frame
+        write_table(tmp_path / table.stem, pd.DataFrame() if table.stem == "wins" else frame, frame)
+    tables = [str(p) for p in tmp_path.glob("*.csv")]
+    policies, output = ["full", "fixed", "margin"], [str(tmp_path / f"a.{kind}") for kind in ("pdf", "png")]
+    for name in ("tradeoff", "policies", "rate_calibration", "risk"):
+        plot_figure(name, tables, parts, "default", ["digits", "scenes"], policies, *output)
+        assert plt.imread(output[1])[..., :3].std() > 0.02

@@ -53,8 +53,23 @@ def test_speedup_is_relative_to_the_faster_full_encoder():
     times[EARLY, 0.5] = [[1.0], [1.0], [2.0]]
     table = latency.speed_table(times, {(EARLY, 0.5): 0.5}, 8, 1).set_index("encoder")
     assert table["speedup"].to_dict() == {FULL: 0.5, "full, in chunks": 1, EARLY: 2}
+    assert table.loc[EARLY, ["speedup_ci_low", "speedup_ci_high"]].tolist() == [1, 2]
     assert table.loc[EARLY, "efficiency"] == 1 and table.loc[EARLY, "images_per_second"] == 8
     assert table.loc[FULL, "latency_ms_p50"] == 4000
+
+
+@given(st.integers(1, 14))
+def test_the_interval_covers_the_median_in_enough_of_all_cases(n):
+    """Each value is above the median or below it with equal chance, so that all `2^n` cases can be counted."""
+
+    def covered(low: int) -> float:
+        sides = [sum(case >> k & 1 for k in range(n)) for case in range(2**n)]
+        return sum(low <= below <= n - low for below in sides) / 2**n
+
+    low, high = latency.median_interval([float(k) for k in range(1, n + 1)][::-1])
+    assert low + high == n + 1, "as many values above as below"
+    assert covered(int(low)) >= 0.95 or (low == 1 and n < 6)
+    assert int(low) + 1 > n // 2 or covered(int(low) + 1) < 0.95, "no narrower interval would do"
 
 
 def test_histogram_is_the_mean_over_seeds():

@@ -123,3 +123,23 @@ def test_a_joint_variant_trains_heads_and_gates_of_each_target_together(project)
     jobs = planned(snakemake(project, "-n", "--config", "variants={joint: {training: {scheme: joint}}}").stdout)
     assert jobs["train_joint"] == 2 * 2 * 5 * 3 and jobs["train_heads"] == 6
     assert not {"train_image_gates", "train_bank_gates", "train_lookahead"} & set(jobs)
+
+
+@pytest.mark.parametrize(
+    ("policies", "figures"),
+    [
+        ("full,fixed", {"tradeoff", "semantic_content", "risk"}),
+        ("full,oracle", {"tradeoff", "semantic_content"}),
+        ("full,hull", {"tradeoff", "semantic_content", "policies", "contributions"}),
+        (
+            "full,fixed,saturation,tgem",
+            {"tradeoff", "semantic_content", "risk", "policies", "contributions", "rate_calibration"}
+            | {"exit_histogram", "gallery"},
+        ),
+    ],
+)
+def test_only_figures_that_have_something_to_show_are_plotted(project, policies, figures):
+    output = snakemake(
+        project, "-n", "figures", "--config", f"policies=[{policies}]", "latency={batch_sizes: []}"
+    ).stdout
+    assert set(re.findall(r"results/figures/(\w+)[.]png", output)) == figures

@@ -189,7 +189,7 @@ def from_frame(frame: pd.DataFrame) -> Curves:
     for key, part in frame.groupby(names, dropna=False, sort=False):
         metric, policy, twin_of, calibration = (None if k is None or k != k else str(k) for k in key)
         seeds = [own for _, own in part.groupby("curve", sort=True)]
-        targets = [None if np.isnan(t) else t for t in seeds[0]["rate_target"]]
+        targets = [None if pd.isna(t) else t for t in seeds[0]["rate_target"]]
         rates, values = (np.stack([own[name].to_numpy() for own in seeds]) for name in ("rate", "value"))
         by_key = curves.setdefault(str(metric), {})
         by_key[str(policy), twin_of, calibration] = Curve(targets, rates, values)

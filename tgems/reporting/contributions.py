@@ -2,9 +2,10 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from tgems.reporting.panels import by_length, legend_below, panel_grid, panels
-from tgems.reporting.style import METRIC_NAMES, look
+from tgems.reporting.panels import by_length, leftmost, legend_below, panel_grid, panels, title
+from tgems.reporting.style import METRIC_NAMES, Looks, short
 
 STEPS = {
     "frozen_fixed": "frozen projection, fixed exit",
@@ -16,36 +17,42 @@ STEPS = {
     "score_normalisation": "... scores normalised",
 }
 SHOWN = (0.45, 0.6, 0.75)
-COLORS = ("#9ECAE1", "#4292C6", "#08306B")
+COLORS = ("#56B4E9", "#0072B2", "#000000")
+MARKS = ("v", "o", "^")
 
 
-def contributions(frames: dict[str, pd.DataFrame]) -> Figure:
+def contributions(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
     """Plot every step from the frozen projection to gates and score normalisation, at up to three rates."""
     table = frames["contributions"]
     shown = table[table["step"].isin(STEPS)]
     blocks = [[(b, *panel) for panel in panels(shown)] for b in by_length(shown["backbone"])]
-    figure, axes = panel_grid(blocks, 2.1)
     rates, steps = _rates(table), [s for s in STEPS if s in set(table["step"])]
+    figure, axes = panel_grid(blocks, 0.24 * len(steps) + 0.65, labels=2.0)
     for (backbone, dataset, metric), axis in axes.items():
         part = table.query("backbone == @backbone and dataset == @dataset and metric == @metric")
-        place_in_grid = axis.get_subplotspec()
-        leftmost = place_in_grid is not None and place_in_grid.colspan.start == 0
-        for place, (rate, color) in enumerate(zip(rates, COLORS[-len(rates) :], strict=True)):
+        for place, (rate, color, mark) in enumerate(
+            zip(rates, COLORS[-len(rates) :], MARKS[-len(rates) :], strict=True)
+        ):
             own = part[part["rate"].sub(rate).abs() < 1e-9].set_index("step").reindex(steps)
             y = [k + 0.22 * (place - (len(rates) - 1) / 2) for k in range(len(steps))]
-            low, high = (own[f"method_ci_{end}"].fillna(own[f"ci_{end}"]) for end in ("low", "high"))
+            low, high = (100 * own[f"method_ci_{end}"].fillna(own[f"ci_{end}"]) for end in ("low", "high"))
+            value = 100 * own["value"]
             axis.errorbar(
-                own["value"], y, xerr=(own["value"] - low, high - own["value"]), fmt="o", color=color, markersize=3,
-                elinewidth=1, label=f"rate {rate:g}",
+                value, y, xerr=(value - low, high - value), fmt=mark, color=color, markersize=3,
+                elinewidth=1, label=f"rate {short(rate)}",
             )  # fmt: skip
         for step, line in (("full", "-"), ("oracle", ":")):
             bound = part[part["step"] == step]["value"]
             if len(bound):
-                axis.axvline(bound.iloc[0], color="black", linewidth=0.8, linestyle=line, label=look(step).label)
-        axis.set_yticks(range(len(steps)), [STEPS[s] for s in steps] if leftmost else [""] * len(steps))
-        axis.set_ylim(-0.6, len(steps) - 0.4)
-        axis.set_title(f"{dataset}\n{METRIC_NAMES[metric]}\n{backbone}")
-    legend_below(figure, axes, "test value and 95 % interval over images, their sources and seeds")
+                axis.axvline(100 * bound.iloc[0], color="black", linewidth=0.8, linestyle=line, label=looks[step].label)
+        axis.set_yticks(range(len(steps)), [STEPS[s] for s in steps] if leftmost(axis) else [""] * len(steps))
+        axis.set_ylim(len(steps) - 0.4, -0.6)
+        axis.set_xlim(right=min(100, axis.get_xlim()[1]))
+        axis.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
+        title(axis, dataset, METRIC_NAMES[metric])
+        if leftmost(axis):
+            axis.set_ylabel(backbone, weight="bold")
+    legend_below(figure, axes.values(), "right on test (%), with 95 % intervals", columns=5)
     return figure
 
 

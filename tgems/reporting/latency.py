@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from tgems.reporting.style import WIDTH, save, use_style
+from tgems.reporting.panels import leftmost, legend_below, panel_grid, title
+from tgems.reporting.style import DASHES, GREY, MARKERS, OKABE_ITO, save, short, use_style
 from tgems.reporting.tables import write_table
 
 
@@ -31,27 +30,36 @@ def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> Non
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """Plot speed-up over rate for every backbone and batch size, beside what the saving in MACs promises."""
+    """Plot speed-up over rate for every backbone and batch size, beside what the saving in MACs promises.
+
+    Bars are 95 % intervals of the median over rounds, or ranges where there are fewer than six rounds.
+    """
     early = frame[frame["encoder"] == "early exit"]
     backbones = list(dict.fromkeys(early["backbone"]))
-    figure, axes = plt.subplots(
-        1, len(backbones), figsize=(WIDTH, 2.6), squeeze=False, sharey=True, layout="constrained"
-    )
-    sizes = sorted(early["batch_size"].unique())
-    colors = dict(zip(sizes, sns.color_palette("colorblind", len(sizes)), strict=True))
-    for axis, backbone in zip(axes[0], backbones, strict=True):
+    figure, axes = panel_grid([[(backbone,) for backbone in backbones]], 2.1, 3)
+    sizes, targets = sorted(early["batch_size"].unique()), sorted(early["rate_target"].unique())
+    for (backbone,), axis in axes.items():
         part = early[early["backbone"] == backbone]
         rates = np.linspace(part["rate"].min() - 0.03, 1, 100)
-        axis.plot(rates, 1 / rates, color="black", linewidth=0.9, linestyle="--", label="saving on paper, 1 / rate")
-        axis.axhline(1, color="black", linewidth=0.8)
-        for size in sizes:
+        axis.plot(rates, 1 / rates, color=GREY, linestyle="--", label="saving on paper, 1 / rate")
+        axis.axhline(1, color="black", linewidth=0.8, label="full encoder")
+        for k, size in enumerate(sizes):
             line = part[part["batch_size"] == size].sort_values("rate")
-            axis.plot(
-                line["rate"], line["speedup"], marker="o", markersize=4, color=colors[size], label=f"batch of {size}"
-            )
+            ends = (line["speedup"] - line["speedup_ci_low"], line["speedup_ci_high"] - line["speedup"])
+            axis.errorbar(
+                line["rate"] + 0.008 * (k - (len(sizes) - 1) / 2), line["speedup"], yerr=ends, elinewidth=0.8,
+                marker=MARKERS[k % len(MARKERS)], color=OKABE_ITO[k % len(OKABE_ITO)],
+                linestyle=DASHES[k % len(DASHES)], label=f"batch of {size}",
+            )  # fmt: skip
         about = part.iloc[0]
-        axis.set_title(f"{backbone}\n{about['device']}, {about['threads']} threads, {about['dtype']}")
-        axis.set_xlabel("rate: share of the encoder's MACs spent")
-    axes[0, 0].set_ylabel("speed-up, measured")
-    axes[0, 0].legend(fontsize=7)
+        title(
+            axis,
+            backbone,
+            f"{about['device']}, {about['threads']} thread{'s' if about['threads'] > 1 else ''}, {about['dtype']}",
+        )
+        axis.set_xticks(targets, [short(target) for target in targets])
+        axis.set_ylim(bottom=0)
+        if leftmost(axis):
+            axis.set_ylabel("speed-up, measured")
+    legend_below(figure, axes.values(), "rate: share of the encoder's multiply-accumulates that is spent")
     return figure

@@ -14,6 +14,7 @@ from tgems.errors import UserError, printable
 from tgems.evaluation.record import read_evaluation_record
 from tgems.evaluation.uncertainty import holm
 from tgems.outputs import write_text
+from tgems.policies.declarations import declared
 from tgems.provenance import RUN_AGAIN
 from tgems.reporting.calibration import shown_first, transferred
 
@@ -40,7 +41,7 @@ def make_tables(
     variants = list(config["variants"])
     tables["summary"] = summary(tables["tradeoff"].query("variant == @variants[0]"))
     if len(variants) > 1:
-        tables["ablations"] = ablations(tables["tradeoff"], tables["areas"], variants)
+        tables["ablations"] = ablations(tables["tradeoff"], tables["areas"], variants, _contenders(config["policies"]))
     if config["features"]["precision"] != "float32":
         tables["precision"] = precision(evaluations)
     for name, table in tables.items():
@@ -148,14 +149,15 @@ def summary(points: pd.DataFrame) -> pd.DataFrame:
     return frame.dropna(axis=1, how="all").reset_index()
 
 
-def ablations(points: pd.DataFrame, areas: pd.DataFrame, variants: list[str]) -> pd.DataFrame:
+def ablations(points: pd.DataFrame, areas: pd.DataFrame, variants: list[str], contenders: list[str]) -> pd.DataFrame:
     """Compare every variant with the first: headline metrics at each rate target, and areas under the curve.
 
-    Differences from the first variant are between means over seeds. `rate_target` is empty if the value is an area.
+    Policies are the contenders (T-GEMs), `margin` and `hull`. Differences from the first variant are between means over
+    seeds. `rate_target` is empty if the value is an area.
     """
     keys = ["backbone", "variant", "dataset", "metric", "policy", "rate_target"]
     points, areas = shown_first(points), shown_first(areas)
-    shown = points["policy"].isin(["tgem", "tgem_bank", "margin", "hull"]) & points["calibration"].notna()
+    shown = points["policy"].isin([*contenders, "margin", "hull"]) & points["calibration"].notna()
     headline = points["metric"].isin(areas["metric"]) & points["seed"].eq("mean")
     at_rates = points[shown & headline][[*keys, "rate", "value", "value_std"]]
     under = areas[areas["policy"].isin(at_rates["policy"]) & areas["calibration"].notna()]
@@ -166,6 +168,12 @@ def ablations(points: pd.DataFrame, areas: pd.DataFrame, variants: list[str]) ->
     table = table.merge(first, on=same, how="left")
     table["difference"] = table["value"] - table.pop("first")
     return table
+
+
+def _contenders(policies: Sequence[str]) -> list[str]:
+    """Return the names of the T-GEMs among the policies of a configuration."""
+    found = [declared(word) for word in policies if word != "shuffled"]
+    return [own["name"] for own in found if own["contender"]]
 
 
 def _means(table: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ known rate; gates are evaluated as they would be. Weights do not matter for spee
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +200,8 @@ def speed_table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.
     for key, rounds in times.items():
         encoder, target = key
         rate = realised.get(key, 1.0)
-        speedup = statistics.median(f / t for f, t in zip(totals[full], totals[key], strict=True))
+        speedups = [f / t for f, t in zip(totals[full], totals[key], strict=True)]
+        speedup, (low, high) = statistics.median(speedups), median_interval(speedups)
         single = [t * 1000 for one in rounds for t in one]
         rows.append(
             {
@@ -211,6 +213,8 @@ def speed_table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.
                 "latency_ms_p95": float(np.percentile(single, 95)),
                 "images_per_second": batch_size * calls / statistics.median(totals[key]),
                 "speedup": speedup,
+                "speedup_ci_low": low,
+                "speedup_ci_high": high,
                 "flops_speedup": 1 / rate,
                 "efficiency": speedup * rate,
                 "rounds": len(rounds),
@@ -221,3 +225,21 @@ def speed_table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.
 
 def _device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+
+
+def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Return an interval that covers the median of independent draws with at least this probability.
+
+    It lies between two order statistics, whatever the distribution (Hahn & Meeker 1991, Statistical Intervals, 5.2):
+    the j-th smallest and j-th largest value, with the largest j that suffices. Fewer than six values cannot reach
+    95 %, and give their range.
+    """
+    ordered, outside, j = sorted(values), 0.0, 0
+    n = len(ordered)
+    while j < (n - 1) // 2:
+        outside += 2 * comb(n, j) / 2**n  # the probability that at most j values lie on one side of the median
+        if outside > 1 - level:
+            break
+        j += 1
+    j = max(j, 1)
+    return ordered[j - 1], ordered[n - j]

@@ -16,6 +16,7 @@ from tgems.import_closure import import_closure
 from tgems.reporting.published import has_published
 from tgems.reporting.run_record import require_results_of
 from tgems.workflow_config import (
+    at_rates,
     check_results_folder,
     complete_config,
     contenders,
@@ -87,7 +88,9 @@ COMPARED = config["evaluation"]["compared"]
 OWN_THRESHOLDS = [
     name for name in COMPARED if "in_domain" in config["datasets"][name]["calibration"]
 ]
-FIGURES += ["contributions"] if OWN_THRESHOLDS else []
+AT_RATES = at_rates(config["policies"])
+FIGURES += ["policies"] if AT_RATES else []
+FIGURES += ["contributions"] if AT_RATES and OWN_THRESHOLDS else []
 FIGURES += ["risk"] if RISK else []
 FIGURES += ["rate_calibration"] if GATED or "margin" in config["policies"] else []
 FIGURES += ["exit_histogram", "gallery"] if GATED else []
