@@ -14,7 +14,7 @@ START = 3.0
 
 @dataclass(frozen=True)
 class Throughput:
-    """What one core does.
+    """The speed of one core of a machine.
 
     Attributes:
         encoding: Multiply-accumulates per second of an encoder.

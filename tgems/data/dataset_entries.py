@@ -15,7 +15,7 @@ DEMO_DATASETS = ("scenes", "digits", "colors", "relations", "handwriting")
 ROLES = ("train", "validation", "test")
 NONE = "none"
 NOT_KEYS = ("licence", "images", "prompts", "kilobytes")
-"""What is known about a data set beside the keys of its entry."""
+"""Facts about a known data set that are no keys of its entry."""
 PART = re.compile(r"(?P<folder>[^\[\]]*)(\[(?P<start>\d*):(?P<end>\d*)\])?")
 
 

@@ -71,7 +71,7 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Looks:
-    """How to draw the policies of a run, by name.
+    """The looks of the policies of a run, by name.
 
     Attributes:
         by_name: Looks, in the order in which policies are drawn.

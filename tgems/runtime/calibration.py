@@ -27,7 +27,7 @@ FEWEST = 20
 
 @dataclass(frozen=True)
 class OwnCalibration:
-    """What `calibrate` found.
+    """The thresholds that `calibrate` fitted, and what to expect of them.
 
     Attributes:
         calibration: The thresholds, and under `made` how they came about.
