@@ -1,4 +1,4 @@
-"""What `tgems estimate` says a configuration takes."""
+"""Test that `tgems estimate` counts and times what a configuration takes."""
 
 import re
 

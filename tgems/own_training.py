@@ -70,7 +70,7 @@ class Reached:
 
     @property
     def fixed_is_as_good(self) -> bool:
-        """Whether a fixed exit that costs no more is at least as good in every metric."""
+        """True if a fixed exit that costs no more than the T-GEM is at least as good in every metric."""
         rows = {policy: (rate, values) for policy, rate, values in self.rows}
         if "fixed" not in rows or rows["fixed"][0] > self.rate:
             return False

@@ -7,7 +7,7 @@ import typer
 from rich.progress import Progress
 
 from tgems.cli.console import ATTENTION, command, err, say, warn
-from tgems.cli.own_images import BackboneFrom, TokenizerFrom, TrustedFile
+from tgems.cli.own_images import BackboneFrom, BatchSize, Device, SkipBad, TokenizerFrom, TrustedFile, Workers
 
 
 @command()
@@ -29,15 +29,13 @@ def calibrate(
     ] = 1000,
     confidence: Annotated[float, typer.Option(help="Probability with which a promise is kept.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random samples and divisions.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of images per forward pass.")] = 64,
-    workers: Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")] = 0,
-    device: Annotated[str, typer.Option(help="Where to encode: cpu, cuda, cuda:1.")] = "cpu",
+    batch_size: BatchSize = 64,
+    workers: Workers = 0,
+    device: Device = "cpu",
     backbone: BackboneFrom = None,
     tokenizer: TokenizerFrom = None,
     trust_policy_file: TrustedFile = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say so.")
-    ] = False,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Fit thresholds to your own images, without labels: for a mean rate, or for a quality that is promised.
 

@@ -16,12 +16,12 @@ from tgems.failures import one_line_errors
 
 ABOUT = """Run, share and compare T-GEMs: exit modules that let an image leave a frozen CLIP encoder early.
 
-A T-GEM is a folder that `tgems export` writes. A backbone that it names by a relative path is looked for from the
-current folder; `--backbone local-dir:FOLDER` reads it from elsewhere.
+A T-GEM is a folder that `tgems train` or `tgems export` writes. A backbone that it names by a relative path is looked
+for from the current folder; `--backbone local-dir:FOLDER` reads it from elsewhere.
 
 Exit codes: 0 done; 1 bad input, explained in one line; 2 wrong usage; 3 done, but something needs attention (images
-left out, an index of mixed origin, runs that differ); 70 a bug in tgems, one line names the file that holds its
-traceback; 130 interrupted.
+left out, a rate that is not met, an index of mixed origin, runs that differ); 70 a bug in tgems, one line names the
+file that holds its traceback; 130 interrupted.
 """
 ATTENTION = 3
 

@@ -20,6 +20,10 @@ TrustedFile = Annotated[
     Path | None,
     typer.Option("--trust-policy-file", help="Your file of the T-GEM's policy class, if it has one. It is executed."),
 ]
+BatchSize = Annotated[int, typer.Option(min=1, help="Number of images per forward pass.")]
+Workers = Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")]
+Device = Annotated[str, typer.Option(help="Where to encode: cpu, cuda, cuda:1.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say so.")]
 Index = Annotated[list[Path], typer.Option("--index", "-i", help="Parquet file of `tgems encode`; may be repeated.")]
 
 HELD_WITHIN = 0.01
@@ -30,9 +34,9 @@ def encode(
     images: Annotated[list[str], typer.Argument(help="Image files, folders, globs in quotes, or tar shards.")],
     model: Model,
     to: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")] = Path("embeddings.parquet"),
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of images per forward pass.")] = 64,
-    workers: Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")] = 0,
-    device: Annotated[str, typer.Option(help="Where to encode: cpu, cuda, cuda:1.")] = "cpu",
+    batch_size: BatchSize = 64,
+    workers: Workers = 0,
+    device: Device = "cpu",
     calibration: Annotated[
         str | None, typer.Option(help="Data set whose thresholds to use (see `tgems info`); the default is the first.")
     ] = None,
@@ -46,9 +50,7 @@ def encode(
     backbone: BackboneFrom = None,
     tokenizer: TokenizerFrom = None,
     trust_policy_file: TrustedFile = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say so.")
-    ] = False,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Encode images, each as far as it needs, into a Parquet file that `tgems search` reads.
 

@@ -3,7 +3,7 @@
 docs/using-a-t-gem.md#your-own-images says how to use it, and docs/method.md#promises-of-quality why promises hold.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +17,9 @@ from tgems.errors import UserError
 from tgems.policies.interface import ThresholdPolicy
 from tgems.provenance import digest_json
 from tgems.runtime.early_exit import Calibration, EarlyExit
-from tgems.runtime.image_files import ImageFile, find_images
+from tgems.runtime.image_files import DecodedBatch, ImageFile, decoded_batches, find_images
 from tgems.runtime.own_fit import Forecast, OwnFit, allowed_or_refused
-from tgems.runtime.own_outputs import own_outputs, read_batches, text_embeddings
+from tgems.runtime.own_outputs import own_outputs, text_embeddings
 
 LARGEST_SAMPLE = 10_000
 FEWEST = 20
@@ -97,8 +97,8 @@ def calibrate(
     else:
         files = [chosen[row] for row in rows]
         names = [file.name for file in files]
-        bad = left_out if skip_bad else None
-        batches = read_batches(files, backbone.preprocess, batch_size, workers, bad, advance)
+        decoded = decoded_batches(files, backbone.preprocess, batch_size, workers, skip_bad)
+        batches = _readable(decoded, left_out, advance)
     bank = None if texts is None else text_embeddings(backbone, texts)
     target = rate or early.rate_target or 1.0
     outputs = own_outputs(backbone, early, policy, batches, bank, [target, 0.0])
@@ -154,6 +154,17 @@ def _found(images: Sequence[ImageFile | str | Path]) -> list[ImageFile]:
     words = [str(image) for image in images if not isinstance(image, ImageFile)]
     files = [image for image in images if isinstance(image, ImageFile)]
     return [*files, *find_images(words)] if words else files
+
+
+def _readable(
+    batches: Iterable[DecodedBatch], left_out: list[tuple[str, str]], advance: Callable[[int], None]
+) -> Iterator[Tensor]:
+    """Yield the images that can be read `[b, 3, h, w]`, and add the others to `left_out`."""
+    for batch in batches:
+        left_out += batch.bad
+        if batch.images:
+            yield torch.stack(batch.images)
+        advance(len(batch))
 
 
 def _cut(images: Tensor, size: int, advance: Callable[[int], None]) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from tgems.data.decoding import ImageError, open_rgb
 from tgems.data.tar_index import IMAGE_SUFFIXES, Entry, index_shard, read_image
@@ -58,6 +58,54 @@ class ImageFiles(Dataset):
         except (OSError, ImageError) as error:
             return place, f"cannot be read ({reason(error)})"
         return place, self.preprocess(image)
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """Some images, as far as they can be read.
+
+    Attributes:
+        places: Places of those that can be read, among all images.
+        images: The preprocessed images of these places, each `[3, h, w]`.
+        bad: Name and reason of each image that cannot be read.
+    """
+
+    places: list[int]
+    images: list[Tensor]
+    bad: list[tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.places) + len(self.bad)
+
+
+def decoded_batches(
+    images: Sequence[ImageFile], preprocess: Callable, batch_size: int, workers: int, skip_bad: bool
+) -> Iterator[DecodedBatch]:
+    """Yield images in their order, decoded and preprocessed.
+
+    Args:
+        images: Images.
+        preprocess: PIL image -> tensor `[3, h, w]`.
+        batch_size: Number of images per batch.
+        workers: Processes that decode.
+        skip_bad: Whether to go on after an image that cannot be read.
+
+    Raises:
+        UserError: An image cannot be read, and `skip_bad` is false.
+    """
+    loader = DataLoader(ImageFiles(images, preprocess), batch_size=batch_size, num_workers=workers, collate_fn=_as_is)
+    for batch in loader:
+        bad = [(images[place].name, found) for place, found in batch if isinstance(found, str)]
+        if bad and not skip_bad:
+            name, why = bad[0]
+            raise UserError(f"{name}: {why}; fix it, or leave it out with --skip-bad")
+        good = [(place, image) for place, image in batch if not isinstance(image, str)]
+        yield DecodedBatch([place for place, _ in good], [image for _, image in good], bad)
+
+
+def _as_is(batch: list) -> list:
+    """Return a batch as it is; a named function, so that workers can be started by any method."""
+    return batch
 
 
 def find_images(words: Sequence[str]) -> list[ImageFile]:

@@ -18,14 +18,13 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 import torch
 from filelock import FileLock, Timeout
-from torch.utils.data import DataLoader
 
 from tgems.errors import UserError, reading
 from tgems.outputs import whole_file, write_json, writing
 from tgems.provenance import digest_json, digest_tensors, read_json
 from tgems.runtime.folder import tensors_of
 from tgems.runtime.holding import held_target
-from tgems.runtime.image_files import ImageFile, ImageFiles
+from tgems.runtime.image_files import ImageFile, decoded_batches
 from tgems.runtime.model import EarlyExitCLIP
 
 pc: Any = pyarrow.compute  # its functions are made at run time, so that type checkers do not know them
@@ -57,11 +56,6 @@ class Done:
     left_out: list[tuple[str, str]]
 
 
-def _as_is(batch: list) -> list:
-    """Return a batch as it is; a named function, so that workers can be started by any method."""
-    return batch
-
-
 @dataclass(frozen=True)
 class _Encoder:
     """Encodes images of a part; one that cannot be read ends it, or is left out, with its reason kept for this run."""
@@ -85,21 +79,15 @@ class _Encoder:
         """Encode images, and return a row for each that can be read."""
         model = self.model
         device, rates, blocks = model.logit_scale.device, model.rates, model.early_exit.costs.blocks
-        dataset = ImageFiles(images, model.preprocess)
         rows = []
-        for batch in DataLoader(dataset, batch_size=self.batch_size, num_workers=self.workers, collate_fn=_as_is):
-            bad = {images[place].name: reason for place, reason in batch if isinstance(reason, str)}
-            if bad and not self.skip_bad:
-                name, reason = next(iter(bad.items()))
-                raise UserError(f"{name}: {reason}; fix it, or leave it out with --skip-bad")
-            self.left_out.update(bad)
-            good = [(place, image) for place, image in batch if not isinstance(image, str)]
-            if good:
-                encoded = model.encode_image(torch.stack([image for _, image in good]).to(device), return_exits=True)
+        for batch in decoded_batches(images, model.preprocess, self.batch_size, self.workers, self.skip_bad):
+            self.left_out.update(batch.bad)
+            if batch.images:
+                encoded = model.encode_image(torch.stack(batch.images).to(device), return_exits=True)
                 exits, embeddings = encoded.exits.tolist(), encoded.embeddings.cpu().numpy()
                 rows += [
                     {"image": images[p].name, "exit_block": blocks[e], "rate": rates[e], "embedding": z}
-                    for (p, _), e, z in zip(good, exits, embeddings, strict=True)
+                    for p, e, z in zip(batch.places, exits, embeddings, strict=True)
                 ]
             self.advance(len(batch))
         return rows

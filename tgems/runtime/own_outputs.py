@@ -5,13 +5,12 @@ its 24 exits take .75 GB.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from tgems.backbones.load import Backbone
 from tgems.errors import UserError
@@ -20,50 +19,9 @@ from tgems.features.encode import encode_images
 from tgems.policies.cached_outputs import CachedOutputs, ExitModules
 from tgems.policies.interface import ThresholdPolicy
 from tgems.runtime.early_exit import EarlyExit
-from tgems.runtime.image_files import ImageFile, ImageFiles
 
 TEXTS_AT_ONCE = 64
 Module = TypeVar("Module", bound=nn.Module)
-
-
-def _as_is(batch: list) -> list:
-    """Return a batch as it is; a named function, so that workers can be started by any method."""
-    return batch
-
-
-def read_batches(
-    images: Sequence[ImageFile],
-    preprocess: Callable,
-    batch_size: int,
-    workers: int,
-    left_out: list[tuple[str, str]] | None,
-    advance: Callable[[int], None],
-) -> Iterator[Tensor]:
-    """Yield preprocessed images `[b, 3, h, w]`.
-
-    Args:
-        images: Images.
-        preprocess: PIL image -> tensor `[3, h, w]`.
-        batch_size: Number of images per batch.
-        workers: Processes that decode.
-        left_out: Takes name and reason of each image that cannot be read; None to end there.
-        advance: Called with the number of further images that are done.
-
-    Raises:
-        UserError: An image cannot be read, and `left_out` is None.
-    """
-    loader = DataLoader(ImageFiles(images, preprocess), batch_size=batch_size, num_workers=workers, collate_fn=_as_is)
-    for batch in loader:
-        bad = [(images[place].name, reason) for place, reason in batch if isinstance(reason, str)]
-        if bad and left_out is None:
-            name, reason = bad[0]
-            raise UserError(f"{name}: {reason}; fix it, or leave it out with --skip-bad")
-        if left_out is not None:
-            left_out += bad
-        good = [image for _, image in batch if not isinstance(image, str)]
-        if good:
-            yield torch.stack(good)
-        advance(len(batch))
 
 
 @torch.no_grad()
