@@ -45,3 +45,20 @@ TOWERS = {
     "EVA": (eva, 1),
     "ResNet": (resnet, None),
 }
+
+MERGING = {"ViT": 8, "no class token": 5, "registers": 17}
+"""Family that can merge tokens -> number of tokens that each block merges in tests."""
+ALL = (*TOWERS, *(f"{name}, merging" for name in MERGING))
+
+
+def small_tower(name: str):
+    """Build a tower with random weights; a name that ends in `merging` is that of a tower that merges tokens."""
+    from tgems.backbones.merging_towers import with_merging
+    from tgems.backbones.towers import as_tower
+
+    family, _, merging = name.partition(", ")
+    torch.manual_seed(0)
+    visual = TOWERS[family][0]().eval().requires_grad_(False)
+    for parameter in visual.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return with_merging(as_tower(visual), MERGING[family] if merging else 0, name)

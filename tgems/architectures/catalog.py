@@ -16,7 +16,7 @@ MERGING = (
     "not EVA and PE, which turn keys by position"
 )
 TIMM_TRANSFORMERS = re.compile(r"(vit_(?!relpos|srelpos)|vitamin|eva|flexivit|aimv2|beit3)(?!.*rope_mixed)")
-TIMM_EVA = re.compile(r"eva|vit_(pe_|.*(rope|dinov3|sapiens2|lingbot))")
+TIMM_EVA = re.compile(r"eva(02|_giant)|vit_(pe_|.*(rope|dinov3|sapiens2|lingbot))")
 CUSTOM_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 
 

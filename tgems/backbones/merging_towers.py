@@ -4,6 +4,7 @@ Nothing in open_clip or timm is changed: a block is computed here from its param
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -90,7 +91,11 @@ class MergingTower(Tower):
         """Return a map in which each patch has the token that stands for it `[n, w, height, width]`."""
         return self.plain.feature_map(self.unmerge(state))
 
-    def summarise(self, state: MergedTokens, grids: Any) -> Tensor:
+    def whole_image(self, state: MergedTokens) -> Tensor:
+        """See `Tower.whole_image`."""
+        return self.plain.whole_image(self.unmerge(state))
+
+    def summarise(self, state: MergedTokens, grids: Sequence[int]) -> Tensor:
         """See `Tower.summarise`."""
         return self.plain.summarise(self.unmerge(state), grids)
 

@@ -35,7 +35,7 @@ def match_tokens(keys: Tensor, prefix: int, r: int) -> Matching:
     Args:
         keys: What tokens are compared by `[n, N, d]`.
         prefix: Number of class and register tokens, which come first and are never merged.
-        r: Number of tokens to merge, at most `(N - prefix) // 2`.
+        r: Number of tokens to merge, at least 1 and at most `(N - prefix) // 2`.
     """
     n, tokens = keys.shape[:2]
     first = prefix + prefix % 2, prefix + 1 - prefix % 2  # A holds the even places, as in the paper's code
