@@ -56,24 +56,23 @@ def counted(tower) -> list[int]:
 
 
 def test_torch_counts_the_closed_form_of_every_plain_vit():
-    """Of the first four blocks. Tensors have shapes only, as on the meta device, which has no autocast."""
+    """Of the first three blocks. Tensors have shapes only, as on the meta device, which has no autocast."""
     seen = set()
     for name in open_clip.list_models():
         cfg = architecture(name)
         if family(cfg) != "vit" or refusal(check_supported, cfg, name):
             continue
-        cfg["vision_cfg"] |= {"layers": 4}
+        cfg["vision_cfg"] |= {"layers": 3}
         key = json.dumps([cfg["embed_dim"], cfg["vision_cfg"]], sort_keys=True)
         if key in seen:
             continue
         seen.add(key)
         with FakeTensorMode():
             plain = as_tower(_build_vision_tower(cfg["embed_dim"], cfg["vision_cfg"]).eval().requires_grad_(False))
-            third = plain.grid_size[0] * plain.grid_size[1] // 3
-            found = {r: counted(with_merging(plain, r, name)) for r in (5, third)}
-        for r, (stem, *blocks, finish) in found.items():
-            cost = encoder_cost(cfg, r)
-            assert tuple(accumulate([stem, *blocks]))[1:] == cost.blocks and finish == cost.finish, (name, r)
+            r = plain.grid_size[0] * plain.grid_size[1] // 3  # the third block finds fewer to merge
+            stem, *blocks, finish = counted(with_merging(plain, r, name))
+        cost = encoder_cost(cfg, r)
+        assert tuple(accumulate([stem, *blocks]))[1:] == cost.blocks and finish == cost.finish, name
     assert len(seen) > 20
 
 

@@ -105,14 +105,14 @@ def test_images_leave_where_the_harness_says_in_any_batch_and_order(fitted, imag
     expected = policy.decide(split.outputs, point)
     scores = policy.scores(split.outputs, RATE)
     certain = ((scores - point.at_exits(scores.shape[1])).abs() > TOO_CLOSE).all(1) | (policy.name == "patience")
-    assert len(expected.unique()) > 1 and certain.float().mean() > 0.9
+    assert len(expected.unique()) > 1 and certain.any()
     mixed = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     for size, chunk in ((1, None), (7, 3), (64, 8), (70, None)):
         model.chunk = chunk
         parts = [model.encode_image(batch, return_exits=True) for batch in images[mixed].split(size)]
         exits = torch.cat([part.exits for part in parts])
         agree = exits == expected[mixed]
-        assert agree[certain[mixed]].all()
+        assert agree[certain[mixed]].all() and agree.float().mean() > 0.98
         theirs = split.embeddings[mixed, expected[mixed]]
         assert (torch.cat([part.embeddings for part in parts]) - theirs)[agree].abs().max() < 1e-5
 
@@ -173,7 +173,8 @@ def test_thresholds_are_fitted_to_own_images(saved, images):
     model = tgems.from_pretrained(saved)
     found = model.calibrate(images, rate=0.7)
     rates = model.rates[model.encode_image(images, return_exits=True).exits.numpy()]
-    assert model.calibration == "own" and rates.mean() <= 0.7 and found.calibration.rate_validation <= 0.7
+    assert model.calibration == "own" and rates.mean() <= 0.7
+    assert found.calibration.rate_validation == pytest.approx(0.7, abs=0.05)
 
 
 def test_speed_is_that_of_the_encoder_that_merges(backbone, trained, monkeypatch):

@@ -18,6 +18,7 @@ from tgems.backbones.token_merging import (
     merge_tokens,
     new_owners,
     proportional_attention,
+    select_tokens,
     token_sizes,
 )
 from tgems.backbones.towers import TimmTower, TokenTower, Tower, VisionTransformerTower
@@ -101,8 +102,7 @@ class MergingTower(Tower):
 
     def unmerge(self, state: MergedTokens) -> Tensor:
         """Return class and register tokens, and for each patch the token that stands for it `[n, prefix + P, w]`."""
-        patches = state.owners[..., None].expand(-1, -1, state.tokens.shape[-1])
-        return torch.cat([state.tokens[:, : self.plain.prefix], state.tokens.gather(1, patches)], 1)
+        return torch.cat([state.tokens[:, : self.plain.prefix], select_tokens(state.tokens, state.owners)], 1)
 
 
 class MergingVisionTransformer(MergingTower):

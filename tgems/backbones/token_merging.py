@@ -68,8 +68,8 @@ def merge_tokens(tokens: Tensor, sizes: Tensor, matching: Matching) -> Tensor:
     kept, merged, into = matching
     old, added = sizes.gather(1, kept), sizes.gather(1, merged)
     new = old.scatter_add(1, into, added)
-    stay = _select(tokens, kept).float() * (old / new)[..., None]
-    come = _select(tokens, merged).float() * (added / new.gather(1, into))[..., None]
+    stay = select_tokens(tokens, kept).float() * (old / new)[..., None]
+    come = select_tokens(tokens, merged).float() * (added / new.gather(1, into))[..., None]
     return stay.scatter_add(1, into[..., None].expand_as(come), come).to(tokens.dtype)
 
 
@@ -119,6 +119,8 @@ def proportional_attention(query: Tensor, key: Tensor, value: Tensor, sizes: Ten
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
-def _select(tokens: Tensor, numbers: Tensor) -> Tensor:
-    """Return tokens `[n, m, w]` by their numbers `[n, m]`."""
-    return tokens.gather(1, numbers[..., None].expand(-1, -1, tokens.shape[-1]))
+def select_tokens(tokens: Tensor, numbers: Tensor) -> Tensor:
+    """Return tokens `[n, m, w]` by their numbers `[n, m]`; copies whole tokens, which is faster than `gather`."""
+    n, count, width = tokens.shape
+    rows = numbers + count * torch.arange(n, device=tokens.device)[:, None]
+    return tokens.flatten(0, 1).index_select(0, rows.flatten()).view(n, -1, width)

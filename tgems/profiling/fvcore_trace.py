@@ -27,7 +27,7 @@ ZERO_COST = frozenset(
     for name in (
         "add add_ sub mul mul_ div rsub neg pow sum mean clamp clamp_min gelu relu sigmoid tanh exp log softmax "
         "unflatten expand expand_as repeat linalg_vector_norm norm argmax amax diagonal le gather pad feature_dropout "
-        "dropout avg_pool2d silu argsort sort scatter scatter_add fill_ ones_like"
+        "dropout avg_pool2d silu argsort sort scatter scatter_add fill_ ones_like index_select"
     ).split()
 )
 
