@@ -21,7 +21,12 @@ from tgems.backbones.towers import as_tower
 from tgems.errors import UserError
 
 R = 3
-COUNTS = {"ViT": (35, 27, 19), "no class token": (35, 30, 25), "registers": (35, 18, 9)}
+COUNTS = {
+    "ViT": (35, 27, 19),
+    "no class token": (35, 30, 25),
+    "registers": (35, 18, 9),
+    "norms and scales": (35, 31, 27),
+}
 
 
 @pytest.fixture(scope="module", params=MERGING)
@@ -40,8 +45,8 @@ def halves(block, tokens: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
     mask = torch.tensor([math.log(size) for size in sizes]).expand(len(sizes), -1)
     if isinstance(block, timm.models.vision_transformer.Block):
         x = block.norm1(tokens)
-        keys = block.attn.qkv(x)[0].unflatten(1, (3, block.attn.num_heads, -1))[:, 1]
-        return tokens + block.attn(x, attn_mask=mask), keys.mean(1)
+        keys = block.attn.k_norm(block.attn.qkv(x)[0].unflatten(1, (3, block.attn.num_heads, -1))[:, 1])
+        return tokens + block.ls1(block.attn(x, attn_mask=mask)), keys.mean(1)
     x = block.ln_1(tokens)
     keys = F.linear(x, *(p.chunk(3)[1] for p in (block.attn.in_proj_weight, block.attn.in_proj_bias)))[0]
     return tokens + block.attention(x, attn_mask=mask), keys.unflatten(1, (block.attn.num_heads, -1)).mean(1)
@@ -49,7 +54,9 @@ def halves(block, tokens: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
 
 def mlp(block, tokens: Tensor) -> Tensor:
     """Apply the block's own MLP."""
-    return tokens + block.mlp((block.norm2 if hasattr(block, "norm2") else block.ln_2)(tokens))
+    if isinstance(block, timm.models.vision_transformer.Block):
+        return tokens + block.ls2(block.mlp(block.norm2(tokens)))
+    return tokens + block.mlp(block.ln_2(tokens))
 
 
 def walk(tower, image: Tensor, prefix: int, r: int) -> list[list[tuple[Tensor, list[int]]]]:
@@ -202,6 +209,9 @@ def test_custom_blocks_are_refused_by_configuration_and_by_tower():
     cfg = cfg | {"vision_cfg": cfg["vision_cfg"] | {"qk_norm": True, "layers": 2}}
     assert "it has open_clip's custom blocks" in refusal(check_merging, cfg, 1, "own")
     assert "its image tower is a VisionTransformer" in refusal(with_merging, as_tower(on_meta(cfg)), 1, "own")
+    gated = small_tower("no class token")
+    gated.blocks[1].attn.gate = torch.nn.Linear(16, 16)
+    assert "its image tower is a TimmModel" in refusal(with_merging, gated, 1, "own")
 
 
 def test_encoders_that_merge_have_digests_of_their_own():

@@ -126,13 +126,11 @@ class MergingTimm(MergingTower):
 
     def attend(self, block: Any, tokens: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
         """See `MergingTower.attend`."""
-        attn, normalised = block.attn, block.norm1(tokens)
-        joint = attn.qkv(normalised).unflatten(2, (3, attn.num_heads, attn.head_dim))
+        attn = block.attn
+        joint = attn.qkv(block.norm1(tokens)).unflatten(2, (3, attn.num_heads, attn.head_dim))
         query, key, value = joint.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = attn.q_norm(query), attn.k_norm(key)
         attended = attn.norm(proportional_attention(query, key, value, sizes).transpose(1, 2).flatten(2))
-        if attn.gate is not None:
-            attended = attended * attn.gate(normalised).sigmoid()
         return tokens + block.ls1(attn.proj(attended)), key
 
     def transform(self, block: Any, tokens: Tensor) -> Tensor:
@@ -159,7 +157,9 @@ def with_merging(tower: Tower, token_merging: int, name: str) -> Tower:
         return tower
     if type(tower) is VisionTransformerTower and all(type(block) is ResidualAttentionBlock for block in tower.blocks):
         kind = MergingVisionTransformer
-    elif type(tower) is TimmTower and all(type(b) is Block and type(b.attn) is Attention for b in tower.blocks):
+    elif type(tower) is TimmTower and all(
+        type(block) is Block and type(block.attn) is Attention and block.attn.gate is None for block in tower.blocks
+    ):
         kind = MergingTimm
     else:
         raise no_merging(name, token_merging, f"its image tower is a {type(tower.visual).__name__}")
