@@ -27,6 +27,11 @@ def with_registers():
     return timm_model("vit_tiny_patch16_224", img_size=(40, 56), reg_tokens=3, global_pool="token")
 
 
+def with_norms_and_scales():
+    extra = {"qk_norm": True, "scale_attn_norm": True, "scale_mlp_norm": True, "init_values": 0.5}
+    return timm_model("vit_tiny_patch16_224", img_size=(40, 56), global_pool="token", **extra)
+
+
 def eva():
     return timm_model("eva02_tiny_patch14_224", img_size=(40, 56), use_rot_pos_emb=True, swiglu_mlp=True)
 
@@ -42,6 +47,24 @@ TOWERS = {
     "ViT": (open_clip_vit, 1),
     "no class token": (without_class_token, 0),
     "registers": (with_registers, 4),
+    "norms and scales": (with_norms_and_scales, 1),
     "EVA": (eva, 1),
     "ResNet": (resnet, None),
 }
+
+MERGING = {"ViT": 8, "no class token": 5, "registers": 17, "norms and scales": 4}
+"""Family that can merge tokens -> number of tokens that each block merges in tests."""
+ALL = (*TOWERS, *(f"{name}, merging" for name in MERGING))
+
+
+def small_tower(name: str):
+    """Build a tower with random weights; a name that ends in `merging` is that of a tower that merges tokens."""
+    from tgems.backbones.merging_towers import with_merging
+    from tgems.backbones.towers import as_tower
+
+    family, _, merging = name.partition(", ")
+    torch.manual_seed(0)
+    visual = TOWERS[family][0]().eval().requires_grad_(False)
+    for parameter in visual.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return with_merging(as_tower(visual), MERGING[family] if merging else 0, name)

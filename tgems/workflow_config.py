@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tgems.architectures.catalog import check_supported, positions_at_exits
+from tgems.architectures.catalog import check_merging, check_supported, positions_at_exits
 from tgems.backbones.references import model_config
 from tgems.config.reading import parse_config
 from tgems.config.run import Variant
@@ -129,7 +129,8 @@ def promising(config: dict) -> bool:
 def costs_of(config: dict, backbone: str, variant: str) -> ExitCosts | None:
     """Compute the costs of a backbone and a variant's exit modules by the closed form; None if there is none."""
     entry = config["backbones"][backbone]
-    return module_costs(model_config(entry), config["variants"][variant] | {"kept": entry["exits"]})
+    modules = config["variants"][variant] | {"kept": entry["exits"]}
+    return module_costs(model_config(entry), modules, entry["token_merging"])
 
 
 def _variant(config: dict, variant: Variant) -> dict:
@@ -173,6 +174,7 @@ def _check_backbone(name: str, config: dict) -> None:
     backbone = config["backbones"][name]
     model_cfg = model_config(backbone)
     check_supported(model_cfg, backbone.get("model") or backbone["pretrained"])
+    check_merging(model_cfg, backbone["token_merging"], name)
     positions = positions_at_exits(model_cfg)
     for variant in config["variants"]:
         if positions is not None:

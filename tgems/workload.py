@@ -9,7 +9,7 @@ from typing import Any
 
 from tgems.architectures.catalog import positions_at_exits
 from tgems.backbones.references import model_config
-from tgems.costs.closed_form import text_macs
+from tgems.costs.closed_form import encoder_cost, text_macs
 from tgems.costs.exit_costs import ExitCosts
 from tgems.data.dataset_entries import given
 from tgems.workflow_config import costs_of, trained_gates
@@ -35,8 +35,9 @@ class Sizes:
         width: Number of channels of a token.
         macs: Multiply-accumulates of the full encoder for one image.
         heads: Multiply-accumulates of all heads for one image.
-        positions: Number of tokens of an image.
+        positions: Number of tokens of an image, before any are merged.
         text_macs: Multiply-accumulates of the text tower for one text.
+        token_macs: Multiply-accumulates of the full encoder for one token, if none are merged.
     """
 
     exits: int
@@ -47,20 +48,23 @@ class Sizes:
     heads: float
     positions: int
     text_macs: float
+    token_macs: float
 
     @classmethod
-    def of(cls, costs: ExitCosts, positions: int, texts: float | None) -> "Sizes":
+    def of(cls, costs: ExitCosts, unmerged: float, positions: int, texts: float | None) -> "Sizes":
         """Take the sizes from the costs of a variant's exits, which have a closed form.
 
         Args:
             costs: Costs of the exits.
+            unmerged: Multiply-accumulates of the full encoder if no tokens are merged.
             positions: Number of tokens of an image.
             texts: Multiply-accumulates of the text tower; None if there is no closed form, for 12 layers as wide as
                 the embedding.
         """
         macs, heads, dim = float(costs.full), float(sum(costs.head)), costs.embed_dim
         texts = 12 * 12 * 77 * dim**2 if texts is None else texts
-        return cls(len(costs.blocks), dim, costs.summary_dim, costs.width, macs, heads, positions, texts)
+        sizes = (len(costs.blocks), dim, costs.summary_dim, costs.width, macs, heads, positions, texts)
+        return cls(*sizes, unmerged / positions)
 
     def summaries_mb(self, images: int, itemsize: int = 4) -> float:
         """Return the size of the summaries of some images."""
@@ -77,7 +81,7 @@ class Sizes:
     @cached_property
     def weights_mb(self) -> float:
         """Size of the weights of both towers; the text tower is taken to be four fifths of the image tower."""
-        return self.macs / self.positions * 1.8 * 4 / 1e6
+        return self.token_macs * 1.8 * 4 / 1e6
 
     def stored_mb(self, images: int, itemsize: int) -> float:
         """Return the size of the features of some images: summaries, frozen projections, and float32 embeddings."""
@@ -85,7 +89,7 @@ class Sizes:
         return self.summaries_mb(images, itemsize) + frozen + images * self.embed_dim * 4 / 1e6
 
 
-LARGE = Sizes(24, 768, 5_120, 1_024, 81e9, 160e6, 257, 6.65e9)
+LARGE = Sizes(24, 768, 5_120, 1_024, 81e9, 160e6, 257, 6.65e9, 81e9 / 257)
 """Sizes of a ViT-L/14 with summaries of 2 x 2 means, assumed where costs have no closed form (timm's towers)."""
 
 
@@ -178,12 +182,12 @@ class Workload:
         """Return the sizes of a backbone with the exit modules of a variant."""
         if (backbone, variant) not in self._sizes:
             costs, model = costs_of(self.config, backbone, variant), model_config(self.config["backbones"][backbone])
-            positions = positions_at_exits(model)
-            if costs is None or positions is None:
+            positions, plain = positions_at_exits(model), encoder_cost(model)
+            if costs is None or positions is None or plain is None:
                 self._sizes[backbone, variant] = LARGE
             else:
                 tokens = positions[0] * positions[1] + 1
-                self._sizes[backbone, variant] = Sizes.of(costs, tokens, text_macs(model))
+                self._sizes[backbone, variant] = Sizes.of(costs, plain.full, tokens, text_macs(model))
         return self._sizes[backbone, variant]
 
     def largest(self, backbone: str) -> Sizes:

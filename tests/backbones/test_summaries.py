@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from small_towers import TOWERS
+from small_towers import TOWERS, small_tower
 from torch import Tensor
 
-from tgems.backbones.towers import Tower, as_tower
+from tgems.backbones.towers import Tower
 from tgems.costs.exit_layout import grid_of, n_parts
 from tgems.errors import UserError
 
@@ -15,12 +15,7 @@ from tgems.errors import UserError
 @pytest.fixture(params=TOWERS)
 def walked(request) -> tuple[Tower, int | None, list[Tensor]]:
     """A tower, its tokens before the patches, and its states before and after every block."""
-    torch.manual_seed(0)
-    build, prefix = TOWERS[request.param]
-    visual = build().eval().requires_grad_(False)
-    for parameter in visual.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))
-    tower = as_tower(visual)
+    tower, prefix = small_tower(request.param), TOWERS[request.param][1]
     states = [tower.stem(torch.randn(3, 3, *tower.image_size))]
     for k in range(tower.depth):
         states.append(tower.block(k, states[-1]))

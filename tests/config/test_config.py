@@ -30,7 +30,7 @@ def smoke(**changes):
     return yaml.safe_load((ROOT / "configs/smoke.yaml").read_text()) | changes
 
 
-@pytest.mark.parametrize("name", ["config", "smoke", "paper", "ablations"])
+@pytest.mark.parametrize("name", ["config", "smoke", "paper", "ablations", "alternatives"])
 def test_shipped_configurations_are_valid_and_completed(name):
     given_config = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
     before = copy.deepcopy(given_config)

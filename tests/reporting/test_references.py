@@ -63,6 +63,12 @@ def test_failures_are_logged_and_kept_in_the_table(tmp_path, caplog):
     assert len(pd.read_csv(tmp_path / "references.csv")) == 2 and (tmp_path / "references.tex").is_file()
 
 
+def test_published_values_do_not_apply_to_encoders_that_merge_tokens():
+    merging = {"b": BACKBONES["b"] | {"token_merging": 8}}
+    assert not has_published(merging, ["flickr30k"]) and check_references(POINTS, merging).empty
+    assert len(check_references(POINTS, {"b": BACKBONES["b"] | {"token_merging": 0}})) == 2
+
+
 def test_a_run_without_released_models_has_no_published_values():
     assert has_published(BACKBONES, ["flickr30k"])
     assert not has_published(BACKBONES, ["digits"])

@@ -3,11 +3,10 @@
 import pytest
 import torch
 from conftest import variant
-from small_towers import TOWERS
+from small_towers import ALL, small_tower
 from torch import nn
 from toy import costs_of_sizes
 
-from tgems.backbones.towers import as_tower
 from tgems.costs.exit_costs import exit_costs
 from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.features.encode import encode_images
@@ -18,13 +17,9 @@ from tgems.runtime.engine import encode_early
 from tgems.runtime.live_view import ExitDecider
 
 
-@pytest.fixture(params=TOWERS)
+@pytest.fixture(params=ALL)
 def tower(request):
-    torch.manual_seed(0)
-    visual = TOWERS[request.param][0]().eval().requires_grad_(False)
-    for parameter in visual.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))
-    return as_tower(visual)
+    return small_tower(request.param)
 
 
 @pytest.mark.parametrize("batch", [1, 5])

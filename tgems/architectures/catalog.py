@@ -11,7 +11,13 @@ from tgems.errors import UserError
 from tgems.untrusted import read_json_as
 
 SUPPORTED = "open_clip's Vision Transformers and ResNets, and timm's Vision Transformers, plain and EVA"
+MERGING = (
+    "open_clip's Vision Transformers with default blocks, and timm's plain ones (SigLIP, MobileCLIP-B, ViTamin), but "
+    "not EVA and PE, which turn keys by position"
+)
 TIMM_TRANSFORMERS = re.compile(r"(vit_(?!relpos|srelpos)|vitamin|eva|flexivit|aimv2|beit3)(?!.*rope_mixed)")
+TIMM_EVA = re.compile(r"eva(02|_giant)|vit_(pe_|.*(rope|dinov3|sapiens2|lingbot))")
+CUSTOM_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 
 
 def architecture(name: str) -> dict:
@@ -124,3 +130,50 @@ def check_supported(model_cfg: dict, name: str) -> None:
         why = f"its image tower pools by {vision['attentional_pool'] or 'none'!r}"
     if why:
         raise UserError(f"backbone model {name!r} is not supported: {why}; supported are {SUPPORTED}")
+
+
+def check_merging(model_cfg: dict, token_merging: int, name: str) -> None:
+    """Refuse token merging where it is not supported; `with_merging` checks the same on the tower itself.
+
+    Args:
+        model_cfg: open_clip model configuration of a supported tower.
+        token_merging: Number of tokens to merge per block.
+        name: The user's name for the model, for the message.
+
+    Raises:
+        UserError: The family cannot merge tokens, or the tower has too few of them. The number of timm's tokens is not
+            in the configuration, so that only `with_merging` checks it.
+    """
+    if not token_merging:
+        return
+    kind, vision = family(model_cfg), vision_config(model_cfg)
+    if kind == "resnet":
+        raise no_merging(name, token_merging, "a ResNet has no tokens")
+    if kind == "timm" and TIMM_EVA.match(vision["timm_model_name"]):
+        raise no_merging(name, token_merging, f"its image tower is timm's {vision['timm_model_name']}")
+    if vision["block_type"] == "custom" or (vision["block_type"] is None and any(vision[k] for k in CUSTOM_BLOCKS)):
+        raise no_merging(name, token_merging, "it has open_clip's custom blocks")
+    positions = positions_at_exits(model_cfg)
+    if positions is not None:
+        check_merged_tokens(name, token_merging, positions[0] * positions[1])
+
+
+def check_merged_tokens(name: str, token_merging: int, patches: int) -> None:
+    """Refuse to merge more than half of the patches in the first block.
+
+    Raises:
+        UserError: `token_merging` is larger than that.
+    """
+    if token_merging > patches // 2:
+        raise UserError(
+            f"backbone {name!r}: token_merging {token_merging} is too large; a block merges at most half of the "
+            f"{patches} patches; use {patches // 2} or less"
+        )
+
+
+def no_merging(name: str, token_merging: int, why: str) -> UserError:
+    """Return the error of a backbone that cannot merge tokens."""
+    return UserError(
+        f"backbone {name!r}: token_merging {token_merging} cannot be used: {why}; families that can merge tokens are "
+        f"{MERGING}; leave token_merging out"
+    )

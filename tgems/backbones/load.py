@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from tgems.architectures.catalog import check_supported, family
+from tgems.architectures.catalog import check_merging, check_supported, family
 from tgems.architectures.open_clip_config import ModelConfig, OpenClipConfig
 from tgems.backbones.checkpoint import load_checkpoint
-from tgems.backbones.references import model_config
-from tgems.backbones.source import Source, find_source
+from tgems.backbones.merging_towers import with_merging
+from tgems.backbones.references import model_config, token_merging_of
+from tgems.backbones.source import Source, encoder_digest, find_source
 from tgems.backbones.tokenizer import build_tokenizer, require_hub_id
 from tgems.backbones.towers import Tower, as_tower
 from tgems.costs.exit_layout import exit_blocks
 from tgems.data.network import network_errors, refuse_full_cache
 from tgems.errors import UserError, first_line
-from tgems.provenance import digest_tensors
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Backbone:
         entry: The backbone's entry in the configuration of the run.
         architecture: The configuration that the model was built from.
         model: open_clip model in eval mode, gradients off.
-        tower: Its image tower.
+        tower: Its image tower, which merges tokens if the entry says so; the model's own `visual` never does.
         blocks: Exits that features are kept for, 1-based, ascending; the last is L.
         preprocess: PIL image -> float32 `[3, h, w]`.
         tokenizer: Texts -> int64 `[m, context_length]`.
-        weights_digest: SHA-256 of the checkpoint's tensors as float32, or of the model's if its weights are random.
+        weights_digest: Digest of the checkpoint, or of the model if its weights are random; see `encoder_digest`.
         preprocess_digest: Description of the preprocessing, as text.
     """
 
@@ -66,7 +66,7 @@ def load_backbone(backbone: dict) -> Backbone:
     """Load the backbone that an entry of the configuration describes (docs/adding-a-backbone.md).
 
     Args:
-        backbone: `pretrained`, and where needed `model`, `exits` and `tokenizer`.
+        backbone: `pretrained`, and where needed `model`, `exits`, `tokenizer` and `token_merging`.
 
     Raises:
         UserError: The architecture or the weights are unknown, the weights cannot be downloaded or do not fit, or they
@@ -85,7 +85,7 @@ def build_backbone(source: Source) -> Backbone:
 
     config, entry = source.config.model_cfg, source.entry
     model = build_model(config, source.name)
-    tower = as_tower(model.visual)
+    tower = with_merging(as_tower(model.visual), token_merging_of(entry), source.name)
     if source.checkpoint is not None:
         load_checkpoint(model, source.checkpoint, source.name, config.quick_gelu)
     model.eval().requires_grad_(False)
@@ -99,7 +99,7 @@ def build_backbone(source: Source) -> Backbone:
         blocks=tuple(exit_blocks(entry.get("exits", "all"), range(1, tower.depth + 1))),
         preprocess=preprocess,
         tokenizer=build_tokenizer(config.text_cfg, entry.get("tokenizer")),
-        weights_digest=source.weights_digest or digest_tensors(model.state_dict().items()),
+        weights_digest=source.weights_digest or encoder_digest(model.state_dict(), entry),
         preprocess_digest=str(preprocess),
     )
 
@@ -145,16 +145,18 @@ def build_image_tower(backbone: dict, device: str = "cpu") -> Tower:
         device: Device of the parameters. They have no values on `meta`, and arbitrary values elsewhere.
 
     Raises:
-        UserError: The architecture is unknown or not supported.
+        UserError: The architecture is unknown or not supported, or cannot merge as many tokens as the entry says.
     """
     from open_clip.model import _build_vision_tower
 
     cfg, name = model_config(backbone), backbone.get("model") or backbone["pretrained"]
+    merged = token_merging_of(backbone)
     check_supported(cfg, name)
+    check_merging(cfg, merged, name)
     vision: Any = _without_timm_weights(cfg["vision_cfg"])  # a mapping will do
     with _build_errors_on_one_line(name), torch.device("meta"):
         visual = _build_vision_tower(cfg["embed_dim"], vision, cfg.get("quick_gelu", False))
-    return as_tower(visual.to_empty(device=device).eval().requires_grad_(False))
+    return with_merging(as_tower(visual.to_empty(device=device).eval().requires_grad_(False)), merged, name)
 
 
 def build_model(config: ModelConfig, name: str) -> Any:

@@ -1,6 +1,6 @@
 """Find the files that an entry of `backbones` refers to. Imports neither torch nor open_clip, for dry runs.
 
-An entry is `{model, pretrained, source, tokenizer, exits}` (docs/adding-a-backbone.md).
+An entry is `{model, pretrained, source, tokenizer, exits, token_merging}` (docs/adding-a-backbone.md).
 """
 
 import os
@@ -92,6 +92,19 @@ def model_config(backbone: dict) -> dict:
     if name:
         check_same(name, config, pretrained)
     return config.model_dump(exclude_unset=True)
+
+
+def token_merging_of(backbone: dict) -> int:
+    """Return how many tokens each block of an entry's image encoder merges; 0 for none.
+
+    Raises:
+        UserError: The number is not an integer from 0.
+    """
+    merged = backbone.get("token_merging", 0)
+    if not isinstance(merged, int) or isinstance(merged, bool) or merged < 0:
+        name = backbone.get("model") or backbone["pretrained"]
+        raise UserError(f"backbone {name!r}: token_merging is {merged!r}; use an integer, 0 to merge no tokens")
+    return merged
 
 
 def folder_config(folder: Path) -> OpenClipConfig:

@@ -4,12 +4,14 @@ This module reads and downloads files. The configuration that it returns is vali
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tgems.architectures.catalog import check_same, check_supported, read_architecture
+from torch import Tensor
+
+from tgems.architectures.catalog import check_merging, check_same, check_supported, read_architecture
 from tgems.architectures.open_clip_config import CONFIG_NAME, OpenClipConfig, PreprocessConfig
 from tgems.backbones.checkpoint import OPENAI_KEYS, is_openais, read_state
 from tgems.backbones.hub_files import hub_file
@@ -19,11 +21,12 @@ from tgems.backbones.references import (
     folder_config,
     local_folder,
     model_config,
+    token_merging_of,
     weights_form,
 )
 from tgems.data.network import network_errors, refusal, refuse_full_cache
 from tgems.errors import UserError, first_line
-from tgems.provenance import digest_tensors
+from tgems.provenance import digest_json, digest_tensors
 from tgems.untrusted import file_inside, is_hub_id, read_json_as
 
 logger = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ class Source:
         entry: The backbone's entry in the configuration of the run.
         config: Validated architecture and preprocessing.
         checkpoint: File of the weights; None for random weights.
-        weights_digest: SHA-256 of the checkpoint's tensors as float32; None for random weights.
+        weights_digest: Digest of the checkpoint by `encoder_digest`; None for random weights.
     """
 
     entry: dict
@@ -69,7 +72,17 @@ def find_source(backbone: dict) -> Source:
     state = read_state(path)
     if is_openais(state):
         state = {k: v for k, v in state.items() if k not in OPENAI_KEYS}
-    return Source(backbone, config, path, digest_tensors(state.items()))
+    return Source(backbone, config, path, encoder_digest(state, backbone))
+
+
+def encoder_digest(state: Mapping[str, Tensor], backbone: dict) -> str:
+    """Return the digest that tells encoders apart: SHA-256 of the tensors as float32.
+
+    With token merging, it is that of the digest and the number of tokens, since other features follow from the same
+    weights.
+    """
+    weights, merged = digest_tensors(state.items()), token_merging_of(backbone)
+    return digest_json({"weights": weights, "token_merging": merged}) if merged else weights
 
 
 def read_config(backbone: dict) -> OpenClipConfig:
@@ -81,6 +94,7 @@ def read_config(backbone: dict) -> OpenClipConfig:
     pretrained, name = backbone["pretrained"], backbone.get("model")
     form = weights_form(pretrained)
     check_supported(model_config(backbone), name or pretrained)
+    check_merging(model_config(backbone), token_merging_of(backbone), name or pretrained)
     if (folder := local_folder(pretrained)) is not None:
         return folder_config(folder)
     if name is None:

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tgems.architectures.catalog import SUPPORTED
+from tgems.backbones.states import State
 from tgems.costs.exit_layout import require_grid
 from tgems.errors import UserError
 
@@ -16,7 +17,8 @@ from tgems.errors import UserError
 class Tower(ABC):
     """An open_clip image tower that can be run block by block.
 
-    The state between two steps is one tensor whose first dimension is the images, so that `state[keep]` drops images.
+    The state between two steps is one tensor whose first dimension is the images, so that `state[keep]` drops images; a
+    tower that merges tokens has `MergedTokens` instead, of which the same is true.
 
     Attributes:
         visual: open_clip's image tower.
@@ -29,7 +31,7 @@ class Tower(ABC):
         raw_reason: Why the frozen pooling and projection do not accept the state after any block; empty if they do.
     """
 
-    end: ClassVar[tuple[str, ...]]
+    end: tuple[str, ...]
     has_class_token = False
     raw_reason = ""
     visual: Any  # open_clip's and timm's modules declare no types for their parts
@@ -46,29 +48,34 @@ class Tower(ABC):
         return not self.raw_reason
 
     @abstractmethod
-    def stem(self, images: Tensor) -> Tensor:
+    def stem(self, images: Tensor) -> State:
         """Compute the state before the first block from images `[n, 3, h, w]`."""
 
-    def block(self, k: int, state: Tensor) -> Tensor:
+    def block(self, k: int, state: State) -> State:
         """Apply block k, counted from 0."""
         return self.blocks[k](state)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """Run the whole encoder, and return embeddings `[n, D]` that are not normalised."""
+        embeddings = self.visual(images)
+        return embeddings[0] if isinstance(embeddings, tuple) else embeddings  # CoCa's also returns tokens
+
     @abstractmethod
-    def finish(self, state: Tensor) -> Tensor:
+    def finish(self, state: State) -> Tensor:
         """Apply the frozen pooling and projection, and return embeddings `[n, D]` that are not normalised.
 
         After the last block they equal `visual(images)` bit for bit.
         """
 
     @abstractmethod
-    def feature_map(self, state: Tensor) -> Tensor:
+    def feature_map(self, state: State) -> Tensor:
         """Return the state as a map of positions `[n, w, height, width]`, without class and register tokens."""
 
-    def whole_image(self, state: Tensor) -> Tensor:
+    def whole_image(self, state: State) -> Tensor:
         """Return the class token `[n, w]`, or without one the maximum over all positions."""
         return self.feature_map(state).amax((2, 3))
 
-    def summarise(self, state: Tensor, grids: Sequence[int]) -> Tensor:
+    def summarise(self, state: State, grids: Sequence[int]) -> Tensor:
         """Summarise a state for exit modules (docs/method.md#notation).
 
         Args:
@@ -102,6 +109,10 @@ class TokenTower(Tower):
 
     prefix = 1
     grid_size: tuple[int, int]
+
+    @abstractmethod
+    def stem(self, images: Tensor) -> Tensor:
+        """See `Tower.stem`."""
 
     def feature_map(self, state: Tensor) -> Tensor:
         """See `Tower.feature_map`."""

@@ -11,11 +11,12 @@ from tgems.cli.console import ATTENTION, command, print_table, say
 @command()
 def macs(
     models: Annotated[list[str], typer.Argument(help="open_clip architectures, or `local-dir:FOLDER`.")],
+    token_merging: Annotated[int, typer.Option(min=0, help="Number of tokens that each block merges.")] = 0,
 ) -> None:
     """Print what each exit of an image encoder costs, in multiply-accumulates. Loads no weights."""
     from tgems.profiling.cost_table import print_tables
 
-    print_tables(models)
+    print_tables(models, token_merging)
 
 
 @command()

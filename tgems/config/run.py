@@ -62,6 +62,8 @@ class BackboneEntry(Section):
     hub, or 'local-dir:FOLDER' for a folder that you trust."""
     exits: Exits = "all"
     """Blocks whose features are kept, in the form of the key exits; variants choose among these."""
+    token_merging: Annotated[Whole, Field(ge=0)] = 0
+    """Number of tokens that each block merges, as ToMe does; 0 merges none (docs/method.md#token-merging)."""
 
 
 class Splits(Section):

@@ -46,46 +46,80 @@ class EncoderCost:
         return self.blocks_normalisation[-1] + self.finish_normalisation
 
 
-def encoder_cost(model_cfg: dict) -> EncoderCost | None:
+def encoder_cost(model_cfg: dict, token_merging: int = 0) -> EncoderCost | None:
     """Count the MACs of a supported image encoder; None for timm's, whose sizes are not in the configuration.
 
     Args:
         model_cfg: open_clip model configuration.
+        token_merging: Number of tokens that each block merges; see `merged_per_block`.
+
+    Raises:
+        ValueError: Tokens are to be merged, and the encoder is a ResNet, which has none.
     """
-    forms = {"vit": _transformer_cost, "resnet": _resnet_cost}
-    kind = family(model_cfg)
-    return forms[kind](vision_config(model_cfg), model_cfg["embed_dim"]) if kind in forms else None
+    kind, vision = family(model_cfg), vision_config(model_cfg)
+    if kind == "vit":
+        return _transformer_cost(vision, model_cfg["embed_dim"], token_merging)
+    if token_merging and kind == "resnet":
+        raise ValueError("a ResNet has no tokens to merge")
+    return _resnet_cost(vision, model_cfg["embed_dim"]) if kind == "resnet" else None
 
 
-def _transformer_cost(vision: dict, embed_dim: int) -> EncoderCost:
+def merged_per_block(patches: int, depth: int, token_merging: int) -> list[int]:
+    """Return how many tokens each block merges (docs/method.md#token-merging).
+
+    That is `token_merging`, but at most half of the tokens that are left, not counting class and register tokens: only
+    every other token can be merged into another one.
+
+    Args:
+        patches: Number of tokens before the first block, without class and register tokens.
+        depth: Number of blocks.
+        token_merging: Number of tokens that each block merges where there are enough, r in the paper.
+    """
+    merged = []
+    for _ in range(depth):
+        merged.append(min(token_merging, patches // 2))
+        patches -= merged[-1]
+    return merged
+
+
+def _transformer_cost(vision: dict, embed_dim: int, token_merging: int) -> EncoderCost:
     """Count the MACs of a Vision Transformer.
 
     With g^2 patches of p x p pixels, N = g^2 + 1 tokens, width w, MLP ratio m and embedding dimension D, the stem and k
     blocks take g^2 3p^2 w + k (4 N w^2 + 2 N^2 w + 2 m N w^2), and the projection of the pooled token takes w D. An
     attentional pooler with q queries takes 2 q D^2 + 2 N w D + 2 q N D, and is followed by a projection from D to D.
+
+    If a block merges r of its N tokens, its MLP takes 2 m (N - r) w^2, and comparing keys of d_head numbers takes
+    ceil((N - 1) / 2) floor((N - 1) / 2) d_head. The pooling is that of all N tokens of the first block.
     """
     width, depth = vision["width"], vision["layers"]
     (height, breadth), (tall, wide) = as_pair(vision["image_size"]), as_pair(vision["patch_size"])
     patches = (height // tall) * (breadth // wide)
-    tokens = patches + 1
-    stem = patches * 3 * tall * wide * width
-    hidden = int(width * vision["mlp_ratio"])
-    block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * hidden
-    norm = NORMALISATION_PER_ELEMENT * tokens * width
+    hidden, head_width = int(width * vision["mlp_ratio"]), width // (width // vision["head_width"])
+    first = NORMALISATION_PER_ELEMENT * (patches + 1) * width
+    macs = [patches * 3 * tall * wide * width]
+    norms = [0 if vision["no_ln_pre"] else first]
+    left = patches
+    for merged in merged_per_block(patches, depth, token_merging):
+        before, after = left + 1, left + 1 - merged
+        attention = 4 * before * width**2 + 2 * before**2 * width
+        matching = (left // 2) * (left - left // 2) * head_width if merged else 0
+        macs.append(attention + matching + 2 * after * width * hidden)
+        norms.append(NORMALISATION_PER_ELEMENT * (before + after) * width)
+        left -= merged
     finish, finish_norm = (
         width * embed_dim,
-        NORMALISATION_PER_ELEMENT * width if vision["final_ln_after_pool"] else norm,
+        NORMALISATION_PER_ELEMENT * width if vision["final_ln_after_pool"] else first,
     )
     if vision["attentional_pool"]:
-        queries = vision["attn_pooler_queries"]
+        queries, tokens = vision["attn_pooler_queries"], patches + 1
         finish = 2 * queries * embed_dim**2 + 2 * tokens * width * embed_dim + 2 * queries * tokens * embed_dim
         finish += embed_dim**2
-        finish_norm = norm + 2 * NORMALISATION_PER_ELEMENT * queries * embed_dim
-    first = 0 if vision["no_ln_pre"] else norm
+        finish_norm = first + 2 * NORMALISATION_PER_ELEMENT * queries * embed_dim
     return EncoderCost(
-        blocks=tuple(stem + k * block for k in range(1, depth + 1)),
+        blocks=tuple(accumulate(macs))[1:],
         finish=finish,
-        blocks_normalisation=tuple(first + 2 * k * norm for k in range(1, depth + 1)),
+        blocks_normalisation=tuple(accumulate(norms))[1:],
         finish_normalisation=finish_norm,
         widths=(width,) * depth,
         embed_dim=embed_dim,

@@ -64,7 +64,7 @@ class ExitCosts:
 
     @property
     def full(self) -> int:
-        """MACs of the unmodified encoder, to which rates are relative."""
+        """MACs of the full encoder, to which rates are relative; with token merging, of the one that merges."""
         return self.encoder[-1]
 
     def at_exits(
@@ -145,14 +145,15 @@ def exit_costs(encoder: EncoderCost, modules: dict, accepts_raw: bool) -> ExitCo
     )
 
 
-def module_costs(model_cfg: dict, modules: dict) -> ExitCosts | None:
+def module_costs(model_cfg: dict, modules: dict, token_merging: int = 0) -> ExitCosts | None:
     """Compute the costs of a variant's exits from the configuration; None if the encoder has no closed form.
 
     Args:
         model_cfg: open_clip model configuration.
         modules: See `exit_costs`.
+        token_merging: See `tgems.costs.closed_form.encoder_cost`.
     """
-    encoder = encoder_cost(model_cfg)
+    encoder = encoder_cost(model_cfg, token_merging)
     return None if encoder is None else exit_costs(encoder, modules, family(model_cfg) != "resnet")
 
 

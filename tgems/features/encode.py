@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from tgems.backbones.states import State
 from tgems.backbones.towers import Tower
 
 
@@ -27,7 +28,7 @@ class EncodedImages(NamedTuple):
     raw_embeddings: Tensor | None
 
 
-def summary_rows(tower: Tower, state: Tensor, width: int, grids: Sequence[int]) -> Tensor:
+def summary_rows(tower: Tower, state: State, width: int, grids: Sequence[int]) -> Tensor:
     """Summarise a state as `[n, P width]`, with each of the P parts padded with zeros to `width`."""
     summary = tower.summarise(state, grids)
     return F.pad(summary, (0, width - summary.shape[-1])).flatten(1)

@@ -185,7 +185,7 @@ def _check(path: Path, entries: list[Entry], batch: Batch, on_bad_sample: str, s
 
 @torch.no_grad()
 def _full_depth(backbone: Backbone, images: Tensor) -> Tensor:
-    return F.normalize(backbone.model.visual(images), dim=-1).float().cpu()
+    return F.normalize(backbone.tower.encode(images), dim=-1).float().cpu()
 
 
 def _write_samples(folder: Path, used: list[Entry]) -> None:

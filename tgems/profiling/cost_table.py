@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tgems.architectures.catalog import family
 from tgems.backbones.load import build_image_tower
 from tgems.backbones.references import model_config
 from tgems.config.run import Scheme, SummaryOptions
@@ -21,29 +22,32 @@ DEFAULTS = {
 }
 
 
-def cost_table(model: str) -> str:
+def cost_table(model: str, token_merging: int = 0) -> str:
     """Tabulate the costs of all exits of an architecture, from the closed form or, without one, from a trace.
 
     Args:
         model: Name of an open_clip architecture, or `local-dir:FOLDER`.
+        token_merging: Number of tokens that each block merges.
 
     Returns:
         A table as text, with a row per exit: the encoder's GMACs up to the exit and their share of the full encoder,
         the GMACs with the gates visited and a head, and the millions of parameters of the encoder.
 
     Raises:
-        UserError: The architecture is unknown or not supported.
+        UserError: The architecture is unknown or not supported, or cannot merge so many tokens.
     """
     local = model.startswith("local-dir:")
-    backbone = {"pretrained": model} if local else {"model": model, "pretrained": "random"}
-    encoder = encoder_cost(model_config(backbone))
-    tower = build_image_tower(backbone, "cpu" if encoder is None else "meta")
+    backbone: dict = {"pretrained": model} if local else {"model": model, "pretrained": "random"}
+    backbone["token_merging"] = token_merging
+    tower = build_image_tower(backbone, "cpu" if family(model_config(backbone)) == "timm" else "meta")
+    encoder = encoder_cost(model_config(backbone), token_merging)
     encoder = encoder or count_encoder(tower)
     costs = exit_costs(encoder, DEFAULTS, tower.accepts_raw)
     total = costs.image_guided() * costs.full / 1e9
     sizes = parameters(tower, costs.blocks)
     rows = zip(costs.blocks, costs.encoder, total, sizes, strict=True)
-    lines = [f"{model}: {costs.full / 1e9:.3f} GMACs", "exit     GMACs   share  with T-GEM  parameters M"]
+    merged = f", {token_merging} tokens merged per block" if token_merging else ""
+    lines = [f"{model}: {costs.full / 1e9:.3f} GMACs{merged}", "exit     GMACs   share  with T-GEM  parameters M"]
     lines += [
         f"{block:4d}{macs / 1e9:10.3f}{macs / costs.full:8.3f}{with_modules:12.3f}{size / 1e6:14.2f}"
         for block, macs, with_modules, size in rows
@@ -51,11 +55,7 @@ def cost_table(model: str) -> str:
     return "\n".join(lines)
 
 
-def print_tables(models: Sequence[str]) -> None:
-    """Print the cost tables of some architectures.
-
-    Raises:
-        UserError: An architecture is unknown or not supported.
-    """
+def print_tables(models: Sequence[str], token_merging: int = 0) -> None:
+    """Print the cost tables of some architectures; see `cost_table`."""
     for model in models:
-        print(cost_table(model))
+        print(cost_table(model, token_merging))

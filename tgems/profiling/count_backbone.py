@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tgems.backbones.references import model_config
+from tgems.backbones.references import model_config, token_merging_of
 from tgems.backbones.towers import Tower
 from tgems.costs.closed_form import BANK_FEATURES, VARIANCE_GATE_INPUTS, encoder_cost
 from tgems.costs.exit_costs import GATES, ExitCosts, check_targets, exit_costs
@@ -32,7 +32,7 @@ def count_backbone(backbone: dict, tower: Tower, modules: dict, rate_targets: Se
         UserError: A rate target is below the cheapest exit.
         RuntimeError: The trace and the closed form differ, even by a single MAC.
     """
-    traced, closed = count_encoder(tower), encoder_cost(model_config(backbone))
+    traced, closed = count_encoder(tower), encoder_cost(model_config(backbone), token_merging_of(backbone))
     name = backbone.get("model") or backbone["pretrained"]
     if closed not in (None, traced):
         raise RuntimeError(f"{name}: traced {asdict(traced)} differs from the closed form {asdict(closed)}")

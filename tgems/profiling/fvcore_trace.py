@@ -17,6 +17,7 @@ from math import prod
 import torch
 from torch import nn
 
+from tgems.backbones.states import State, state_of, tensors_of
 from tgems.backbones.towers import Tower
 from tgems.costs.closed_form import EncoderCost
 
@@ -26,7 +27,7 @@ ZERO_COST = frozenset(
     for name in (
         "add add_ sub mul mul_ div rsub neg pow sum mean clamp clamp_min gelu relu sigmoid tanh exp log softmax "
         "unflatten expand expand_as repeat linalg_vector_norm norm argmax amax diagonal le gather pad feature_dropout "
-        "dropout avg_pool2d silu"
+        "dropout avg_pool2d silu argsort sort scatter scatter_add fill_ ones_like index_select"
     ).split()
 )
 
@@ -77,14 +78,16 @@ def count_macs(module: nn.Module, inputs: tuple) -> MacCount:
 
 def count_encoder(tower: Tower) -> EncoderCost:
     """Count the MACs of a tower for one image by tracing its steps; the values of its parameters do not matter."""
-    state, counts = torch.zeros(1, 3, *tower.image_size), []
+    state: State = torch.zeros(1, 3, *tower.image_size)
+    counts: list[MacCount] = []
+    steps: list[Callable] = [tower.stem, *(partial(tower.block, k) for k in range(tower.depth))]
     was_training = tower.visual.training
     tower.visual.eval()
     with torch.no_grad():
-        for step in (tower.stem, *(partial(tower.block, k) for k in range(tower.depth))):
-            counts.append(count_macs(Step(tower.visual, step), (state,)))
+        for step in steps:
+            counts.append(count_macs(Step(tower.visual, step), tensors_of(state)))
             state = step(state)
-        finish, embedding = count_macs(Step(tower.visual, tower.finish), (state,)), tower.finish(state)
+        finish, embedding = count_macs(Step(tower.visual, tower.finish), tensors_of(state)), tower.finish(state)
     tower.visual.train(was_training)
     upto = list(accumulate(counts))[1:]
     return EncoderCost(
@@ -105,9 +108,9 @@ class Step(nn.Module):
         self.visual, self.step = visual, step
         self.training = visual.training
 
-    def forward(self, state: torch.Tensor) -> torch.Tensor:
-        """Apply the step."""
-        return self.step(state)
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Apply the step to the state that consists of these tensors."""
+        return tensors_of(self.step(state_of(tensors)))
 
 
 def _attention_macs(inputs: list, outputs: list) -> Counter:

@@ -12,8 +12,13 @@ def identity(entry: dict) -> tuple[str | None, str]:
     return (model.removesuffix("-quickgelu") if model else None), entry["pretrained"]
 
 
+def unaltered(backbones: dict[str, dict]) -> dict[str, dict]:
+    """Return the backbones that published values apply to: those that merge no tokens."""
+    return {name: entry for name, entry in backbones.items() if not entry.get("token_merging")}
+
+
 def has_published(backbones: dict[str, dict], datasets: list[str]) -> bool:
     """Return whether any combination of these backbones and data sets has a published value."""
     with open(PUBLISHED, newline="") as file:
         known = {(row["model"], row["pretrained"], row["dataset"]) for row in csv.DictReader(file)}
-    return any((*identity(entry), dataset) in known for entry in backbones.values() for dataset in datasets)
+    return any((*identity(entry), dataset) in known for entry in unaltered(backbones).values() for dataset in datasets)

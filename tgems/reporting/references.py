@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tgems.reporting.published import PUBLISHED, identity
+from tgems.reporting.published import PUBLISHED, identity, unaltered
 from tgems.reporting.tables import write_table
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def check_references(points: pd.DataFrame, backbones: dict[str, dict], parts: Co
         of a split `part`, without published value and difference.
     """
     published = pd.read_csv(PUBLISHED)
-    named = [(name, *identity(entry)) for name, entry in backbones.items()]
+    named = [(name, *identity(entry)) for name, entry in unaltered(backbones).items()]
     models = pd.DataFrame(named, columns=["backbone", "model", "pretrained"])
     full = points[points["policy"].eq("full") & points["score_normalisation"].eq("none")].drop_duplicates(
         ["backbone", "dataset", "metric"]

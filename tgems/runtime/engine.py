@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tgems.backbones.states import State, concatenate, tensors_of
 from tgems.backbones.towers import Tower
 from tgems.runtime.live_view import ExitDecider, LiveView
 
@@ -42,7 +43,7 @@ class Chunk:
         memory: What the policy remembers of them, by name `[n, ...]`.
     """
 
-    state: Tensor
+    state: State
     places: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
 
@@ -135,14 +136,15 @@ def repacked(chunks: list[Chunk], size: int) -> list[Chunk]:
     total = sum(len(c.places) for c in chunks)
     if len(chunks) <= -(-total // size):
         return chunks
-    state, places = torch.cat([c.state for c in chunks]), torch.cat([c.places for c in chunks])
+    state, places = concatenate([c.state for c in chunks]), torch.cat([c.places for c in chunks])
     memory = {name: torch.cat([c.memory[name] for c in chunks]) for name in chunks[0].memory}
     return cut(Chunk(state, places, memory), size)
 
 
-def default_chunk(state: Tensor) -> int:
+def default_chunk(state: State) -> int:
     """Return the number of images per forward pass: on a CPU as many as fit in reused memory, elsewhere all."""
     if state.device.type != "cpu":
         return len(state)
-    widest = 4 * math.prod(state.shape[1:]) * state.element_size()
+    largest = tensors_of(state)[0]
+    widest = 4 * math.prod(largest.shape[1:]) * largest.element_size()
     return max(1, REUSED_BYTES // widest)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tgems.architectures.open_clip_config import ModelConfig
 from tgems.backbones.load import Backbone, build_backbone, preprocessing
+from tgems.backbones.references import token_merging_of
 from tgems.backbones.source import find_source
 from tgems.errors import UserError, reading
 from tgems.exits.modules import ExitHeads, Gates
@@ -198,6 +199,9 @@ def _check_backbone(
         UserError: The backbones differ.
     """
     check_architecture(folder, config, entry, architecture)
+    merged = token_merging_of(entry)
+    if merged != config.backbone.token_merging:
+        raise _other_backbone(folder, entry, f"token_merging {config.backbone.token_merging}", str(merged))
     if weights not in (config.weights, None):
         raise _other_backbone(folder, entry, f"weights {config.weights[:12]}", weights[:12])
     if preprocess != config.preprocess:

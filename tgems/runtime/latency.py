@@ -147,10 +147,10 @@ def _encoders(
 ) -> Encoders:
     """Make functions of the number of the call, by encoder and rate target."""
     chunk = default_chunk(tower.stem(images))
-    encoders: Encoders = {(FULL, None): lambda call: F.normalize(tower.visual(images), dim=-1)}
+    encoders: Encoders = {(FULL, None): lambda call: F.normalize(tower.encode(images), dim=-1)}
     if chunk < batch_size:
         encoders[CHUNKED, None] = lambda call: torch.cat(
-            [F.normalize(tower.visual(x), dim=-1) for x in images.split(chunk)]
+            [F.normalize(tower.encode(x), dim=-1) for x in images.split(chunk)]
         )
     for target, exits in drawn.items():
         planned = torch.from_numpy(exits).to(images.device).split(batch_size)

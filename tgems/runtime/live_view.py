@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tgems.backbones.states import State
 from tgems.backbones.towers import Tower
 from tgems.costs.exit_costs import ExitCosts
 from tgems.errors import UserError
@@ -74,7 +75,7 @@ class LiveView(ExitView):
         memory: What the policy remembered of these images; changed in place.
     """
 
-    def __init__(self, exit_index: int, decider: ExitDecider, tower: Tower, state: Tensor, memory: dict[str, Tensor]):
+    def __init__(self, exit_index: int, decider: ExitDecider, tower: Tower, state: State, memory: dict[str, Tensor]):
         allowed = decider.policy.reads(decider.costs)[exit_index]
         super().__init__(exit_index, decider.costs, memory, allowed)
         self.device = state.device
@@ -89,7 +90,7 @@ class LiveView(ExitView):
             return self._embeddings[chosen]
         return self._embed(self._state[chosen], None if self._decider.heads is None else self._summaries[chosen])
 
-    def _embed(self, state: Tensor, summaries: Tensor | None) -> Tensor:
+    def _embed(self, state: State, summaries: Tensor | None) -> Tensor:
         if self._decider.heads is None or summaries is None:
             return F.normalize(self._tower.finish(state).float(), dim=-1)
         with torch.autocast(self.device.type, enabled=False):  # heads and gates keep their precision

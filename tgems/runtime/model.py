@@ -195,7 +195,7 @@ class EarlyExitCLIP(nn.Module):
 
     @property
     def visual(self) -> nn.Module:
-        """The backbone's image encoder, unchanged: it always runs at full depth."""
+        """The backbone's image encoder, unchanged: it always runs at full depth, and merges no tokens."""
         return self.model.visual
 
     @overload

@@ -35,6 +35,7 @@ class BackboneEntry(Closed):
     source: Text | None = None
     exits: Literal["all", "every_other", "last_half"] | tuple[Size, ...] = "all"
     tokenizer: Text | None = None
+    token_merging: Annotated[int, Field(ge=0, le=2**16)] = 0
 
     @model_validator(mode="after")
     def _names_are_printable(self) -> Self:

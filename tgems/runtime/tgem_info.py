@@ -39,8 +39,9 @@ def describe(folder_or_hub_id: str | Path) -> tuple[Rows, Rows, Rows, Rows, Rows
 
 
 def backbone_reference(entry: dict) -> str:
-    """Return the name of a backbone: its architecture and weights."""
-    return " ".join(filter(None, (entry.get("model"), entry["pretrained"])))
+    """Return the name of a backbone: its architecture and weights, and how many tokens it merges if it does."""
+    merged = entry.get("token_merging")
+    return " ".join(filter(None, (entry.get("model"), entry["pretrained"], merged and f"token_merging {merged}")))
 
 
 def _range(thresholds: Sequence[float] | None) -> str:
