@@ -2,6 +2,7 @@
 "use strict";
 (async () => {
   const run = JSON.parse(document.getElementById("run").textContent);
+  const NOTHING = "–";
   const at = (id) => document.getElementById(id);
   const policies = run.series.filter((one) => one.name === one.of);
   const looks = new Map(run.series.map((one) => [one.name, one]));
@@ -22,31 +23,30 @@
   }
 
   function number(value, digits = 4) {
-    return value === null ? "" : String(Number(value.toPrecision(digits)));
+    return value === null ? NOTHING : String(Number(value.toPrecision(digits)));
   }
 
   function interval(low, high) {
-    return low === null || high === null ? "" : `${number(low)} to ${number(high)}`;
+    return low === null || high === null ? NOTHING : `${number(low)} to ${number(high)}`;
   }
 
-  // What tooltip and table say of a row. Fields with nothing to say are absent, so that the tooltip omits them.
+  // What tooltip and table say of a row.
   function shown(row) {
     const sources = row.n_sources === null ? "" : ` images of ${row.n_sources} sources`;
-    const fields = {
+    return {
       label: looks.get(row.series).label,
       value: number(row.value),
       interval: interval(row.low, row.high),
       rate: number(row.rate),
-      rate_interval: row.rate_ci_low === row.rate_ci_high ? "" : interval(row.rate_ci_low, row.rate_ci_high),
+      rate_interval: row.rate_ci_low === row.rate_ci_high ? NOTHING : interval(row.rate_ci_low, row.rate_ci_high),
       gmacs: number(row.gmacs),
-      threshold: row.threshold ?? "",
+      threshold: row.threshold ?? NOTHING,
       rate_target: number(row.rate_target),
       exit_block: number(row.exit_block),
-      images: row.n === null ? "" : `${row.n}${sources}`,
+      images: row.n === null ? NOTHING : `${row.n}${sources}`,
       delta: number(row.delta_full),
       delta_interval: interval(row.delta_low, row.delta_high),
     };
-    return Object.fromEntries(Object.entries(fields).filter(([, text]) => text !== ""));
   }
 
   // ---- the choice, which the fragment of the address keeps -------------------------------------------------------
@@ -224,13 +224,13 @@
     const said = range ? `${inside.length} points at rates from ${number(range[0], 3)} to ${number(range[1], 3)}` : "";
     at("caption").textContent = said || "No range of rates is selected.";
     at("head").replaceChildren(...(inside.length ? [rowOf("th", COLUMNS.map(([, title]) => title))] : []));
-    at("rows").replaceChildren(...inside.map((row) => rowOf("td", COLUMNS.map(([field]) => row.shown[field] ?? ""))));
+    at("rows").replaceChildren(...inside.map((row) => rowOf("td", COLUMNS.map(([field]) => row.shown[field]))));
   }
 
   makeControls();
   if (range) run.chart.params.find((one) => one.name === "brush").value = { x: range };
   run.chart.datasets = { points: drawn() };
-  const options = { mode: "vega-lite", renderer: "svg", ast: true };
+  const options = { mode: "vega-lite", renderer: "svg", ast: true, logLevel: 1 }; // errors; a figure may be empty
   options.actions = { export: true, source: false, compiled: false, editor: false };
   view = (await vegaEmbed("#chart", run.chart, options)).view;
   view.addSignalListener("brush", (_, selected) => {

@@ -15,9 +15,10 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
+from tgems.config.run import ALL_POLICIES
 from tgems.outputs import write_text
 from tgems.policies.declarations import declared
-from tgems.reporting.style import METRIC_NAMES, in_order, look, use_style
+from tgems.reporting.style import METRIC_NAMES
 
 CHOICES = ("variant", "backbone", "dataset", "metric", "score_normalisation", "calibration")
 """Columns of `tradeoff.csv` that a reader chooses one value of, in the order in which one restricts the next."""
@@ -33,6 +34,9 @@ LABELS = {
 SHAPES = {"o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "<": "triangle-left"}
 SHAPES |= {">": "triangle-right", "D": "diamond", "d": "diamond", "P": "cross", "p": "square", "h": "circle"}
 STAR = "M0,-1L.24,-.32L.95,-.31L.38,.12L.59,.81L0,.4L-.59,.81L-.38,.12L-.95,-.31L-.24,-.32Z"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Colours of Okabe and Ito, for policies that declare none."""
+BLACK = "#000000"
 DASHES = {"-": [1, 0], "--": [6, 3], "-.": [6, 2, 1, 2], ":": [2, 2]}
 MAIN = ("full", "fixed", "margin")
 """Policies that are shown at first, with the T-GEMs."""
@@ -41,7 +45,7 @@ TOOLTIP = {
     "value": "value",
     "interval": "95 % interval",
     "rate": "rate",
-    "rate_interval": "95 % interval of the rate",
+    "rate_interval": "interval of the rate",
     "gmacs": "GMACs per image",
     "threshold": "threshold",
     "rate_target": "rate target",
@@ -59,11 +63,8 @@ def plot_explorer(tradeoff: str | Path, policies: Sequence[str], page: str | Pat
         policies: Policies of the run, as in the configuration.
         page: HTML file to write.
     """
-    use_style(policies)
-    own = [declared(word) for word in policies if word != "shuffled"]
-    main = [*MAIN, *(policy["name"] for policy in own if policy["contender"])]
     rows = points(pd.read_csv(tradeoff, dtype={"seed": str}, low_memory=False))
-    write_text(Path(page), explorer(rows, main))
+    write_text(Path(page), explorer(rows, policies))
 
 
 def points(tradeoff: pd.DataFrame) -> pd.DataFrame:
@@ -91,14 +92,14 @@ def points(tradeoff: pd.DataFrame) -> pd.DataFrame:
     return rows[[*CHOICES, "series", *NUMBERS, "threshold"]]
 
 
-def explorer(rows: pd.DataFrame, main: Sequence[str] = MAIN) -> str:
+def explorer(rows: pd.DataFrame, policies: Sequence[str] = ALL_POLICIES) -> str:
     """Return the page for some operating points.
 
     Args:
         rows: What `points` returns.
-        main: Policies that are shown at first.
+        policies: Policies of the run, as in the configuration.
     """
-    series = [one | {"main": one["name"] in main} for one in _series(rows["series"])]
+    series = _series(policies, set(rows["series"]))
     kept = rows[rows["series"].isin([one["name"] for one in series])]
     top = max(1.0, float(kept["rate"].max()))
     run = {
@@ -143,18 +144,18 @@ def _chart(series: list[dict], top: float) -> alt.LayerChart:
     return layers.properties(width="container", height=380).configure(font="sans-serif")
 
 
-def _series(found: pd.Series) -> list[dict]:
+def _series(policies: Sequence[str], found: set[str]) -> list[dict]:
     """Return how to draw every policy that occurs, and its exits shuffled over images, which are `of` the policy."""
-    names = set(found)
+    classes = [declared(word) for word in policies if word != "shuffled"]
     drawn = []
-    for name in ["full", *in_order(pd.Series(sorted(names)))]:
-        style = look(name)
-        color = "#000000" if name == "full" else style.color
-        shape = STAR if style.marker == "*" else SHAPES.get(style.marker, "circle")
-        own = {"name": name, "of": name, "label": style.label.strip(), "color": color, "shape": shape}
-        drawn.append(own | {"dash": DASHES.get(style.line, [1, 0])})
+    for policy in sorted(classes, key=lambda own: (not own["contender"], own["frozen_head"] or not own["adaptive"])):
+        name, marker = policy["name"], policy["marker"]
+        own = {"name": name, "of": name, "label": policy["label"] or name, "main": policy["contender"] or name in MAIN}
+        own["color"] = policy["color"] or (BLACK if name == "full" else COLORS[sum(name.encode()) % len(COLORS)])
+        own["shape"] = STAR if marker == "*" else SHAPES.get(marker, "circle")
+        drawn.append(own | {"dash": DASHES.get(policy["line"], DASHES["-"])})
         drawn.append(own | {"name": f"shuffled {name}", "label": f"{own['label']}, shuffled", "dash": DASHES[":"]})
-    return [one for one in drawn if one["name"] in names]
+    return [one for one in drawn if one["name"] in found]
 
 
 def _labels(rows: pd.DataFrame) -> dict[str, str]:
