@@ -1,4 +1,4 @@
-"""Open pages in a real Chromium without a network, by the DevTools protocol over a pipe; no further package is needed."""
+"""Open pages in a real Chromium without a network, by the DevTools protocol over a pipe."""
 
 import base64
 import json

@@ -35,7 +35,8 @@ def address(rows, tmp_path):
 
 
 def choose(page, key, value):
-    page.run(f"(s => {{ s.value = {value!r}; s.dispatchEvent(new Event('change')) }})(document.getElementById('{key}'))")
+    select = f"document.getElementById({key!r})"
+    page.run(f"{select}.value = {value!r}; {select}.dispatchEvent(new Event('change'))")
 
 
 def shown(page):
@@ -100,18 +101,18 @@ def test_dragging_fills_the_table_and_the_link_restores_the_choice(page, address
     assert page.run(ROWS) == []
     page.drag(place_of(page, 0.4), place_of(page, 0.6))
     page.wait(f"{ROWS}.length > 0")
-    table, heads = page.run(ROWS), page.run(HEADS)
+    lines, heads = page.run(ROWS), page.run(HEADS)
     low, high = map(float, re.search(r"rates=([\d.]+)-([\d.]+)", page.run("location.hash")).groups())
     assert low == pytest.approx(0.4, abs=0.01) and high == pytest.approx(0.6, abs=0.01)
     own = rows[rows["dataset"].eq("scenes") & rows["metric"].eq("text_retrieval_recall@1")]
     own = own[own["series"].isin(["full", "fixed", "margin", "tgem_bank"]) & own["rate"].between(low, high)]
-    assert sorted(float(line[heads.index("Value")]) for line in table) == pytest.approx(sorted(own["value"]))
-    assert {line[heads.index("Exit")] for line in table} == {"4", "–"}
+    assert sorted(float(line[heads.index("Value")]) for line in lines) == pytest.approx(sorted(own["value"]))
+    assert {line[heads.index("Exit")] for line in lines} == {"4", "–"}
 
     marks = shown(page)
     link = page.run("document.getElementById('link').href")
     page.open(link, READY)
-    assert page.run(ROWS) == table and shown(page) == marks
+    assert page.run(ROWS) == lines and shown(page) == marks
     page.run("document.getElementById('clear').click()")
     page.wait(f"{ROWS}.length === 0")
     assert "rates" not in page.run("location.hash")

@@ -55,6 +55,10 @@
     return rows.filter((row) => keys.every((key) => row[key] === null || row[key] === chosen[key]));
   }
 
+  function labelOf(key, value) {
+    return run.labels[key]?.[value] ?? value;
+  }
+
   function optionsOf(key, chosen) {
     const found = new Set(matching(chosen, run.choices.indexOf(key)).map((row) => row[key]));
     return run.columns[key].values.filter((value) => found.has(value));
@@ -170,7 +174,7 @@
 
   function showControls() {
     for (const key of run.choices) {
-      const make = (value) => new Option(run.labels[value] ?? value, value, false, value === state.chosen[key]);
+      const make = (value) => new Option(labelOf(key, value), value, false, value === state.chosen[key]);
       at(key).replaceChildren(...optionsOf(key, state.chosen).map(make));
     }
     const present = new Set(matching(state.chosen, run.choices.length).map((row) => row.series));
@@ -196,7 +200,7 @@
   async function update() {
     showControls();
     const { dataset, metric, backbone } = state.chosen;
-    at("title").textContent = `${dataset}: ${run.labels[metric] ?? metric}, ${backbone}`;
+    at("title").textContent = `${dataset}: ${labelOf("metric", metric)}, ${backbone}`;
     await view.data("points", drawn()).runAsync();
     showTable();
     keepInAddress();

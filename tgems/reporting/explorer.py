@@ -1,8 +1,8 @@
 """Make the explorer of operating points: one HTML file that needs no network and no server.
 
-The figure is described with Altair and drawn by Vega, which the file contains; explorer.js fills it with the chosen rows.
-Names come from a user's configuration and are untrusted: they stand in the file only as JSON and reach the page only as
-text. As a second line of defence, the page's security policy runs its own two scripts by their digests and no other.
+The figure is described with Altair and drawn by Vega, which the file contains; explorer.js fills in the chosen rows.
+Names come from a user's configuration and are untrusted: they are in the file as JSON alone, and reach the page as text
+alone. As a second line of defence, the page's security policy runs its own two scripts, by their digests, and no other.
 """
 
 import base64
@@ -25,11 +25,12 @@ CHOICES = ("variant", "backbone", "dataset", "metric", "score_normalisation", "c
 NUMBERS = ("rate_target", "exit_block", "rate", "rate_ci_low", "rate_ci_high", "gmacs", "value", "low", "high")
 NUMBERS += ("delta_full", "delta_low", "delta_high", "n", "n_sources")
 LABELS = {
-    "in_domain": "the data set's own validation images",
-    "transfer": "validation images of the training data set",
-    "online": "moved after every image, without labels",
-    "none": "none",
-    "querybank": "query bank",
+    "calibration": {
+        "in_domain": "the data set's own validation images",
+        "transfer": "validation images of the training data set",
+        "online": "those of the training data set, moved after every image",
+    },
+    "score_normalisation": {"querybank": "query bank"},
 }
 SHAPES = {"o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "<": "triangle-left"}
 SHAPES |= {">": "triangle-right", "D": "diamond", "d": "diamond", "P": "cross", "p": "square", "h": "circle"}
@@ -108,18 +109,17 @@ def explorer(rows: pd.DataFrame, policies: Sequence[str] = ALL_POLICIES) -> str:
         "series": series,
         "columns": {name: _coded(kept[name]) for name in (*CHOICES, "series", "threshold")},
         "numbers": {name: [_number(value) for value in kept[name]] for name in NUMBERS},
-        "chart": _chart(series, 1.02 * top).to_dict(),
+        "chart": _chart(series, 1.02 * top),
     }
-    run["chart"].pop("$schema")  # an address on the web; the file says itself that this is Vega-Lite
     here = Path(__file__)
-    scripts = [_script(vl_convert.javascript_bundle()), _script(here.with_name("explorer.js").read_text())]
+    scripts = [_script(vl_convert.javascript_bundle(None)), _script(here.with_name("explorer.js").read_text())]
     page = here.with_name("explorer.html").read_text().replace("DIGESTS", " ".join(map(_digest, scripts)))
     data = json.dumps(run, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     head, between, tail = page.split("SCRIPT")
     return head.replace("DATA", data) + scripts[0] + between + scripts[1] + tail
 
 
-def _chart(series: list[dict], top: float) -> alt.LayerChart:
+def _chart(series: list[dict], top: float) -> dict:
     """Describe the figure, in which explorer.js fills the data `points` and reads the selection `brush`."""
     names = [one["name"] for one in series]
 
@@ -141,7 +141,8 @@ def _chart(series: list[dict], top: float) -> alt.LayerChart:
         tooltip=[alt.Tooltip(f"shown.{field}:N", title=title) for field, title in TOOLTIP.items()],
     )  # fmt: skip
     layers = alt.layer(full, lines, intervals, dots.add_params(brush), data=alt.NamedData("points"))
-    return layers.properties(width="container", height=380).configure(font="sans-serif")
+    chart = layers.properties(width="container", height=380).configure(font="sans-serif").to_dict()
+    return {key: value for key, value in chart.items() if key != "$schema"}  # which is an address on the web
 
 
 def _series(policies: Sequence[str], found: set[str]) -> list[dict]:
@@ -158,14 +159,14 @@ def _series(policies: Sequence[str], found: set[str]) -> list[dict]:
     return [one for one in drawn if one["name"] in found]
 
 
-def _labels(rows: pd.DataFrame) -> dict[str, str]:
-    """Return what to call the values of choices that have a name of their own."""
-    found = dict(LABELS)
+def _labels(rows: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Return, by choice, what to call those values that have a name of their own."""
+    metrics = {}
     for metric in rows["metric"].unique():
-        headline = f"{metric.partition('@')[0]}@1"
-        known = METRIC_NAMES.get(headline, metric) if "@" in metric else METRIC_NAMES.get(metric, metric)
-        found[metric] = known.replace("R@1", f"R@{metric.partition('@')[2]}")
-    return found
+        name, _, depth = metric.partition("@")
+        known = METRIC_NAMES.get(f"{name}@1" if depth else name)
+        metrics[metric] = known.replace("R@1", f"R@{depth}") if known else metric
+    return LABELS | {"metric": metrics}
 
 
 def _coded(column: pd.Series) -> dict[str, list]:
