@@ -112,7 +112,10 @@ def explorer(rows: pd.DataFrame, policies: Sequence[str] = ALL_POLICIES) -> str:
         "chart": _chart(series, 1.02 * top),
     }
     here = Path(__file__)
-    scripts = [_script(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")), _script(here.with_name("explorer.js").read_text())]
+    scripts = [
+        _script(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")),
+        _script(here.with_name("explorer.js").read_text()),
+    ]
     page = here.with_name("explorer.html").read_text().replace("DIGESTS", " ".join(map(_digest, scripts)))
     data = json.dumps(run, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     head, between, tail = page.split("SCRIPT")

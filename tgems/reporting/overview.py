@@ -13,18 +13,34 @@ import yaml
 
 from tgems.errors import printable
 from tgems.outputs import write_text
+from tgems.policies.declarations import declared
 from tgems.reporting.contributions import STEPS
 from tgems.reporting.panels import by_length, panels
 from tgems.reporting.style import METRIC_NAMES
 
 MORE = "<!-- more -->"
 """What stands in the overview between the result and its details; the report writes there what to look at."""
+GATES = ("bank_gates", "image_gates")
+"""Steps that are T-GEMs; the first that can do a task is the headline."""
+BESIDE = {
+    "heads_confidence": STEPS["heads_confidence"],
+    "heads_fixed": STEPS["heads_fixed"],
+    "full": "full encoder",
+}
 VERDICTS = ("better", "equivalent", "undecided", "worse")
 AGAINST = {
     "best": "the best other policy on validation images",
     "hull": "mixes of fixed exits",
     "shuffled": "the same exits shuffled over images",
 }
+EQUAL = (
+    "<p>Values on test images at rates of the full encoder's multiply-accumulates, as means over seeds: from the "
+    "frozen projection, through trained heads, to T-GEMs. Rules are picked on validation images.</p>"
+)
+JUDGED = (
+    "<p>Numbers of comparisons at equal rate, under a data set's own thresholds. Verdicts rest on intervals over "
+    "images, their sources and seeds, and are corrected for the number of comparisons.</p>"
+)
 STYLE = """
 .overview { font: 14px/1.45 sans-serif; color: #222; max-width: 72rem; }
 .overview h1 { font-size: 1.5rem; font-weight: bold; margin: 0 0 .3rem; }
@@ -37,8 +53,13 @@ STYLE = """
 .overview .scroll { overflow: auto; max-height: 85vh; }
 .overview table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 .overview th, .overview td { padding: .15rem .6rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
-.overview th { text-align: left; font-weight: bold; position: sticky; top: 0; background: #fff; }
-.overview td + td { text-align: right; }
+.overview th { text-align: left; font-weight: normal; }
+.overview thead { position: sticky; top: 0; background: #fff; }
+.overview thead th { font-weight: bold; }
+.overview th.n { text-align: right; }
+.overview td { text-align: right; }
+.overview a { color: #0b62a4; text-decoration: underline; }
+.overview ul { list-style: disc; padding-left: 1.2rem; margin: .3rem 0; }
 .overview summary { cursor: pointer; margin-top: .8rem; font-weight: bold; }
 .overview pre { font-size: .8rem; background: #f6f6f6; padding: .6rem; overflow: auto; }
 """
@@ -55,14 +76,12 @@ def write_overview(tables: Path, figure: Path, config: dict, overview: Path, sum
         summary: HTML file to write.
     """
     variant, compared = next(iter(config["variants"])), config["evaluation"]["compared"]
-    contributions, wins = (_compared(_read(tables / f"{name}.csv"), variant, compared) for name in STATED)
+    contributions, wins = (
+        _compared(_read(tables / f"{name}.csv"), variant, compared) for name in ("contributions", "wins")
+    )
     write_text(Path(overview), overview_page(contributions, wins, Path(figure).read_bytes(), config))
     table = _read(tables / "summary.csv")
-    write_text(Path(summary), _page("Summary", f"<h1>Summary</h1>{_table(table.columns, _cells(table))}"))
-
-
-STATED = ("contributions", "wins")
-"""Tables that the overview states."""
+    write_text(Path(summary), _page("Summary", f"<h1>Summary</h1>{_table(table.columns, _cells(table), 2)}"))
 
 
 def overview_page(contributions: pd.DataFrame, wins: pd.DataFrame, figure: bytes, config: dict) -> str:
@@ -81,21 +100,14 @@ def overview_page(contributions: pd.DataFrame, wins: pd.DataFrame, figure: bytes
     for backbone in names:
         own = contributions[contributions["backbone"] == backbone]
         parts += [f"<h2>Quality at equal computation: {_text(backbone)}</h2>", EQUAL, equal_rates(own)]
+    wins = wins[wins["calibration"].eq("in_domain")] if len(wins) else wins
     if len(wins):
-        parts += ["<h2>Verdicts on the T-GEMs</h2>", JUDGED, verdicts(wins)]
+        classes = [declared(word) for word in config["policies"] if word != "shuffled"]
+        labels = {own["name"]: own["label"] or own["name"] for own in classes}
+        parts += ["<h2>Verdicts on the T-GEMs</h2>", JUDGED, verdicts(wins, labels)]
     written = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     parts.append(f"<details><summary>Configuration</summary><pre>{escape(written)}</pre></details>")
     return _page("Overview", "\n".join(parts))
-
-
-EQUAL = (
-    "<p>Values on test images at rates of the full encoder's multiply-accumulates, as means over seeds: from the frozen "
-    "projection, through trained heads, to T-GEMs. Rules are picked on validation images.</p>"
-)
-JUDGED = (
-    "<p>Numbers of comparisons at equal rate, under a data set's own thresholds. Verdicts rest on intervals over images, "
-    "their sources and seeds, and are corrected for the number of comparisons.</p>"
-)
 
 
 def equal_rates(table: pd.DataFrame) -> str:
@@ -105,63 +117,62 @@ def equal_rates(table: pd.DataFrame) -> str:
         table: Rows of `contributions.csv` of one backbone.
     """
     keys, rates = panels(table), shown_rates(table)
-    value = {(r.dataset, r.metric, r.step, round(r.rate, 6)): r.value for r in table.itertuples() if r.rate == r.rate}
-    full = table[table["step"].eq("full")].set_index(["dataset", "metric"])["value"]
-    heads = ["", *(f"{d}: {METRIC_NAMES[m]}, rate {rate:g}" for d, m in keys for rate in rates)]
+    value = table.set_index(["dataset", "metric", "step", "rate"])["value"].to_dict()
+    full = table[table["step"].eq("full")].groupby(["dataset", "metric"])["value"].first()
+    groups = [("", 1), *((f"{dataset}: {METRIC_NAMES[metric]}", len(rates)) for dataset, metric in keys)]
+    heads = ["rate", *(f"{rate:g}" for _ in keys for rate in rates)]
     lines = []
     for step in [step for step in STEPS if step in set(table["step"])]:
-        cells = [value.get((d, m, step, round(rate, 6))) for d, m in keys for rate in rates]
-        lines.append([STEPS[step], *map(_short, cells)])
+        lines.append([STEPS[step], *(_short(value.get((*key, step, rate))) for key in keys for rate in rates)])
     lines.append(["full encoder", *(_short(full.get(key)) for key in keys for _ in rates)])
-    return _table(heads, lines)
+    return _table(heads, lines, 1, groups)
 
 
 def shown_rates(table: pd.DataFrame) -> list[float]:
     """Return up to three rates of the steps: the lowest, the middle one and the highest."""
-    rates = sorted(table.loc[table["step"].isin(STEPS), "rate"].dropna().unique())
+    rates = sorted(set(table.loc[table["step"].isin(STEPS), "rate"].dropna().tolist()))
     return sorted({rates[0], rates[len(rates) // 2], rates[-1]}) if rates else []
 
 
-def verdicts(wins: pd.DataFrame) -> str:
+def verdicts(wins: pd.DataFrame, labels: dict[str, str]) -> str:
     """Return an HTML table that counts the verdicts on each T-GEM.
 
     Args:
         wins: Rows of `wins.csv`.
+        labels: What to call policies, by name.
     """
-    own = wins[wins["calibration"] == "in_domain"]
-    counts = own.groupby(["backbone", "policy", "against", "verdict"], sort=False).size().unstack(fill_value=0)
+    counts = wins.groupby(["backbone", "policy", "against", "verdict"], sort=False).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(VERDICTS), fill_value=0).reset_index()
-    counts["against"] = counts["against"].map(lambda name: AGAINST.get(name, name))
-    return _table(["backbone", "T-GEM", "against", *VERDICTS], _cells(counts))
+    counts["policy"] = counts["policy"].map(labels)
+    counts["against"] = counts["against"].map(AGAINST)
+    return _table(["backbone", "T-GEM", "against", *VERDICTS], _cells(counts), 3)
 
 
-def _headline(contributions: pd.DataFrame) -> list[str]:
-    """Return the headline numbers: T-GEMs of the deepest backbone at the middle rate, beside the full encoder."""
-    if not (contributions.get("step", pd.Series(dtype=str)).isin(["image_gates", "bank_gates"])).any():
+def _headline(table: pd.DataFrame) -> list[str]:
+    """Return the headline numbers: T-GEMs of the deepest backbone at the middle rate, and what they compare with."""
+    if table.empty or not table["step"].isin(GATES).any():
         return []
-    backbone = by_length(contributions["backbone"])[-1]
-    own = contributions[contributions["backbone"] == backbone]
+    backbone = by_length(table["backbone"])[-1]
+    own = table[table["backbone"] == backbone]
     rates = shown_rates(own)
     rate = rates[len(rates) // 2]
     cards = []
     for dataset, metric in panels(own):
         part = own[own["dataset"].eq(dataset) & own["metric"].eq(metric)]
-        at = part[part["rate"].sub(rate).abs() < 1e-9].set_index("step")
-        full = part[part["step"].eq("full")]["value"]
-        step = "bank_gates" if "bank_gates" in at.index else "image_gates"
-        if step not in at.index or full.empty:
+        rows = part[part["rate"].eq(rate) | part["step"].eq("full")].drop_duplicates("step").set_index("step")
+        step = next((gates for gates in GATES if gates in rows.index), None)
+        if step is None:
             continue
-        row = at.loc[step]
-        low, high = (row[f"ci_{e}"] if pd.isna(row[f"method_ci_{e}"]) else row[f"method_ci_{e}"] for e in ENDS)
+        value = rows["value"]
+        low, high = (rows[f"method_ci_{end}"].fillna(rows[f"ci_{end}"])[step] for end in ("low", "high"))
+        beside = [f"{name} {_short(value[other])}" for other, name in BESIDE.items() if other in rows.index]
+        interval = f"{STEPS[step]}, 95 % interval {_short(low)} to {_short(high)}"
         cards.append(
-            f'<li>{_text(dataset)}: {METRIC_NAMES[metric]}<span class="number">{_short(row["value"])}</span>'
-            f"{STEPS[step]}; 95 % interval {_short(low)} to {_short(high)}<br>full encoder {_short(full.iloc[0])}</li>"
+            f'<li>{_text(dataset)}: {METRIC_NAMES[metric]}<span class="number">{_short(value[step])}</span>'
+            f"{'<br>'.join([interval, *beside])}</li>"
         )
-    said = f"<p>{_text(backbone)} with T-GEMs at {rate:.0%} of the full encoder's computation, on test images:</p>"
+    said = f"<p>{_text(backbone)} at {rate:.0%} of the full encoder's computation, on test images:</p>"
     return [said, f'<ul class="numbers">{"".join(cards)}</ul>']
-
-
-ENDS = ("low", "high")
 
 
 def _compared(table: pd.DataFrame, variant: str, compared: Sequence[str]) -> pd.DataFrame:
@@ -181,10 +192,20 @@ def _cells(table: pd.DataFrame) -> list[list[str]]:
     return [["" if pd.isna(c) else f"{c:.4g}" if isinstance(c, float) else str(c) for c in r] for r in table.to_numpy()]
 
 
-def _table(heads: Iterable[str], lines: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_text(text)}</th>" for text in heads)
-    body = "\n".join("<tr>" + "".join(f"<td>{_text(text)}</td>" for text in line) + "</tr>" for line in lines)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+def _table(
+    heads: Iterable[str], lines: Iterable[Sequence[str]], names: int, groups: Iterable[tuple[str, int]] = ()
+) -> str:
+    """Return a table of texts, whose first columns hold names, below headings of groups of columns."""
+    above = "".join(f'<th colspan="{width}">{_text(text)}</th>' for text, width in groups)
+    head = "".join(f"<th{' class=n' * (at >= names)}>{_text(text)}</th>" for at, text in enumerate(heads))
+    rows = []
+    for line in lines:
+        cells = [f'<th scope="row">{_text(text)}</th>' for text in line[:names]]
+        rows.append("".join(["<tr>", *cells, *(f"<td>{_text(text)}</td>" for text in line[names:]), "</tr>"]))
+    above = f"<tr>{above}</tr>" if above else ""
+    body = "\n".join(rows)
+    table = f"<table><thead>{above}<tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def _page(title: str, body: str) -> str:

@@ -117,7 +117,7 @@ rule write_overview:
         ),
         figure="<results>/figures/tradeoff.png",
         provenance="<results>/tables/provenance.json",
-        code=code_of("write_overview"),
+        code=code_of("write_overview") + OWN_POLICIES,
     output:
         overview=report(
             "<results>/tables/overview.html",
