@@ -74,11 +74,23 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, expression):
+    def wait(self, expression, run=None):
         end = time.monotonic() + PATIENCE
-        while not self.run(expression):
+        while not (run or self.run)(expression):
             assert time.monotonic() < end, f"{expression}: not true after {PATIENCE} s; {self.errors}"
             time.sleep(0.05)
+
+    def frame(self):
+        """A function like `run` for the document in the page's only frame."""
+        frames = self("Page.getFrameTree")["frameTree"]["childFrames"]
+        world = self("Page.createIsolatedWorld", frameId=frames[0]["frame"]["id"])["executionContextId"]
+
+        def run(expression):
+            found = self("Runtime.evaluate", expression=expression, contextId=world, returnByValue=True)
+            assert "exceptionDetails" not in found, found
+            return found["result"].get("value")
+
+        return run
 
     def move(self, x, y, kind="mouseMoved", buttons=0):
         button = "left" if buttons or kind != "mouseMoved" else "none"

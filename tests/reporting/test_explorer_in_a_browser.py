@@ -140,14 +140,7 @@ def test_it_opens_inside_a_report(page, rows, tmp_path):
     frame = f'<iframe src="data:text/html;charset=utf8;filename=explorer.html;base64,{encoded}"></iframe>'
     (tmp_path / "report.html").write_text(f"<!DOCTYPE html><meta charset=utf-8>{frame}")
     page.open(f"file://{tmp_path}/report.html", "document.querySelector('iframe') !== null")
-    frames = page("Page.getFrameTree")["frameTree"]["childFrames"]
-    world = page("Page.createIsolatedWorld", frameId=frames[0]["frame"]["id"])["executionContextId"]
-
-    def inside(expression):
-        found = page("Runtime.evaluate", expression=expression, contextId=world, returnByValue=True)
-        return found["result"].get("value")
-
-    while not inside(READY):
-        assert page.errors == []
+    inside = page.frame()
+    page.wait(READY, inside)
     assert inside(f"{MARKS}.length") == len(expected(rows, "digits", "acc1"))
     assert inside("document.getElementById('link').hidden"), "a frame has no address to keep the choice in"
