@@ -1,11 +1,13 @@
 """The explorer's file, as a browser without scripts would read it, and its data."""
 
 import base64
+import gzip
 import hashlib
 import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 from reporting.test_reporting import points as tradeoff
@@ -35,6 +37,11 @@ class Reader(HTMLParser):
     def handle_data(self, data):
         if self._inside:
             self.scripts[-1] += data
+
+
+def run_of(page):
+    """The data in a page."""
+    return json.loads(gzip.decompress(base64.b64decode(Reader(page).scripts[0])))
 
 
 @pytest.fixture
@@ -84,6 +91,16 @@ def test_the_file_is_alone_and_the_same_each_time(table, tmp_path):
     assert not re.search(r"jsdelivr|unpkg|cdnjs|googleapis", page)
 
 
+def test_a_run_of_usual_size_can_be_opened_within_a_report(table):
+    """Chromium opens no frame whose address is longer than 2 MiB, and the report makes an address of the page."""
+    many = pd.concat([table.assign(backbone=f"backbone {i}") for i in range(200)], ignore_index=True)
+    noise = np.random.default_rng(0)
+    for column in ("value", "rate", "ci_low", "ci_high", "delta_full", "delta_full_ci_low", "delta_full_ci_high"):
+        many[column] = noise.random(len(many))
+    rows = points(many)
+    assert len(rows) == 12000 and len(base64.b64encode(explorer(rows).encode())) < 2**21 - 100
+
+
 def test_the_security_policy_admits_the_two_scripts_alone(table):
     page = Reader(explorer(points(table)))
     policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
@@ -96,8 +113,8 @@ def test_the_security_policy_admits_the_two_scripts_alone(table):
 def test_names_stay_data(table):
     odd = table.replace({"digits": HOSTILE, "demo": f"demo {HOSTILE}", "acc1": f"metric {HOSTILE}"})
     usual, page = explorer(points(table)), explorer(points(odd))
-    assert Reader(page).elements == Reader(usual).elements
-    run = json.loads(Reader(page).scripts[0])
+    assert Reader(page).elements == Reader(usual).elements and "hacked" not in page
+    run = run_of(page)
     assert HOSTILE in run["columns"]["dataset"]["values"]
     assert run["columns"]["backbone"]["values"] == [f"demo {HOSTILE}"]
 
@@ -108,8 +125,8 @@ def test_policies_of_ones_own_are_drawn_as_they_declare(table, tmp_path):
         "from tgems.policies.confidence import Margin\n"
         "class Own(Margin):\n    name = 'own'\n    label = '<b>own</b>'\n    color = '#123456'\n    marker = '*'\n"
     )
-    page = Reader(explorer(points(table.replace({"margin": "own"})), [*ALL_POLICIES, f"{own}:Own"]))
-    series = {one["name"]: one for one in json.loads(page.scripts[0])["series"]}
+    page = explorer(points(table.replace({"margin": "own"})), [*ALL_POLICIES, f"{own}:Own"])
+    series = {one["name"]: one for one in run_of(page)["series"]}
     assert series["own"]["label"] == "<b>own</b>" and series["own"]["color"] == "#123456"
     assert series["shuffled own"]["of"] == "own" and not series["own"]["main"]
     assert series["tgem"]["main"] and "margin" not in series

@@ -1,7 +1,7 @@
 // The page of tgems/reporting/explorer.py. Names are shown by textContent alone, and never become HTML or an expression.
 "use strict";
 (async () => {
-  const run = JSON.parse(document.getElementById("run").textContent);
+  const run = await unpacked(document.getElementById("run").textContent);
   const NOTHING = "–";
   const at = (id) => document.getElementById(id);
   const policies = run.series.filter((one) => one.name === one.of);
@@ -10,6 +10,12 @@
   const state = fromFragment();
   let range = state.range;
   let view = null;
+
+  async function unpacked(base64) {
+    const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+    const text = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(text).text());
+  }
 
   function decodedRows() {
     const { columns, numbers } = run;

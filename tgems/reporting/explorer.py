@@ -1,11 +1,14 @@
 """Make the explorer of operating points: one HTML file that needs no network and no server.
 
 The figure is described with Altair and drawn by Vega, which the file contains; explorer.js fills in the chosen rows.
-Names come from a user's configuration and are untrusted: they are in the file as JSON alone, and reach the page as text
-alone. As a second line of defence, the page's security policy runs its own two scripts, by their digests, and no other.
+Names come from a user's configuration and are untrusted: they are in the file as compressed JSON, and reach the page as
+text. As a second line of defence, the page's security policy runs its own two scripts, by their digests, and no other.
+
+The file should be small: Chromium, in which a single-file report shows it, opens no embedded page above 1.5 MB.
 """
 
 import base64
+import gzip
 import hashlib
 import json
 from collections.abc import Sequence
@@ -117,9 +120,9 @@ def explorer(rows: pd.DataFrame, policies: Sequence[str] = ALL_POLICIES) -> str:
         _script(here.with_name("explorer.js").read_text()),
     ]
     page = here.with_name("explorer.html").read_text().replace("DIGESTS", " ".join(map(_digest, scripts)))
-    data = json.dumps(run, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    packed = gzip.compress(json.dumps(run, allow_nan=False, separators=(",", ":")).encode(), mtime=0)
     head, between, tail = page.split("SCRIPT")
-    return head.replace("DATA", data) + scripts[0] + between + scripts[1] + tail
+    return head.replace("DATA", base64.b64encode(packed).decode()) + scripts[0] + between + scripts[1] + tail
 
 
 def _chart(series: list[dict], top: float) -> dict:
