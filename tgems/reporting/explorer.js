@@ -133,8 +133,8 @@
       select.id = key;
       select.addEventListener("change", () => choose(key, select.value));
       label.append(TITLES[key], select);
-      label.hidden = ["variant", "score_normalisation"].includes(key) && run.columns[key].values.length < 2;
-      if (label.hidden) label.style.display = "none";
+      const alone = run.columns[key].values.length < 2;
+      if (alone && ["variant", "score_normalisation"].includes(key)) label.style.display = "none";
       at("choices").append(label);
     }
     for (const one of policies) {

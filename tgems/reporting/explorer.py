@@ -114,12 +114,9 @@ def explorer(rows: pd.DataFrame, policies: Sequence[str] = ALL_POLICIES) -> str:
         "numbers": {name: [_number(value) for value in kept[name]] for name in NUMBERS},
         "chart": _chart(series, 1.02 * top),
     }
-    here = Path(__file__)
-    scripts = [
-        _script(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")),
-        _script(here.with_name("explorer.js").read_text()),
-    ]
-    page = here.with_name("explorer.html").read_text().replace("DIGESTS", " ".join(map(_digest, scripts)))
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    scripts = [_script(bundle), _script(_beside("explorer.js"))]
+    page = _beside("explorer.html").replace("DIGESTS", " ".join(map(_digest, scripts)))
     packed = gzip.compress(json.dumps(run, allow_nan=False, separators=(",", ":")).encode(), mtime=0)
     head, between, tail = page.split("SCRIPT")
     return head.replace("DATA", base64.b64encode(packed).decode()) + scripts[0] + between + scripts[1] + tail
@@ -183,6 +180,10 @@ def _coded(column: pd.Series) -> dict[str, list]:
 
 def _number(value: float) -> float | None:
     return None if pd.isna(value) else float(f"{value:.5g}")
+
+
+def _beside(name: str) -> str:
+    return Path(__file__).with_name(name).read_text("utf-8")
 
 
 def _script(code: str) -> str:

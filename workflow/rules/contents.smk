@@ -5,6 +5,7 @@ CONTENTS = {
     "overview": ("Overview", RESULT),
     "summary": ("Summary", RESULT),
     "tradeoff": ("Quality over computation", RESULT),
+    "policies": ("All policies", RESULT),
     "contributions": ("What each part adds", RESULT),
     "wins": ("Comparisons of the T-GEMs", RESULT),
     "areas": ("Areas under the curves", RESULT),
