@@ -30,8 +30,8 @@ NUMBERS += ("delta_full", "delta_low", "delta_high", "n", "n_sources")
 LABELS = {
     "calibration": {
         "in_domain": "the data set's own validation images",
-        "transfer": "validation images of the training data set",
-        "online": "those of the training data set, moved after every image",
+        "transfer": "the training data set",
+        "online": "the training data set, moved after every image",
     },
     "score_normalisation": {"querybank": "query bank"},
 }
