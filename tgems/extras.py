@@ -2,8 +2,8 @@
 
 EXTRAS = {
     "workflow": (
-        *("clip_benchmark", "fvcore", "matplotlib", "pandas", "scipy", "seaborn", "sklearn", "snakemake"),
-        *("transformers", "webdataset"),
+        *("altair", "clip_benchmark", "fvcore", "matplotlib", "pandas", "scipy", "seaborn", "sklearn", "snakemake"),
+        *("transformers", "vl_convert", "webdataset"),
     ),
 }
 """Modules by the extra of pyproject.toml that brings them."""

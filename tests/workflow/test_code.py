@@ -14,7 +14,7 @@ from tgems.import_closure import code_digest, import_closure
 
 pytestmark = pytest.mark.workflow
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "workflow/scripts").glob("*.py"))}
-SUFFIXES = (".py", ".csv", ".yaml")
+SUFFIXES = (".py", ".csv", ".yaml", ".html", ".js")
 
 
 @pytest.fixture(scope="module")

@@ -101,11 +101,13 @@ EVALUATION_PARTS = [*TABLE_PARTS, "exits", "gallery"]
 TABLE_FILES = expand(
     "<results>/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]
 )
+TABLE_FILES += expand("<results>/tables/{page}.html", page=["overview", "summary"])
 if has_published(config["backbones"], DATASETS):
     TABLE_FILES += multiext("<results>/tables/references", ".csv", ".md", ".tex")
 FIGURE_FILES = expand(
     "<results>/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
 )
+FIGURE_FILES += ["<results>/figures/explorer.html"]
 LATENCY_FILES = multiext("<results>/tables/latency", ".csv", ".md", ".tex") + multiext(
     "<results>/figures/latency", ".pdf", ".png"
 )

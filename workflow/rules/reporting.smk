@@ -5,11 +5,7 @@ rule make_tables:
         provenance=evaluated("provenance", "json"),
         code=code_of("make_tables"),
     output:
-        report(
-            expand("<results>/tables/{table}.csv", table=TABLES),
-            caption="../report/tables.rst",
-            category=checked("Tables"),
-        ),
+        [reported_table(name) for name in TABLES],
         expand("<results>/tables/{table}.{ext}", table=TABLES, ext=["md", "tex"]),
         provenance="<results>/tables/provenance.json",
     log:
@@ -34,11 +30,7 @@ rule check_references:
         tradeoff="<results>/tables/tradeoff.csv",
         code=code_of("check_references"),
     output:
-        report(
-            "<results>/tables/references.csv",
-            caption="../report/references.rst",
-            category=checked("Tables"),
-        ),
+        reported_table("references"),
         multiext("<results>/tables/references", ".md", ".tex"),
     log:
         "<logs>/check_references.log",
@@ -70,6 +62,8 @@ rule plot_figure:
             "<results>/figures/{figure}.png",
             caption="../report/figures.rst",
             category=checked("Figures"),
+            subcategory=lambda wildcards: heading(wildcards.figure),
+            labels=lambda wildcards: {"figure": title(wildcards.figure)},
         ),
     log:
         "<logs>/plot_figure/{figure}.log",
@@ -88,22 +82,85 @@ rule plot_figure:
         "../scripts/plot_figure.py"
 
 
+rule plot_explorer:
+    input:
+        tradeoff="<results>/tables/tradeoff.csv",
+        provenance="<results>/tables/provenance.json",
+        code=code_of("plot_explorer") + OWN_POLICIES,
+    output:
+        report(
+            "<results>/figures/explorer.html",
+            caption="../report/explorer.rst",
+            category=checked("Overview"),
+            labels={"page": "Explorer of operating points"},
+        ),
+    log:
+        "<logs>/plot_explorer.log",
+    benchmark:
+        "<benchmarks>/plot_explorer.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(reporting),
+        runtime=minutes(reporting),
+    params:
+        config=RECORDED,
+    message:
+        "Plot the explorer of operating points"
+    script:
+        "../scripts/plot_explorer.py"
+
+
+rule write_overview:
+    input:
+        tables=expand(
+            "<results>/tables/{table}.csv", table=["summary", "contributions", "wins"]
+        ),
+        figure="<results>/figures/tradeoff.png",
+        provenance="<results>/tables/provenance.json",
+        code=code_of("write_overview") + OWN_POLICIES,
+    output:
+        overview=report(
+            "<results>/tables/overview.html",
+            caption="../report/overview.rst",
+            category=checked("Overview"),
+            labels={"page": title("overview")},
+        ),
+        summary=report(
+            "<results>/tables/summary.html",
+            caption="../report/tables/summary.rst",
+            category=checked("Overview"),
+            labels={"page": title("summary")},
+        ),
+    log:
+        "<logs>/write_overview.log",
+    benchmark:
+        "<benchmarks>/write_overview.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(reporting),
+        runtime=minutes(reporting),
+    params:
+        config=RECORDED,
+    message:
+        "Write the overview"
+    script:
+        "../scripts/write_overview.py"
+
+
 rule report_latency:
     input:
         parts=expand("<results>/profiling/{backbone}/latency.csv", backbone=BACKBONES),
         code=code_of("report_latency"),
     output:
-        csv=report(
-            "<results>/tables/latency.csv",
-            caption="../report/latency.rst",
-            category=checked("Tables"),
-        ),
+        csv=reported_table("latency"),
         other=multiext("<results>/tables/latency", ".md", ".tex"),
         pdf="<results>/figures/latency.pdf",
         png=report(
             "<results>/figures/latency.png",
-            caption="../report/latency.rst",
+            caption="../report/tables/latency.rst",
             category=checked("Figures"),
+            subcategory=heading("latency"),
+            labels={"figure": title("latency")},
         ),
     log:
         "<logs>/report_latency.log",
