@@ -162,7 +162,7 @@ class _Stages:
                 self._run(stage)
 
     def let_out(self) -> None:
-        """Run stages until no image is left: full ones at once, else shallow ones first, so that the last images meet."""
+        """Run stages until no image is left: full ones at once, else shallow ones first, so that images meet."""
         while waiting := [i for i, queue in enumerate(self.queues) if queue.images]:
             full = [i for i in waiting if self.queues[i].images >= self.size]
             self._run(full[-1] if full else waiting[0])
