@@ -5,20 +5,22 @@
 
 All three encode the same random images on one thread, some batches each in turn. Exits are drawn for each rate as for
 the table `latency`, and gates are asked all the same. Printed is the share of 1 / rate that became throughput, by total
-process time and by the medians of the turns: of early exit batch by batch, and of a stream at full batches.
+process time and by medians over turns: for early exit batch by batch, and for a stream at full batches.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from tgems.backbones.load import load_backbone
 from tgems.backbones.references import model_config
+from tgems.backbones.towers import Tower
 from tgems.costs.exit_costs import module_costs
 from tgems.exits.losses import exit_weights
 from tgems.exits.modules import ExitHeads, LookaheadGates
@@ -28,6 +30,7 @@ from tgems.runtime.engine import encode_early
 from tgems.runtime.latency import draw_exits
 from tgems.runtime.live_view import ExitDecider
 
+FULL, SINGLE, STREAM = "full", "batch by batch", "stream"
 HIDDEN, GATE_HIDDEN = 512, 16
 TURN = 5  # batches
 
@@ -36,7 +39,7 @@ def make_decider(model: str) -> ExitDecider:
     """T-GEM with random weights and the sizes of `configs/latency.yaml`."""
     hidden = {"heads": {"hidden": HIDDEN}, "image_gates": {"hidden": GATE_HIDDEN}, "bank_gates": {"hidden": 1}}
     modules = hidden | {"exits": "all", "summary": {"grid": 2}, "training": {"scheme": "staged"}}
-    costs = module_costs(model_config({"model": model}), modules)
+    costs = module_costs(model_config({"model": model, "pretrained": "random"}), modules)
     n = len(costs.blocks) - 1
     heads = ExitHeads(n, costs.summary_dim, HIDDEN, costs.embed_dim)
     gates = LookaheadGates(n, costs.summary_dim, GATE_HIDDEN, costs.fixed().tolist())
@@ -45,39 +48,64 @@ def make_decider(model: str) -> ExitDecider:
     return ExitDecider(TGem(), costs, heads, gates, dict.fromkeys(range(n), 0.0), tuple(range(n)))
 
 
-def in_turn(encoders: dict[str, Iterator]) -> dict[str, list[float]]:
-    """Process seconds of every turn, by encoder; each turn takes the results of some batches."""
-    times: dict[str, list[float]] = {name: [] for name in encoders}
-    taken = TURN
-    while taken:
-        for name, results in encoders.items():
-            start = time.process_time()
-            taken = len(list(islice(results, TURN)))
-            if taken:
-                times[name].append(time.process_time() - start)
-    return times
+class Turns:
+    """Batches for a stream; between its turns, the other encoders take theirs on the same batches.
+
+    Args:
+        batches: Images and planned exits.
+        others: Functions of images and planned exits, by name.
+
+    Attributes:
+        times: Process seconds of every turn, by encoder.
+        ended: Process time when the last batch had been taken.
+    """
+
+    def __init__(self, batches: list[tuple[Tensor, Tensor]], others: dict[str, Callable[[Tensor, Tensor], object]]):
+        self.batches, self.others = batches, others
+        self.times: dict[str, list[float]] = {name: [] for name in (*others, STREAM)}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for first in range(0, len(self.batches), TURN):
+            turn = self.batches[first : first + TURN]
+            for name, encode in self.others.items():
+                with self._timed(name):
+                    for images, planned in turn:
+                        encode(images, planned)
+            with self._timed(STREAM):
+                for images, _ in turn:
+                    yield images
+        self.ended = time.process_time()
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        self.times[name].append(time.process_time() - start)
 
 
-def measure(tower, decider: ExitDecider, rate: float, images: int, batch_size: int) -> None:
+def measure(tower: Tower, decider: ExitDecider, rate: float, images: int, batch_size: int) -> None:
     """Measure one rate and print a line for each kind of early exit."""
     rates = decider.costs.image_guided()
     exits = torch.from_numpy(draw_exits(exit_weights(torch.from_numpy(rates).float(), rate).numpy(), images))
     pixels = torch.randn(batch_size, 3, *tower.image_size)
-    batches = [pixels[: len(part)] for part in exits.split(batch_size)]
-    pairs = list(zip(batches, exits.split(batch_size), strict=True))
-    encoders = {
-        "full": (F.normalize(tower.encode(batch), dim=-1) for batch in batches),
-        "batch by batch": (encode_early(tower, decider, batch, planned=planned) for batch, planned in pairs),
-        "stream": encode_stream(tower, decider, batches, batch_size, planned=exits),
+    others = {
+        FULL: lambda batch, _: F.normalize(tower.encode(batch), dim=-1),
+        SINGLE: lambda batch, planned: encode_early(tower, decider, batch, planned=planned),
     }
-    times = in_turn(encoders)
+    turns = Turns([(pixels[: len(part)], part) for part in exits.split(batch_size)], others)
+    results = encode_stream(tower, decider, turns, batch_size, planned=exits)
+    assert torch.equal(torch.cat([encoded.exits for encoded in results]), exits)
+    turns.times[STREAM][-1] += time.process_time() - turns.ended  # images that still waited
     realised = rates[exits.numpy()].mean()
-    for name in ("batch by batch", "stream"):
-        total = sum(times["full"]) / sum(times[name]) * realised
-        medians = statistics.median(times["full"]) / statistics.median(times[name]) * realised
-        speed = images / sum(times[name])
+    for name in (SINGLE, STREAM):
+        full, early = turns.times[FULL], turns.times[name]
+        share, medians = (
+            sum(full) / sum(early) * realised,
+            statistics.median(full) / statistics.median(early) * realised,
+        )
+        speed = f"{images / sum(full):.2f} -> {images / sum(early):.2f} images/s"
         print(
-            f"rate {realised:.3f}  {name:15} {speed:6.2f} images/s  of 1 / rate: {total:.3f}, by medians {medians:.3f}"
+            f"rate {realised:.3f}, {name:14}: {speed}, {share:.3f} of 1 / rate (by medians {medians:.3f})", flush=True
         )
 
 
