@@ -32,6 +32,7 @@ def encode_stream(
     batches: Iterable[Tensor],
     batch_size: int,
     last_resort: int | None = None,
+    chunk: int | None = None,
     planned: Tensor | None = None,
 ) -> Iterator[Encoded]:
     """Encode a stream of batches, and yield their results in order.
@@ -45,8 +46,9 @@ def encode_stream(
         tower: Image tower of a frozen model.
         decider: Decides which images leave.
         batches: Images `[n, 3, h, w]`, on the tower's device; n may vary, and may be 0.
-        batch_size: Number of images per forward pass, B; on a CPU at most `default_chunk`.
+        batch_size: Largest number of images per forward pass; B is the smaller one of it and `chunk`.
         last_resort: Exit (0-based) at which all remaining images must leave; None for the encoder's own end.
+        chunk: Another limit; None for `default_chunk`.
         planned: Exits of all images of the stream to take instead of the policy's; see `Exits`.
 
     Yields:
@@ -64,7 +66,7 @@ def encode_stream(
         if len(images):
             if stages is None:
                 exits = Exits(tower, decider, last_resort, planned)
-                stages = _Stages(exits, _images_per_pass(tower, images, batch_size), results)
+                stages = _Stages(exits, _images_per_pass(tower, images, batch_size, chunk), results)
             stages.let_in(images, first)
         yield from results.ready()
     if stages is not None:
@@ -72,10 +74,10 @@ def encode_stream(
     yield from results.ready()
 
 
-def _images_per_pass(tower: Tower, images: Tensor, batch_size: int) -> int:
-    if images.device.type != "cpu":
-        return batch_size
-    return min(batch_size, default_chunk(tower.stem(images[:1])))
+def _images_per_pass(tower: Tower, images: Tensor, batch_size: int, chunk: int | None) -> int:
+    if chunk is None and images.device.type == "cpu":
+        chunk = default_chunk(tower.stem(images[:1]))
+    return min(batch_size, chunk or batch_size)
 
 
 class _InOrder:
