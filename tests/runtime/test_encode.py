@@ -21,11 +21,15 @@ def interrupted(model, images, out, monkeypatch, **options):
     """Encode one part of five, and be interrupted in the second."""
     encode, calls = model.encode_stream, []
 
-    def dies_in_the_second_part(batches, *sizes):
-        calls.append(sizes)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return encode(batches, *sizes)
+    def dies_in_the_second_part(batches, batch_size):
+        calls.append(batch_size)
+        return encode(until_dead(batches), batch_size)
+
+    def until_dead(batches):
+        for batch in batches:
+            yield batch
+            if len(calls) == 2:
+                raise KeyboardInterrupt
 
     monkeypatch.setattr(index, "PART", 5)
     with monkeypatch.context() as patch:
