@@ -21,7 +21,7 @@ from tgems.exits.modules import ExitHeads, ImageGates
 from tgems.policies.interface import ThresholdPolicy
 from tgems.policies.registry import POLICIES
 from tgems.runtime import buffered_engine
-from tgems.runtime.buffered_engine import HELD, SPAN, encode_stream
+from tgems.runtime.buffered_engine import AHEAD, WAITING, encode_stream
 from tgems.runtime.engine import encode_early
 from tgems.runtime.live_view import ExitDecider
 
@@ -182,17 +182,17 @@ def random_exits(n: int) -> torch.Tensor:
 
 def test_blocks_run_at_full_batches(monkeypatch):
     watched = Watched(monkeypatch, random_exits(400))
-    monkeypatch.setattr(buffered_engine, "HELD", 12)
+    monkeypatch.setattr(buffered_engine, "WAITING", 12)
     list(watched.stream(4))
     for k, sizes in watched.sizes.items():
         assert sum(sizes) == (watched.planned >= k).sum() and set(sizes[:-3]) == {4}, "but at the end"
     assert sum(map(len, watched.sizes.values())) <= 400 * 6.5 / 4 + 12 * 3
 
 
-@pytest.mark.parametrize(("size", "held"), [(2, HELD), (4, 2), (9, 2)])
+@pytest.mark.parametrize(("size", "held"), [(2, WAITING), (4, 2), (9, 2)])
 def test_few_images_wait(monkeypatch, size, held):
     watched = Watched(monkeypatch, random_exits(300))
-    monkeypatch.setattr(buffered_engine, "HELD", held)
+    monkeypatch.setattr(buffered_engine, "WAITING", held)
     exits = torch.cat([part.exits for part in watched.stream(size)])
     assert torch.equal(exits, watched.planned) and watched.inside == 0
     assert 2 * size < watched.most <= min(12 * (size - 1), held * size) + size
@@ -200,7 +200,7 @@ def test_few_images_wait(monkeypatch, size, held):
 
 def test_results_do_not_wait_for_long(monkeypatch):
     """One image goes to the end, and no other one follows it."""
-    planned = torch.zeros(6 * SPAN, dtype=torch.int64)
+    planned = torch.zeros(6 * AHEAD, dtype=torch.int64)
     planned[5] = 11
     watched, taken, ahead = Watched(monkeypatch, planned), [], []
     batches = (taken.append(part) or part for part in watched.batches(2))
@@ -210,7 +210,7 @@ def test_results_do_not_wait_for_long(monkeypatch):
         ahead.append(len(taken) - len(exits))
         exits.append(result.exits)
     assert torch.equal(torch.cat(exits), planned)
-    assert SPAN <= max(ahead) <= SPAN + 4 and ahead[-1] == 1, "and then they wait no more"
+    assert AHEAD <= max(ahead) <= AHEAD + 4 and ahead[-1] == 1, "and then they wait no more"
 
 
 def test_memory_is_that_of_a_batch_and_of_what_waits(monkeypatch):
@@ -219,4 +219,4 @@ def test_memory_is_that_of_a_batch_and_of_what_waits(monkeypatch):
     one = most_alive(lambda: encode_early(tower, decider, images, planned=watched.planned[:size]))
     state = tower.stem(images).nbytes
     peak = most_alive(lambda: deque(watched.stream(size), maxlen=0))
-    assert one + state < peak <= one + HELD * state
+    assert one + state < peak <= one + WAITING * state

@@ -20,9 +20,9 @@ from tgems.runtime.engine import Encoded, default_chunk
 from tgems.runtime.leaving import Chunk, Exits, Left, joined
 from tgems.runtime.live_view import ExitDecider
 
-HELD = 8
+WAITING = 8
 """Number of batches whose images may wait in all buffers together; beyond it, the fullest buffer runs early."""
-SPAN = 64
+AHEAD = 64
 """Number of batches by which images may be ahead of the oldest one in the encoder; beyond it, the oldest goes on."""
 
 
@@ -37,9 +37,9 @@ def encode_stream(
 ) -> Iterator[Encoded]:
     """Encode a stream of batches, and yield their results in order.
 
-    Between two forward passes of B images, each of the buffers before S + 1 stages (S exits are asked) holds at most
-    B - 1 images, and all together hold at most `HELD` B. While a stage runs, B more are under way, and the next buffer
-    may be one image short of two batches. Images wait as the state between two blocks, which for a Vision Transformer
+    Between two forward passes of B images, at most B - 1 wait in each of the buffers before S + 1 stages, if S exits
+    are asked, and at most `WAITING` B in all of them. While a stage runs, B more are under way, and the next buffer may
+    grow to one image less than two batches. Images wait as the state between two blocks, which for a Vision Transformer
     is about a tenth of what a forward pass of as many images needs, and before the first block as pixels.
 
     Args:
@@ -53,7 +53,7 @@ def encode_stream(
 
     Yields:
         The results of each batch, in the order of the input. They wait for the oldest image in the encoder, to which no
-        image is let in that comes `SPAN` B later.
+        image is let in that comes `AHEAD` B later.
 
     Raises:
         UserError: The batch size is below 1, or the policy looks at a text bank, and none was set.
@@ -110,9 +110,11 @@ class _InOrder:
             n, device = self.batches.popleft()
             rows = [self.done.pop(place) for place in range(first, first + n)]
             first += n
+            embeddings = torch.empty(n, self.dim, dtype=torch.float32, device=device)
+            if n:
+                torch.stack([embedding for embedding, _ in rows], out=embeddings)
             exits = torch.tensor([exit_index for _, exit_index in rows], dtype=torch.int64, device=device)
-            embeddings = [embedding for embedding, _ in rows]
-            yield Encoded(torch.stack(embeddings) if n else torch.empty(0, self.dim, device=device), exits)
+            yield Encoded(embeddings, exits)
 
 
 class _Queue:
@@ -175,9 +177,9 @@ class _Stages:
         full = [i for i, n in enumerate(waiting) if n >= self.size]
         if full:
             return full[-1]
-        if newest - self.results.oldest > SPAN * self.size:
+        if newest - self.results.oldest > AHEAD * self.size:
             return max(i for i, n in enumerate(waiting) if n)  # the oldest image is the first one there
-        if sum(waiting) > HELD * self.size:
+        if sum(waiting) > WAITING * self.size:
             return max(range(len(waiting)), key=lambda i: (waiting[i], i))
         return None
 
