@@ -2,10 +2,11 @@
 
     python tests/benchmarks/buffering.py                              # 2,000 images at three rates, about half an hour
     python tests/benchmarks/buffering.py --images 200 --rates 0.6     # under a minute
+    python tests/benchmarks/buffering.py --threads 2 --wall           # wall-clock time of two threads
 
-All three encode the same random images on one thread, some batches each in turn. Exits are drawn for each rate as for
-the table `latency`, and gates are asked all the same. Printed is the share of 1 / rate that became throughput, by total
-process time and by medians over turns: for early exit batch by batch, and for a stream at full batches.
+All three encode the same random images, some batches each in turn. Exits are drawn for each rate as for the table
+`latency`, and gates are asked all the same. Printed is the share of 1 / rate that became throughput, by the sum and by
+the median of the time of all turns: for early exit batch by batch, and for a stream at full batches.
 """
 
 import argparse
@@ -54,14 +55,20 @@ class Turns:
     Args:
         batches: Images and planned exits.
         others: Functions of images and planned exits, by name.
+        clock: Returns seconds.
 
     Attributes:
-        times: Process seconds of every turn, by encoder.
-        ended: Process time when the last batch had been taken.
+        times: Seconds of every turn, by encoder.
+        ended: Time when the last batch had been taken.
     """
 
-    def __init__(self, batches: list[tuple[Tensor, Tensor]], others: dict[str, Callable[[Tensor, Tensor], object]]):
-        self.batches, self.others = batches, others
+    def __init__(
+        self,
+        batches: list[tuple[Tensor, Tensor]],
+        others: dict[str, Callable[[Tensor, Tensor], object]],
+        clock: Callable[[], float],
+    ):
+        self.batches, self.others, self.clock = batches, others, clock
         self.times: dict[str, list[float]] = {name: [] for name in (*others, STREAM)}
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -74,16 +81,23 @@ class Turns:
             with self._timed(STREAM):
                 for images, _ in turn:
                     yield images
-        self.ended = time.process_time()
+        self.ended = self.clock()
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        start = time.process_time()
+        start = self.clock()
         yield
-        self.times[name].append(time.process_time() - start)
+        self.times[name].append(self.clock() - start)
 
 
-def measure(tower: Tower, decider: ExitDecider, rate: float, images: int, batch_size: int) -> None:
+def measure(
+    tower: Tower,
+    decider: ExitDecider,
+    rate: float,
+    images: int,
+    batch_size: int,
+    clock: Callable[[], float] = time.process_time,
+) -> None:
     """Measure one rate and print a line for each kind of early exit."""
     rates = decider.costs.image_guided()
     exits = torch.from_numpy(draw_exits(exit_weights(torch.from_numpy(rates).float(), rate).numpy(), images))
@@ -92,10 +106,10 @@ def measure(tower: Tower, decider: ExitDecider, rate: float, images: int, batch_
         FULL: lambda batch, _: F.normalize(tower.encode(batch), dim=-1),
         SINGLE: lambda batch, planned: encode_early(tower, decider, batch, planned=planned),
     }
-    turns = Turns([(pixels[: len(part)], part) for part in exits.split(batch_size)], others)
+    turns = Turns([(pixels[: len(part)], part) for part in exits.split(batch_size)], others, clock)
     results = encode_stream(tower, decider, turns, batch_size, planned=exits)
     assert torch.equal(torch.cat([encoded.exits for encoded in results]), exits)
-    turns.times[STREAM][-1] += time.process_time() - turns.ended  # images that still waited
+    turns.times[STREAM][-1] += clock() - turns.ended  # images that still waited
     realised = rates[exits.numpy()].mean()
     for name in (SINGLE, STREAM):
         full, early = turns.times[FULL], turns.times[name]
@@ -115,8 +129,11 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.45, 0.6, 0.75])
     parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wall", action="store_true", help="measure wall-clock time, on a quiet machine")
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.threads)
+    clock = time.perf_counter if given.wall else time.process_time
     torch.manual_seed(0)
     backbone = load_backbone({"model": given.model, "pretrained": "random"})
     with torch.inference_mode():
@@ -124,4 +141,4 @@ if __name__ == "__main__":
         decider = make_decider(given.model)
         backbone.tower.encode(warm)
         for target in given.rates:
-            measure(backbone.tower, decider, target, given.images, given.batch_size)
+            measure(backbone.tower, decider, target, given.images, given.batch_size, clock)
