@@ -1,6 +1,6 @@
 """Throughput of early exit with and without buffers, beside the full encoder at the same batch size.
 
-    python tests/benchmarks/buffering.py                              # 2,000 images at three rates, about half an hour
+    python tests/benchmarks/buffering.py                              # 2,000 images at three rates, a quarter of an hour
     python tests/benchmarks/buffering.py --images 200 --rates 0.6     # under a minute
     python tests/benchmarks/buffering.py --threads 2 --wall           # wall-clock time of two threads
 
