@@ -1,8 +1,9 @@
 """Throughput of early exit with and without buffers, beside the full encoder at the same batch size.
 
-    python tests/benchmarks/buffering.py                              # 2,000 images at three rates, a quarter of an hour
-    python tests/benchmarks/buffering.py --images 200 --rates 0.6     # under a minute
-    python tests/benchmarks/buffering.py --threads 2 --wall           # wall-clock time of two threads
+    python tests/benchmarks/buffering.py                            # 2,000 images at three rates, a quarter of an hour
+    python tests/benchmarks/buffering.py --images 200 --rates 0.6   # under a minute
+    python tests/benchmarks/buffering.py --threads 2 --wall         # wall-clock time of two threads
+    python tests/benchmarks/buffering.py --model local-dir:assets/backbones/demo-vit-12 --hidden 256 --rates 0.3 0.6
 
 All three encode the same random images, some batches each in turn. Exits are drawn for each rate as for the table
 `latency`, and gates are asked all the same. Printed is the share of 1 / rate that became throughput, by the sum and by
@@ -32,17 +33,17 @@ from tgems.runtime.latency import draw_exits
 from tgems.runtime.live_view import ExitDecider
 
 FULL, SINGLE, STREAM = "full", "batch by batch", "stream"
-HIDDEN, GATE_HIDDEN = 512, 16
+GATE_HIDDEN = 16
 TURN = 5  # batches
 
 
-def make_decider(model: str) -> ExitDecider:
-    """T-GEM with random weights and the sizes of `configs/latency.yaml`."""
-    hidden = {"heads": {"hidden": HIDDEN}, "image_gates": {"hidden": GATE_HIDDEN}, "bank_gates": {"hidden": 1}}
+def make_decider(backbone: dict, head_hidden: int) -> ExitDecider:
+    """T-GEM with random weights."""
+    hidden = {"heads": {"hidden": head_hidden}, "image_gates": {"hidden": GATE_HIDDEN}, "bank_gates": {"hidden": 1}}
     modules = hidden | {"exits": "all", "summary": {"grid": 2}, "training": {"scheme": "staged"}}
-    costs = module_costs(model_config({"model": model, "pretrained": "random"}), modules)
+    costs = module_costs(model_config(backbone), modules)
     n = len(costs.blocks) - 1
-    heads = ExitHeads(n, costs.summary_dim, HIDDEN, costs.embed_dim)
+    heads = ExitHeads(n, costs.summary_dim, head_hidden, costs.embed_dim)
     gates = LookaheadGates(n, costs.summary_dim, GATE_HIDDEN, costs.fixed().tolist())
     for module in (heads, gates):
         module.eval().requires_grad_(False)
@@ -128,17 +129,18 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.45, 0.6, 0.75])
-    parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--model", default="ViT-B-32", help="architecture, for random weights; or local-dir:FOLDER")
+    parser.add_argument("--hidden", type=int, default=512, help="hidden width of the heads")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--wall", action="store_true", help="measure wall-clock time, on a quiet machine")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     clock = time.perf_counter if given.wall else time.process_time
     torch.manual_seed(0)
-    backbone = load_backbone({"model": given.model, "pretrained": "random"})
+    random = {"model": given.model, "pretrained": "random"}
+    entry = {"pretrained": given.model} if ":" in given.model else random
+    tower, decider = load_backbone(entry).tower, make_decider(entry, given.hidden)
     with torch.inference_mode():
-        warm = torch.randn(given.batch_size, 3, *backbone.tower.image_size)
-        decider = make_decider(given.model)
-        backbone.tower.encode(warm)
+        tower.encode(torch.randn(given.batch_size, 3, *tower.image_size))
         for target in given.rates:
-            measure(backbone.tower, decider, target, given.images, given.batch_size, clock)
+            measure(tower, decider, target, given.images, given.batch_size, clock)
