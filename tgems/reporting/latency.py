@@ -32,8 +32,8 @@ def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> Non
 def plot(frame: pd.DataFrame) -> Figure:
     """Plot speed-up over rate for every backbone and batch size, beside its bound and what the saving in MACs promises.
 
-    Small dots are the bounds. Bars are 95 % intervals of the median over rounds, or ranges where there are fewer than six
-    rounds.
+    Small dots are the bounds. Bars are 95 % intervals of the median over rounds, or ranges where there are fewer than
+    six rounds.
     """
     early = frame[frame["encoder"] == "early exit"]
     backbones = list(dict.fromkeys(early["backbone"]))
