@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tgems.backbones.states import State, concatenate, tensors_of
+from tgems.backbones.states import State, concatenate, select, tensors_of
 from tgems.backbones.towers import Tower
 from tgems.runtime.live_view import ExitDecider, LiveView
 
@@ -49,7 +49,8 @@ class Chunk:
 
     def select(self, rows: Tensor) -> "Chunk":
         """Return some of the images."""
-        return Chunk(self.state[rows], self.places[rows], {k: v[rows] for k, v in self.memory.items()})
+        memory = {name: tensor.index_select(0, rows) for name, tensor in self.memory.items()}
+        return Chunk(select(self.state, rows), self.places.index_select(0, rows), memory)
 
 
 def encode_early(
@@ -109,15 +110,15 @@ class _Batch:
         view = LiveView(exit_index, self.decider, self.tower, chunk.state, chunk.memory)
         mask = self.decider.leaving(view)
         if self.planned is not None:
-            mask = self.planned[chunk.places] == exit_index
+            mask = self.planned.index_select(0, chunk.places) == exit_index
         if must:
             mask = torch.ones_like(mask)
         leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
         if not len(leaving):
             return chunk
-        places = chunk.places[leaving]
-        self.embeddings[places] = view.embed(leaving).to(self.embeddings.dtype)
-        self.exits[places] = exit_index
+        places = chunk.places.index_select(0, leaving)
+        self.embeddings.index_copy_(0, places, view.embed(leaving).to(self.embeddings.dtype))
+        self.exits.index_fill_(0, places, exit_index)
         if len(leaving) == len(mask):
             return chunk.select(leaving[:0])
         return chunk.select((~mask).nonzero().squeeze(1))
