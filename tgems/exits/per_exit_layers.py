@@ -27,9 +27,9 @@ class ExitRows:
 
         Args:
             exit_index: Exit (0-based).
-            parameters: The module's own `weight` `[E, ...]`, and `bias` `[E, ...]` or None.
+            parameters: The module's own `weight` `[E, ...]`, and `bias` `[E, ...]` if it has one.
         """
-        weight, bias = parameters["weight"], parameters["bias"]
+        weight, bias = parameters["weight"], parameters.get("bias")
         assert weight is not None
         if weight.requires_grad and torch.is_grad_enabled():
             return weight[exit_index], None if bias is None else bias[exit_index]

@@ -73,7 +73,8 @@ def encode_early(
     """
     costs = decider.costs
     embeddings = torch.empty(len(images), costs.embed_dim, device=images.device)
-    batch = _Batch(tower, decider, planned, embeddings, torch.full_like(embeddings[:, 0], len(costs.blocks) - 1).long())
+    plan = None if planned is None else tuple(planned == k for k in range(len(costs.blocks)))
+    batch = _Batch(tower, decider, plan, embeddings, torch.full_like(embeddings[:, 0], len(costs.blocks) - 1).long())
     if not len(images):
         return Encoded(batch.embeddings, batch.exits)
     state = tower.stem(images)
@@ -101,7 +102,7 @@ class _Batch:
 
     tower: Tower
     decider: ExitDecider
-    planned: Tensor | None
+    planned: tuple[Tensor, ...] | None
     embeddings: Tensor
     exits: Tensor
 
@@ -110,9 +111,11 @@ class _Batch:
         view = LiveView(exit_index, self.decider, self.tower, chunk.state, chunk.memory)
         mask = self.decider.leaving(view)
         if self.planned is not None:
-            mask = self.planned.index_select(0, chunk.places) == exit_index
+            mask = self.planned[exit_index].index_select(0, chunk.places)
         if must:
             mask = torch.ones_like(mask)
+        if mask.device.type == "cpu" and not mask.any():  # elsewhere that would be a synchronisation of its own
+            return chunk
         leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
         if not len(leaving):
             return chunk
