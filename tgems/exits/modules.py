@@ -157,7 +157,7 @@ class LookaheadGates(ImageGates):
         self.register_buffer("rates", torch.tensor(rates, dtype=torch.float32), persistent=False)
         self.register_buffer("price", torch.zeros(()))
         self.temperature = temperature
-        self._known_slopes: tuple[Tensor, list[tuple[Tensor, Tensor | None]]] | None = None
+        self._known_later: tuple[Tensor, list[tuple[Tensor, Tensor | None]]] | None = None
 
     @property
     def added_rates(self) -> Tensor:
@@ -180,34 +180,23 @@ class LookaheadGates(ImageGates):
         p, added = correctness.sigmoid(), self.added_rates
         gain = p - p.diagonal(dim1=1, dim2=2)[..., None]
         slope = (gain / added.clamp_min(LEAST_ADDED)).masked_fill(added <= 0, NO_GAIN).amax(-1)
-        return (self.price - slope).div_(self.temperature)
+        return (self.price - slope) / self.temperature
 
     def scores_at(self, exit_index: int, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
         """See `Gates.scores_at`."""
-        slopes, none = self._slopes(exit_index)
-        p = self._outputs_at(exit_index, summaries).sigmoid().double()
-        slope = (p @ slopes if none is None else torch.addmm(none, p, slopes)).amax(-1)
-        return (self.price - slope).div_(self.temperature)
+        p = self._outputs_at(exit_index, summaries).sigmoid()
+        added, cheaper = self._later(exit_index)
+        later = p.narrow(1, exit_index + 1, added.shape[0])
+        slope = (later - p.narrow(1, exit_index, 1)) / added
+        if cheaper is not None:
+            slope = slope.masked_fill(cheaper, NO_GAIN)
+        return ((self.price - slope.amax(-1)) / self.temperature).double()
 
-    def _slopes(self, exit_index: int) -> tuple[Tensor, Tensor | None]:
-        """Return the matrix `[E, k]` that turns probabilities into gains per added rate at the k later exits.
-
-        Differences of probabilities keep their precision, since the product is computed in float64.
-
-        Returns:
-            The matrix, and what to add `[k]` where an exit adds nothing to the rate; None if all add something.
-        """
-        if self._known_slopes is None or self._known_slopes[0] is not self.rates:
-            self._known_slopes = self.rates, [slopes(row, k) for k, row in enumerate(self.added_rates.double())]
-        return self._known_slopes[1][exit_index]
-
-
-def slopes(added: Tensor, exit_index: int) -> tuple[Tensor, Tensor | None]:
-    """Make the matrix of `LookaheadGates.decide` for one exit from the rates `[E]` that every exit adds to its own."""
-    later = torch.arange(exit_index + 1, len(added), device=added.device)
-    costlier = added[later] > 0
-    per_rate = costlier / added[later].clamp_min(LEAST_ADDED)
-    matrix = torch.zeros(len(added), len(later), dtype=added.dtype, device=added.device)
-    matrix[later, later - exit_index - 1] = per_rate
-    matrix[exit_index] = -per_rate
-    return matrix, None if costlier.all() else torch.where(costlier, 0.0, NO_GAIN).to(added)
+    def _later(self, exit_index: int) -> tuple[Tensor, Tensor | None]:
+        """What each later exit adds to the rate of this one `[k]`, and which of them add nothing; None if all add."""
+        if self._known_later is None or self._known_later[0] is not self.rates:
+            added = [row[k + 1 :] for k, row in enumerate(self.added_rates)]
+            masks = [row <= 0 for row in added]
+            pairs = [(a.clamp_min(LEAST_ADDED), m if m.any() else None) for a, m in zip(added, masks, strict=True)]
+            self._known_later = self.rates, pairs
+        return self._known_later[1][exit_index]

@@ -1,8 +1,8 @@
 """Images that are still in the encoder, as a policy sees them, and the decision which of them leave."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -45,6 +45,10 @@ class ExitDecider:
     asked: tuple[int, ...]
     scale: float = 1.0
     bank: Tensor | None = None
+
+    def at(self, exits: Sequence[int]) -> "ExitDecider":
+        """Return a decider that lets images leave at some of the exits only."""
+        return replace(self, thresholds={k: self.thresholds[k] for k in exits}, asked=tuple(exits))
 
     def leaving(self, view: "LiveView") -> Tensor:
         """Decide which images leave at an exit `[n]` bool.
