@@ -1,50 +1,13 @@
 """Layers with parameters of their own per exit, applied at all exits at once or at a single one. Pure torch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 EPSILON = 1e-5  # of F.layer_norm
-
-
-class ExitRows:
-    """Views of the rows of a module's `weight` and `bias` per exit, at the price of a comparison.
-
-    Indexing a parameter takes as long as a small product. Nothing is copied, so that views are never out of date. A
-    module that was moved or cast has its numbers elsewhere, which is noticed: the memory behind a view is not used
-    again as long as the view exists. Copies of a module make their own views.
-    """
-
-    def __init__(self):
-        self._places: tuple[int, int] | None = None
-        self._rows: list[tuple[Tensor, Tensor | None]] = []
-
-    def at(self, exit_index: int, parameters: Mapping[str, Tensor | None]) -> tuple[Tensor, Tensor | None]:
-        """Return the rows of one exit; gradients flow through them if they are enabled.
-
-        Args:
-            exit_index: Exit (0-based).
-            parameters: The module's own `weight` `[E, ...]`, and `bias` `[E, ...]` if it has one.
-        """
-        weight, bias = parameters["weight"], parameters.get("bias")
-        assert weight is not None
-        if weight.requires_grad and torch.is_grad_enabled():
-            return weight[exit_index], None if bias is None else bias[exit_index]
-        places = weight.data_ptr(), 0 if bias is None else bias.data_ptr()
-        if places != self._places:
-            biases = (None,) * len(weight) if bias is None else bias.detach().unbind(0)
-            self._rows = list(zip(weight.detach().unbind(0), biases, strict=True))
-            self._places = places
-        return self._rows[exit_index]
-
-    def __deepcopy__(self, memo: dict) -> "ExitRows":
-        return ExitRows()
-
-    def __reduce__(self):
-        return ExitRows, ()
 
 
 class ExitNorm(nn.Module):
@@ -66,7 +29,6 @@ class ExitNorm(nn.Module):
         mask = None if widths is None else torch.arange(dim) % max(widths) < torch.tensor(widths)[:, None]
         self.register_buffer("mask", mask, persistent=False)
         self._padded = mask is not None
-        self._rows = ExitRows()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
@@ -96,8 +58,7 @@ class ExitNorm(nn.Module):
     def at_exit(self, exit_index: int, x: Tensor) -> Tensor:
         """Normalise the summaries of a single exit and drop their padding: `[n, S] -> [n, unpadded S]`."""
         if not self._padded:
-            weight, bias = self._rows.at(exit_index, self._parameters)
-            return torch.layer_norm(x, weight.shape, weight, bias)
+            return torch.layer_norm(x, x.shape[1:], self.weight.select(0, exit_index), self.bias.select(0, exit_index))
         unpadded = self.unpadded_at(exit_index)
         weight, bias = self.weight[exit_index, unpadded], self.bias[exit_index, unpadded]
         return F.layer_norm(x[:, unpadded], weight.shape, weight, bias)
@@ -118,7 +79,6 @@ class ExitLinear(nn.Module):
         bound = 0.0 if zero else 1 / math.sqrt(dim_in)
         self.weight = nn.Parameter(torch.empty(n_exits, dim_in, dim_out).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(n_exits, dim_out)) if bias else None
-        self._rows = ExitRows()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply each exit's map."""
@@ -133,9 +93,10 @@ class ExitLinear(nn.Module):
             x: The chosen inputs.
             inputs: Which of the map's inputs `x` holds; None for all.
         """
-        weight, bias = self._rows.at(exit_index, self._parameters)
+        weight, bias = self.weight.select(0, exit_index), self.bias
         if inputs is not None:
             weight = weight[inputs]
         if bias is None:
             return x @ weight
+        bias = bias.select(0, exit_index)
         return torch.addmm(bias, x, weight) if x.dim() == 2 else F.linear(x, weight.T, bias)

@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
     exits: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Chunk:
     """Images on their way.
 
@@ -47,8 +47,10 @@ class Chunk:
     places: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
 
-    def select(self, rows: Tensor) -> "Chunk":
-        """Return some of the images."""
+    def select(self, rows: Tensor | slice) -> "Chunk":
+        """Return some of the images: copies of these rows, or a view if they are a slice."""
+        if isinstance(rows, slice):
+            return Chunk(self.state[rows], self.places[rows], {k: v[rows] for k, v in self.memory.items()})
         memory = {name: tensor.index_select(0, rows) for name, tensor in self.memory.items()}
         return Chunk(select(self.state, rows), self.places.index_select(0, rows), memory)
 
@@ -71,28 +73,32 @@ def encode_early(
         chunk: Number of images per forward pass; None for `default_chunk`.
         planned: Exits `[n]` to take instead of the policy's, which is asked all the same: for measuring speed.
     """
-    costs = decider.costs
-    embeddings = torch.empty(len(images), costs.embed_dim, device=images.device)
-    plan = None if planned is None else tuple(planned == k for k in range(len(costs.blocks)))
-    batch = _Batch(tower, decider, plan, embeddings, torch.full_like(embeddings[:, 0], len(costs.blocks) - 1).long())
-    if not len(images):
+    costs, n = decider.costs, len(images)
+    embeddings = torch.empty(n, costs.embed_dim, device=images.device)
+    exits = torch.full((n,), len(costs.blocks) - 1, dtype=torch.int64, device=images.device)
+    batch = _Batch(tower, decider, planned, embeddings, exits)
+    if not n:
         return Encoded(batch.embeddings, batch.exits)
     state = tower.stem(images)
     size = chunk or default_chunk(state)
-    chunks = cut(Chunk(state, torch.arange(len(images), device=images.device)), size)
+    chunks = cut(Chunk(state, torch.arange(n, device=images.device)), size)
     del state  # only the chunks hold it from here on, so that it is freed as they move on
     asked = {costs.blocks[k] - 1: k for k in decider.asked}
     for block in range(tower.depth):
         exit_index = asked.get(block)
-        for i in range(len(chunks)):
-            chunks[i] = Chunk(tower.block(block, chunks[i].state), chunks[i].places, chunks[i].memory)
+        left = False
+        for i, own in enumerate(chunks):
+            own.state = tower.block(block, own.state)
             if exit_index is not None:
-                chunks[i] = batch.let_leave(chunks[i], exit_index, exit_index == last_resort)
-        chunks = repacked([c for c in chunks if len(c.places)], size)
-        if not chunks:
-            return Encoded(batch.embeddings, batch.exits)
+                chunks[i] = batch.let_leave(own, exit_index, exit_index == last_resort)
+                left |= chunks[i] is not own
+        if left:
+            del own
+            chunks = repacked([c for c in chunks if len(c.places)], size)
+            if not chunks:
+                return Encoded(batch.embeddings, batch.exits)
     for c in chunks:
-        batch.embeddings[c.places] = F.normalize(tower.finish(c.state).float(), dim=-1)
+        batch.embeddings.index_copy_(0, c.places, F.normalize(tower.finish(c.state).float(), dim=-1))
     return Encoded(batch.embeddings, batch.exits)
 
 
@@ -102,16 +108,16 @@ class _Batch:
 
     tower: Tower
     decider: ExitDecider
-    planned: tuple[Tensor, ...] | None
+    planned: Tensor | None
     embeddings: Tensor
     exits: Tensor
 
     def let_leave(self, chunk: Chunk, exit_index: int, must: bool) -> Chunk:
-        """Write the results of images that leave at an exit, and return the others."""
+        """Write the results of images that leave at an exit, and return the others; the same chunk if none leaves."""
         view = LiveView(exit_index, self.decider, self.tower, chunk.state, chunk.memory)
         mask = self.decider.leaving(view)
         if self.planned is not None:
-            mask = self.planned[exit_index].index_select(0, chunk.places)
+            mask = self.planned.index_select(0, chunk.places) == exit_index
         if must:
             mask = torch.ones_like(mask)
         if mask.device.type == "cpu" and not mask.any():  # elsewhere that would be a synchronisation of its own
@@ -119,17 +125,18 @@ class _Batch:
         leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
         if not len(leaving):
             return chunk
-        places = chunk.places.index_select(0, leaving)
+        everyone = len(leaving) == len(mask)
+        places = chunk.places if everyone else chunk.places.index_select(0, leaving)
         self.embeddings.index_copy_(0, places, view.embed(leaving).to(self.embeddings.dtype))
         self.exits.index_fill_(0, places, exit_index)
-        if len(leaving) == len(mask):
-            return chunk.select(leaving[:0])
-        return chunk.select((~mask).nonzero().squeeze(1))
+        return chunk.select(slice(0)) if everyone else chunk.select((~mask).nonzero().squeeze(1))
 
 
 def cut(whole: Chunk, size: int) -> list[Chunk]:
     """Cut into as few chunks as `size` allows, of nearly equal length; views, not copies."""
     parts = -(-len(whole.places) // size)
+    if parts == 1:
+        return [whole]
     memory = {name: tensor.tensor_split(parts) for name, tensor in whole.memory.items()}
     pairs = zip(whole.state.tensor_split(parts), whole.places.tensor_split(parts), strict=True)
     return [Chunk(s, p, {name: split[i] for name, split in memory.items()}) for i, (s, p) in enumerate(pairs)]
