@@ -6,16 +6,23 @@ Asking an exit is cheap in MACs, but on a small encoder, or for a single image, 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from tgems.backbones.towers import Tower
 from tgems.exits.losses import exit_weights
-from tgems.runtime.block_times import BlockTimes, asking_seconds, early_seconds
+from tgems.runtime.block_times import BlockTimes, asking_seconds, early_seconds, measure_block_times
 from tgems.runtime.drawn_exits import draw_exits
+from tgems.runtime.early_exit import EarlyExit
+from tgems.runtime.engine import default_chunk
+from tgems.runtime.live_view import ExitDecider
 
 SHARE = 0.05
 IMAGES = 64
+SECONDS = 3.0
 
 Prices = Callable[[tuple[int, ...]], np.ndarray]
 """Function from the exits that are asked to the relative cost `[E]` of leaving at every exit."""
@@ -68,6 +75,32 @@ def exits_by_time(
     if found is None:  # no exit is cheap enough, as fitting thresholds will say
         found = _expected(times, prices((0,)), blocks, target, batch_size, chunk, (0,))
     return found
+
+
+@torch.no_grad()
+def measured_exits(
+    tower: Tower, early: EarlyExit, bank: Tensor | None, scale: float, target: float, batch_size: int, device: str
+) -> ChosenExits:
+    """Measure a T-GEM on this machine, and choose its exits for a mean rate.
+
+    Args:
+        tower: Image tower, on the device.
+        early: The T-GEM, of which all exits are asked.
+        bank: Unit text embeddings `[M, D]` that the policy looks at, or None.
+        scale: Logit scale of the backbone.
+        target: Mean rate.
+        batch_size: Number of images per call.
+        device: Type of the device.
+    """
+    costs = early.costs
+    every = tuple(range(len(costs.blocks) - 1))
+    thresholds = dict.fromkeys(every, float("inf"))
+    decider = ExitDecider(early.policy, costs, early.heads, early.gates, thresholds, every, scale, bank)
+    chunk = default_chunk(tower.stem(torch.zeros(1, 3, *tower.image_size, device=device)))
+    chunk = batch_size if device != "cpu" else chunk
+    times = measure_block_times(tower, decider, min(chunk, batch_size), SECONDS, device=device)
+    prices = partial(early.policy.costs, costs, 0 if bank is None else len(bank))
+    return exits_by_time(times, prices, costs.blocks, target, batch_size, chunk)
 
 
 def spread_exits(rates: np.ndarray, target: float, number: int) -> tuple[int, ...]:
