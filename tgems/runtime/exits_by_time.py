@@ -23,6 +23,7 @@ from tgems.runtime.live_view import ExitDecider
 SHARE = 0.05
 IMAGES = 64
 SECONDS = 3.0
+START = 0.75  # cost of the first exit, as a share of the target, where not all exits are asked
 
 Prices = Callable[[tuple[int, ...]], np.ndarray]
 """Function from the exits that are asked to the relative cost `[E]` of leaving at every exit."""
@@ -111,7 +112,7 @@ def spread_exits(rates: np.ndarray, target: float, number: int) -> tuple[int, ..
         target: Mean rate.
         number: Number of exits before the last; fewer are returned where two would be the same.
     """
-    wanted = target / 2 + (1 - target / 2) * np.arange(number) / number
+    wanted = START * target + (1 - START * target) * np.arange(number) / number
     nearest = np.abs(rates[None, :-1] - wanted[:, None]).argmin(1)
     return tuple(sorted(set(nearest.tolist())))
 
