@@ -197,6 +197,8 @@ class LookaheadGates(ImageGates):
         if self._known_later is None or self._known_later[0] is not self.rates:
             added = [row[k + 1 :] for k, row in enumerate(self.added_rates)]
             masks = [row <= 0 for row in added]
-            pairs = [(a.clamp_min(LEAST_ADDED), m if m.any() else None) for a, m in zip(added, masks, strict=True)]
-            self._known_later = self.rates, pairs
+            on_cpu = self.rates.device.type == "cpu"  # elsewhere, a look at the masks would be a synchronisation
+            needed = [None if on_cpu and not mask.any() else mask for mask in masks]
+            added = [row.clamp_min(LEAST_ADDED) for row in added]
+            self._known_later = self.rates, list(zip(added, needed, strict=True))
         return self._known_later[1][exit_index]
