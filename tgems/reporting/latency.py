@@ -11,8 +11,8 @@ from tgems.reporting.panels import leftmost, legend_below, panel_grid, title
 from tgems.reporting.style import DASHES, GREY, MARKERS, OKABE_ITO, save, short, use_style
 from tgems.reporting.tables import write_table
 
-ASKED = {"early exit": "all exits asked", "early exit, exits by time": "exits chosen by time"}
-"""What panels say of the rows that they show."""
+ASKED = {"early exit": "all exits", "early exit, exits by time": "by time"}
+"""What panels say of the exits that are asked."""
 
 
 def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> None:
@@ -63,7 +63,7 @@ def plot(frame: pd.DataFrame) -> Figure:
         about = part.iloc[0]
         title(
             axis,
-            f"{backbone}, {ASKED[encoder]}",
+            f"{backbone}: {ASKED[encoder]}",
             f"{about['device']}, {about['threads']} thread{'s' if about['threads'] > 1 else ''}, {about['dtype']}",
         )
         axis.set_xticks(targets, [short(target) for target in targets])
