@@ -11,6 +11,9 @@ from tgems.reporting.panels import leftmost, legend_below, panel_grid, title
 from tgems.reporting.style import DASHES, GREY, MARKERS, OKABE_ITO, save, short, use_style
 from tgems.reporting.tables import write_table
 
+ASKED = {"early exit": "all exits", "early exit, exits by time": "by time"}
+"""What panels say of the exits that are asked."""
+
 
 def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> None:
     """Write the table `latency` as CSV, Markdown and LaTeX, and its figure.
@@ -30,31 +33,37 @@ def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> Non
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """Plot speed-up over rate for every backbone and batch size, beside what the saving in MACs promises.
+    """Plot speed-up over rate for every backbone and batch size, beside its bound and what the saving in MACs promises.
 
-    Bars are 95 % intervals of the median over rounds, or ranges where there are fewer than six rounds.
+    Where exits were chosen by time too, these have a second row. Small dots are the bounds. Bars are 95 % intervals of
+    the median over rounds, or ranges where there are fewer than six rounds.
     """
-    early = frame[frame["encoder"] == "early exit"]
+    early = frame[frame["encoder"].isin(ASKED)]
     backbones = list(dict.fromkeys(early["backbone"]))
-    figure, axes = panel_grid([[(backbone,) for backbone in backbones]], 2.1, 3)
+    rows = [[(encoder, backbone) for backbone in backbones] for encoder in ASKED if (early["encoder"] == encoder).any()]
+    figure, axes = panel_grid(rows, 2.1, 3)
     sizes, targets = sorted(early["batch_size"].unique()), sorted(early["rate_target"].unique())
-    for (backbone,), axis in axes.items():
-        part = early[early["backbone"] == backbone]
+    for (encoder, backbone), axis in axes.items():
+        part = early[(early["backbone"] == backbone) & (early["encoder"] == encoder)]
         rates = np.linspace(part["rate"].min() - 0.03, 1, 100)
         axis.plot(rates, 1 / rates, color=GREY, linestyle="--", label="saving on paper, 1 / rate")
         axis.axhline(1, color="black", linewidth=0.8, label="full encoder")
+        axis.plot([], [], color="black", linestyle=":", linewidth=0.8, marker=".", markersize=3, label="bound")
         for k, size in enumerate(sizes):
             line = part[part["batch_size"] == size].sort_values("rate")
+            at = line["rate"] + 0.008 * (k - (len(sizes) - 1) / 2)
+            color = OKABE_ITO[k % len(OKABE_ITO)]
+            axis.plot(at, line["bound"], color=color, linestyle=":", linewidth=0.8, marker=".", markersize=3)
             ends = (line["speedup"] - line["speedup_ci_low"], line["speedup_ci_high"] - line["speedup"])
             axis.errorbar(
-                line["rate"] + 0.008 * (k - (len(sizes) - 1) / 2), line["speedup"], yerr=ends, elinewidth=0.8,
-                marker=MARKERS[k % len(MARKERS)], color=OKABE_ITO[k % len(OKABE_ITO)],
+                at, line["speedup"], yerr=ends, elinewidth=0.8,
+                marker=MARKERS[k % len(MARKERS)], color=color,
                 linestyle=DASHES[k % len(DASHES)], label=f"batch of {size}",
             )  # fmt: skip
         about = part.iloc[0]
         title(
             axis,
-            backbone,
+            f"{backbone}: {ASKED[encoder]}",
             f"{about['device']}, {about['threads']} thread{'s' if about['threads'] > 1 else ''}, {about['dtype']}",
         )
         axis.set_xticks(targets, [short(target) for target in targets])

@@ -33,8 +33,8 @@ class Encoded(NamedTuple):
 
     def write(self, left: Left) -> None:
         """Enter images that have left, in place."""
-        self.embeddings[left.places] = left.embeddings
-        self.exits[left.places] = left.exit_index
+        self.embeddings.index_copy_(0, left.places, left.embeddings)
+        self.exits.index_fill_(0, left.places, left.exit_index)
 
 
 def encode_early(
@@ -55,27 +55,31 @@ def encode_early(
         chunk: Number of images per forward pass; None for `default_chunk`.
         planned: Exits `[n]` to take instead of the policy's, which is asked all the same: for measuring speed.
     """
-    costs = decider.costs
-    embeddings = torch.empty(len(images), costs.embed_dim, dtype=torch.float32, device=images.device)
-    encoded = Encoded(embeddings, torch.empty(len(images), dtype=torch.int64, device=images.device))
-    if not len(images):
+    costs, n = decider.costs, len(images)
+    embeddings = torch.empty(n, costs.embed_dim, dtype=torch.float32, device=images.device)
+    encoded = Encoded(embeddings, torch.empty(n, dtype=torch.int64, device=images.device))
+    if not n:
         return encoded
     state = tower.stem(images)
     size = chunk or default_chunk(state)
-    chunks = cut(Chunk(state, torch.arange(len(images), device=images.device)), size)
+    chunks = cut(Chunk(state, torch.arange(n, device=images.device)), size)
     del state  # only the chunks hold it from here on, so that it is freed as they move on
     exits, asked = Exits(tower, decider, last_resort, planned), {costs.blocks[k] - 1: k for k in decider.asked}
     for block in range(tower.depth):
         exit_index = asked.get(block)
-        for i in range(len(chunks)):
-            chunks[i] = Chunk(tower.block(block, chunks[i].state), chunks[i].places, chunks[i].memory)
+        some_left = False
+        for i, own in enumerate(chunks):
+            own.state = tower.block(block, own.state)
             if exit_index is not None:
-                left, chunks[i] = exits.let_leave(chunks[i], exit_index)
+                left, chunks[i] = exits.let_leave(own, exit_index)
                 if left is not None:
                     encoded.write(left)
-        chunks = repacked([c for c in chunks if len(c)], size)
-        if not chunks:
-            return encoded
+                    some_left = True
+        if some_left:
+            del own
+            chunks = repacked([c for c in chunks if len(c)], size)
+            if not chunks:
+                return encoded
     for c in chunks:
         encoded.write(exits.finish(c))
     return encoded
@@ -84,6 +88,8 @@ def encode_early(
 def cut(whole: Chunk, size: int) -> list[Chunk]:
     """Cut into as few chunks as `size` allows, of nearly equal length; views, not copies."""
     parts = -(-len(whole) // size)
+    if parts == 1:
+        return [whole]
     memory = {name: tensor.tensor_split(parts) for name, tensor in whole.memory.items()}
     pairs = zip(whole.state.tensor_split(parts), whole.places.tensor_split(parts), strict=True)
     return [Chunk(s, p, {name: split[i] for name, split in memory.items()}) for i, (s, p) in enumerate(pairs)]

@@ -7,6 +7,7 @@ known rate; gates are evaluated as they would be. Weights do not matter for spee
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import comb
 from pathlib import Path
 
@@ -28,10 +29,13 @@ from tgems.exits.losses import exit_weights
 from tgems.exits.modules import ExitHeads, LookaheadGates
 from tgems.outputs import whole_file
 from tgems.policies.trained_gates import TGem
+from tgems.runtime.block_times import bound, measure_block_times
+from tgems.runtime.drawn_exits import draw_exits
 from tgems.runtime.engine import default_chunk, encode_early
+from tgems.runtime.exits_by_time import draw_among, exits_by_time
 from tgems.runtime.live_view import ExitDecider
 
-FULL, CHUNKED, EARLY = "full", "full, in chunks", "early exit"
+FULL, CHUNKED, EARLY, BY_TIME = "full", "full, in chunks", "early exit", "early exit, exits by time"
 IMAGES = 32
 LEAST = 3
 
@@ -56,28 +60,45 @@ def measure_latency(
         options: Batch sizes, time, type and device.
 
     Returns:
-        One row per batch size and encoder: `full`, `full, in chunks` (only where it differs) and `early exit` at every
-        rate target. `speedup` is relative to the faster of the two full ones; `efficiency` is it times the rate.
+        One row per batch size and encoder: `full`, `full, in chunks` (only where it differs), and at every rate target
+        `early exit`, which asks all exits, and `early exit, exits by time` (`tgems.runtime.exits_by_time`), with exits
+        that are drawn among those asked. `asked` is the number of exits asked. `speedup` is relative to the faster of
+        the two full ones; `efficiency` is it times the rate, and `share_of_bound` is it divided by `bound`
+        (`tgems.runtime.block_times.bound`).
     """
     torch.manual_seed(0)
     tower.visual.to(options.device)
     n = len(costs.blocks) - 1
     widths = None if len(set(costs.widths)) == 1 else costs.widths
     heads = ExitHeads(n, costs.summary_dim, hidden["heads"], costs.embed_dim, widths)
-    rates = costs.image_guided()
+    prices = partial(TGem().costs, costs, 0)
     gates = LookaheadGates(n, costs.summary_dim, hidden["image_gates"], costs.fixed().tolist(), widths=widths)
     for module in (heads, gates):
         module.to(options.device).eval().requires_grad_(False)
     decider = ExitDecider(TGem(), costs, heads, gates, dict.fromkeys(range(n), 0.0), tuple(range(n)))
+    blank = torch.zeros(max(options.batch_sizes), 3, *tower.image_size, device=options.device)
+    chunk = default_chunk(tower.stem(blank))
+    parts = measure_block_times(tower, decider, min(chunk, len(blank)), options.seconds, options.dtype, options.device)
     frames = []
     for batch_size in tqdm(options.batch_sizes, desc="latency", unit="batch size"):
         calls = max(1, IMAGES // batch_size)
-        drawn = {target: draw_exits(p, calls * batch_size) for target, p in shares.items()}
         images = torch.randn(batch_size, 3, *tower.image_size, device=options.device)
-        encoders = _encoders(tower, decider, images, drawn, batch_size)
+        encoders = _encoders(tower, images, chunk)
+        planned, realised, asked = {}, {}, {}
+        for target, share in shares.items():
+            some = exits_by_time(parts, prices, costs.blocks, target, batch_size, chunk).asked
+            for key, own, exits in (
+                ((EARLY, target), decider, draw_exits(share, calls * batch_size)),
+                ((BY_TIME, target), decider.at(some), draw_among(prices(some), some, target, calls * batch_size)),
+            ):
+                encoders[key] = _leaving_at(exits, tower, own, images, chunk)
+                planned[key], asked[key] = exits, len(own.asked)
+                realised[key] = float(prices(own.asked)[exits].mean())
         times = _in_turn(encoders, calls, options)
-        realised = {(EARLY, target): float(rates[exits].mean()) for target, exits in drawn.items()}
-        frames.append(speed_table(times, realised, batch_size, calls))
+        bounds = {
+            key: bound(parts, exits.reshape(calls, batch_size), costs.blocks, chunk) for key, exits in planned.items()
+        }
+        frames.append(speed_table(times, realised, bounds, asked, batch_size, calls))
     about = {"device": _device_name(options.device), "threads": torch.get_num_threads(), "dtype": options.dtype}
     return pd.concat(frames, ignore_index=True).assign(**about)
 
@@ -135,29 +156,22 @@ def trained_shares(exits: pd.DataFrame) -> dict[float, np.ndarray]:
     return {float(target): row.to_numpy() for target, row in means.iterrows()}
 
 
-def draw_exits(shares: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-    """Draw exits `[n]` with nearly these shares `[E]`, in random order; rounding is spread evenly."""
-    at = (np.arange(n) + 0.5) / n
-    exits = np.searchsorted(np.cumsum(shares) / np.sum(shares), at)
-    return np.random.default_rng(seed).permutation(exits)
-
-
-def _encoders(
-    tower: Tower, decider: ExitDecider, images: Tensor, drawn: dict[float, np.ndarray], batch_size: int
-) -> Encoders:
-    """Make functions of the number of the call, by encoder and rate target."""
-    chunk = default_chunk(tower.stem(images))
+def _encoders(tower: Tower, images: Tensor, chunk: int) -> Encoders:
+    """Make functions of the number of the call that encode all images to the end, by encoder."""
     encoders: Encoders = {(FULL, None): lambda call: F.normalize(tower.encode(images), dim=-1)}
-    if chunk < batch_size:
+    if chunk < len(images):
         encoders[CHUNKED, None] = lambda call: torch.cat(
             [F.normalize(tower.encode(x), dim=-1) for x in images.split(chunk)]
         )
-    for target, exits in drawn.items():
-        planned = torch.from_numpy(exits).to(images.device).split(batch_size)
-        encoders[EARLY, target] = lambda call, planned=planned: (
-            encode_early(tower, decider, images, chunk=chunk, planned=planned[call]).embeddings
-        )
     return encoders
+
+
+def _leaving_at(
+    exits: np.ndarray, tower: Tower, decider: ExitDecider, images: Tensor, chunk: int
+) -> Callable[[int], Tensor]:
+    """Make a function of the number of the call that encodes images with these exits."""
+    planned = torch.from_numpy(exits).to(images.device).split(len(images))
+    return lambda call: encode_early(tower, decider, images, chunk=chunk, planned=planned[call]).embeddings
 
 
 @torch.inference_mode()
@@ -185,22 +199,25 @@ def _timed(encode: Callable, call: int, device: str) -> float:
     return time.perf_counter() - start
 
 
-def speed_table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.DataFrame:
+def speed_table(times: dict, realised: dict, bounds: dict, asked: dict, batch_size: int, calls: int) -> pd.DataFrame:
     """Tabulate latency, throughput and speed-up of one batch size.
 
     Args:
         times: Seconds of every call, by encoder and round.
         realised: Mean rate by encoder; 1 if absent.
+        bounds: Speed-up by encoder that its exits would reach if asking them were free; absent for the full encoder.
+        asked: Number of exits asked, by encoder; absent for the full encoder.
         batch_size: Number of images per call.
         calls: Number of calls per round.
     """
     totals = {key: [sum(one) for one in rounds] for key, rounds in times.items()}
-    full = min((key for key in totals if key[0] != EARLY), key=lambda key: statistics.median(totals[key]))
+    full = min((key for key in totals if key not in asked), key=lambda key: statistics.median(totals[key]))
     rows = []
     for key, rounds in times.items():
         encoder, target = key
         rate = realised.get(key, 1.0)
         speedups = [f / t for f, t in zip(totals[full], totals[key], strict=True)]
+        limit = bounds.get(key, float("nan"))
         speedup, (low, high) = statistics.median(speedups), median_interval(speedups)
         single = [t * 1000 for one in rounds for t in one]
         rows.append(
@@ -209,6 +226,7 @@ def speed_table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.
                 "batch_size": batch_size,
                 "rate_target": target,
                 "rate": rate,
+                "asked": asked.get(key),
                 "latency_ms_p50": float(np.percentile(single, 50)),
                 "latency_ms_p95": float(np.percentile(single, 95)),
                 "images_per_second": batch_size * calls / statistics.median(totals[key]),
@@ -217,10 +235,12 @@ def speed_table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.
                 "speedup_ci_high": high,
                 "flops_speedup": 1 / rate,
                 "efficiency": speedup * rate,
+                "bound": limit,
+                "share_of_bound": speedup / limit,
                 "rounds": len(rounds),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"asked": "Int64"})
 
 
 def _device_name(device: str) -> str:

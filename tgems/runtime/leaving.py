@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tgems.backbones.states import State, concatenate
+from tgems.backbones.states import State, concatenate, select
 from tgems.backbones.towers import Tower
 from tgems.runtime.live_view import ExitDecider, LiveView
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Chunk:
     """Images on their way.
 
@@ -31,8 +31,11 @@ class Chunk:
         return len(self.places)
 
     def select(self, rows: Tensor | slice) -> "Chunk":
-        """Return some of the images; copies if rows are numbers, views if they are a slice."""
-        return Chunk(self.state[rows], self.places[rows], {k: v[rows] for k, v in self.memory.items()})
+        """Return some of the images: copies of these rows, or a view if they are a slice."""
+        if isinstance(rows, slice):
+            return Chunk(self.state[rows], self.places[rows], {k: v[rows] for k, v in self.memory.items()})
+        memory = {name: tensor.index_select(0, rows) for name, tensor in self.memory.items()}
+        return Chunk(select(self.state, rows), self.places.index_select(0, rows), memory)
 
 
 def joined(chunks: Sequence[Chunk]) -> Chunk:
@@ -78,16 +81,18 @@ class Exits:
         view = LiveView(exit_index, self.decider, self.tower, chunk.state, chunk.memory)
         mask = self.decider.leaving(view)
         if self.planned is not None:
-            mask = self.planned[chunk.places] == exit_index
+            mask = self.planned.index_select(0, chunk.places) == exit_index
         if exit_index == self.last_resort:
             mask = torch.ones_like(mask)
+        if mask.device.type == "cpu" and not mask.any():  # elsewhere that would be a synchronisation of its own
+            return None, chunk
         leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
         if not len(leaving):
             return None, chunk
-        left = Left(chunk.places[leaving], view.embed(leaving).float(), exit_index)
-        if len(leaving) == len(mask):
-            return left, chunk.select(leaving[:0])
-        return left, chunk.select((~mask).nonzero().squeeze(1))
+        everyone = len(leaving) == len(mask)
+        places = chunk.places if everyone else chunk.places.index_select(0, leaving)
+        left = Left(places, view.embed(leaving).float(), exit_index)
+        return left, chunk.select(slice(0)) if everyone else chunk.select((~mask).nonzero().squeeze(1))
 
     def finish(self, chunk: Chunk) -> Left:
         """Return the images after the last block, which all leave."""
