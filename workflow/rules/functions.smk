@@ -234,6 +234,21 @@ def evaluated(part, extension="parquet"):
     )
 
 
+def validation_settings():
+    """Return the mean outcomes on validation images, of all data sets that have some."""
+    own = [
+        name
+        for name in REPORTED
+        if name == TRAINED or "in_domain" in config["datasets"][name]["calibration"]
+    ]
+    return expand(
+        "<results>/evaluation/{b}/{v}/{d}/validation_settings.parquet",
+        b=BACKBONES,
+        v=VARIANTS,
+        d=own,
+    )
+
+
 def demo_prompt_files():
     """Return the prompt files of all demo data sets, whichever of them the configuration uses."""
     files = expand("<results>/data/{dataset}/dataset_type.txt", dataset=DEMO_DATASETS)
