@@ -45,17 +45,20 @@ def test_planned_exits_are_taken_and_their_gates_are_asked(demo_backbone, monkey
     early = table.query("encoder == @EARLY").iloc[0]
     assert early["rate"] == pytest.approx(COSTS.image_guided()[[3, 7]].mean())
     assert early["flops_speedup"] == pytest.approx(1 / early["rate"])
+    assert early["bound"] > 1 and early["share_of_bound"] == pytest.approx(early["speedup"] / early["bound"])
     assert table.query("encoder == @FULL")["speedup"].iloc[0] == 1
 
 
 def test_speedup_is_relative_to_the_faster_full_encoder():
     times = {(FULL, None): [[4.0], [5.0], [4.0]], ("full, in chunks", None): [[2.0], [2.0], [2.0]]}
     times[EARLY, 0.5] = [[1.0], [1.0], [2.0]]
-    table = latency.speed_table(times, {(EARLY, 0.5): 0.5}, 8, 1).set_index("encoder")
+    table = latency.speed_table(times, {(EARLY, 0.5): 0.5}, {(EARLY, 0.5): 4.0}, 8, 1).set_index("encoder")
     assert table["speedup"].to_dict() == {FULL: 0.5, "full, in chunks": 1, EARLY: 2}
     assert table.loc[EARLY, ["speedup_ci_low", "speedup_ci_high"]].tolist() == [1, 2]
     assert table.loc[EARLY, "efficiency"] == 1 and table.loc[EARLY, "images_per_second"] == 8
     assert table.loc[FULL, "latency_ms_p50"] == 4000
+    assert table.loc[EARLY, ["bound", "share_of_bound"]].tolist() == [4, 0.5]
+    assert table.loc[[FULL, "full, in chunks"], ["bound", "share_of_bound"]].isna().all(axis=None)
 
 
 @given(st.integers(1, 14))

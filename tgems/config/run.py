@@ -194,7 +194,8 @@ class LatencyOptions(Section):
     batch_sizes: Annotated[tuple[Count, ...], AfterValidator(distinct)] = ()
     """Numbers of images per call."""
     seconds: Positive = 10.0
-    """Seconds for each backbone and batch size; at least three rounds are measured."""
+    """Seconds for each backbone and batch size, and once more for each backbone's blocks; at least three rounds are
+    measured."""
     exits: Literal["trained", "drawn"] = "trained"
     """Distribution of exits: 'trained', that of policy tgem on the training data set; 'drawn', as random as the rate
     allows."""

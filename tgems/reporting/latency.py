@@ -30,9 +30,10 @@ def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> Non
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """Plot speed-up over rate for every backbone and batch size, beside what the saving in MACs promises.
+    """Plot speed-up over rate for every backbone and batch size, beside its bound and what the saving in MACs promises.
 
-    Bars are 95 % intervals of the median over rounds, or ranges where there are fewer than six rounds.
+    Small dots are the bounds. Bars are 95 % intervals of the median over rounds, or ranges where there are fewer than
+    six rounds.
     """
     early = frame[frame["encoder"] == "early exit"]
     backbones = list(dict.fromkeys(early["backbone"]))
@@ -43,12 +44,16 @@ def plot(frame: pd.DataFrame) -> Figure:
         rates = np.linspace(part["rate"].min() - 0.03, 1, 100)
         axis.plot(rates, 1 / rates, color=GREY, linestyle="--", label="saving on paper, 1 / rate")
         axis.axhline(1, color="black", linewidth=0.8, label="full encoder")
+        axis.plot([], [], color="black", linestyle=":", linewidth=0.8, marker=".", markersize=3, label="bound")
         for k, size in enumerate(sizes):
             line = part[part["batch_size"] == size].sort_values("rate")
+            at = line["rate"] + 0.008 * (k - (len(sizes) - 1) / 2)
+            color = OKABE_ITO[k % len(OKABE_ITO)]
+            axis.plot(at, line["bound"], color=color, linestyle=":", linewidth=0.8, marker=".", markersize=3)
             ends = (line["speedup"] - line["speedup_ci_low"], line["speedup_ci_high"] - line["speedup"])
             axis.errorbar(
-                line["rate"] + 0.008 * (k - (len(sizes) - 1) / 2), line["speedup"], yerr=ends, elinewidth=0.8,
-                marker=MARKERS[k % len(MARKERS)], color=OKABE_ITO[k % len(OKABE_ITO)],
+                at, line["speedup"], yerr=ends, elinewidth=0.8,
+                marker=MARKERS[k % len(MARKERS)], color=color,
                 linestyle=DASHES[k % len(DASHES)], label=f"batch of {size}",
             )  # fmt: skip
         about = part.iloc[0]

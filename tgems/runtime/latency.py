@@ -28,6 +28,7 @@ from tgems.exits.losses import exit_weights
 from tgems.exits.modules import ExitHeads, LookaheadGates
 from tgems.outputs import whole_file
 from tgems.policies.trained_gates import TGem
+from tgems.runtime.block_times import bound, measure_block_times
 from tgems.runtime.engine import default_chunk, encode_early
 from tgems.runtime.live_view import ExitDecider
 
@@ -57,7 +58,8 @@ def measure_latency(
 
     Returns:
         One row per batch size and encoder: `full`, `full, in chunks` (only where it differs) and `early exit` at every
-        rate target. `speedup` is relative to the faster of the two full ones; `efficiency` is it times the rate.
+        rate target. `speedup` is relative to the faster of the two full ones; `efficiency` is it times the rate, and
+        `share_of_bound` is it divided by `bound` (`tgems.runtime.block_times.bound`).
     """
     torch.manual_seed(0)
     tower.visual.to(options.device)
@@ -69,15 +71,22 @@ def measure_latency(
     for module in (heads, gates):
         module.to(options.device).eval().requires_grad_(False)
     decider = ExitDecider(TGem(), costs, heads, gates, dict.fromkeys(range(n), 0.0), tuple(range(n)))
+    blank = torch.zeros(max(options.batch_sizes), 3, *tower.image_size, device=options.device)
+    chunk = default_chunk(tower.stem(blank))
+    parts = measure_block_times(tower, decider, min(chunk, len(blank)), options.seconds, options.dtype, options.device)
     frames = []
     for batch_size in tqdm(options.batch_sizes, desc="latency", unit="batch size"):
         calls = max(1, IMAGES // batch_size)
         drawn = {target: draw_exits(p, calls * batch_size) for target, p in shares.items()}
         images = torch.randn(batch_size, 3, *tower.image_size, device=options.device)
-        encoders = _encoders(tower, decider, images, drawn, batch_size)
+        encoders = _encoders(tower, decider, images, drawn, chunk)
         times = _in_turn(encoders, calls, options)
         realised = {(EARLY, target): float(rates[exits].mean()) for target, exits in drawn.items()}
-        frames.append(speed_table(times, realised, batch_size, calls))
+        bounds = {
+            (EARLY, target): bound(parts, exits.reshape(calls, batch_size), costs.blocks, chunk)
+            for target, exits in drawn.items()
+        }
+        frames.append(speed_table(times, realised, bounds, batch_size, calls))
     about = {"device": _device_name(options.device), "threads": torch.get_num_threads(), "dtype": options.dtype}
     return pd.concat(frames, ignore_index=True).assign(**about)
 
@@ -143,10 +152,10 @@ def draw_exits(shares: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
 
 
 def _encoders(
-    tower: Tower, decider: ExitDecider, images: Tensor, drawn: dict[float, np.ndarray], batch_size: int
+    tower: Tower, decider: ExitDecider, images: Tensor, drawn: dict[float, np.ndarray], chunk: int
 ) -> Encoders:
     """Make functions of the number of the call, by encoder and rate target."""
-    chunk = default_chunk(tower.stem(images))
+    batch_size = len(images)
     encoders: Encoders = {(FULL, None): lambda call: F.normalize(tower.encode(images), dim=-1)}
     if chunk < batch_size:
         encoders[CHUNKED, None] = lambda call: torch.cat(
@@ -185,12 +194,13 @@ def _timed(encode: Callable, call: int, device: str) -> float:
     return time.perf_counter() - start
 
 
-def speed_table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.DataFrame:
+def speed_table(times: dict, realised: dict, bounds: dict, batch_size: int, calls: int) -> pd.DataFrame:
     """Tabulate latency, throughput and speed-up of one batch size.
 
     Args:
         times: Seconds of every call, by encoder and round.
         realised: Mean rate by encoder; 1 if absent.
+        bounds: Speed-up by encoder that its exits would reach if asking them were free; absent for the full encoder.
         batch_size: Number of images per call.
         calls: Number of calls per round.
     """
@@ -201,6 +211,7 @@ def speed_table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.
         encoder, target = key
         rate = realised.get(key, 1.0)
         speedups = [f / t for f, t in zip(totals[full], totals[key], strict=True)]
+        limit = bounds.get(key, float("nan"))
         speedup, (low, high) = statistics.median(speedups), median_interval(speedups)
         single = [t * 1000 for one in rounds for t in one]
         rows.append(
@@ -217,6 +228,8 @@ def speed_table(times: dict, realised: dict, batch_size: int, calls: int) -> pd.
                 "speedup_ci_high": high,
                 "flops_speedup": 1 / rate,
                 "efficiency": speedup * rate,
+                "bound": limit,
+                "share_of_bound": speedup / limit,
                 "rounds": len(rounds),
             }
         )

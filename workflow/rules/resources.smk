@@ -44,7 +44,8 @@ def speed(wildcards):
     """Estimate measuring the speed of a backbone."""
     options = config["latency"]
     return ESTIMATES.model(
-        wildcards.backbone, 120 + options["seconds"] * len(options["batch_sizes"])
+        wildcards.backbone,
+        120 + options["seconds"] * (1 + len(options["batch_sizes"])),
     )
 
 

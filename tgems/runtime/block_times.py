@@ -1,0 +1,163 @@
+"""Measure the parts of early exit on this machine, and derive from them the speed-up that no run can exceed.
+
+The parts are the stem, every block, the end, and one visit of every exit, each as a function of the batch size.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgems.backbones.towers import Tower
+from tgems.devices import autocast
+from tgems.runtime.live_view import ExitDecider, LiveView
+
+LEAST = 3
+
+
+@dataclass(frozen=True)
+class BlockTimes:
+    """Seconds per call of the parts of early exit, at several batch sizes.
+
+    Attributes:
+        sizes: Batch sizes, ascending `S`.
+        stem: Seconds of the stem `[S]`.
+        blocks: Seconds of every block `[L, S]`.
+        finish: Seconds of the frozen pooling and projection after the last block `[S]`.
+        visits: Seconds of asking the policy at every exit before the last which images leave, if none does `[E-1, S]`.
+    """
+
+    sizes: tuple[int, ...]
+    stem: np.ndarray
+    blocks: np.ndarray
+    finish: np.ndarray
+    visits: np.ndarray
+
+    def at(self, part: np.ndarray, n: int) -> np.ndarray:
+        """Return the seconds of some parts `[..., S]` at a batch size `[...]`.
+
+        They are interpolated linearly between the measured batch sizes, and grow in proportion beyond the largest; no
+        batch takes less time than the smallest one measured. An empty batch takes no time.
+        """
+        if n == 0:
+            return np.zeros(part.shape[:-1])
+        if n >= self.sizes[-1]:
+            return part[..., -1] * (n / self.sizes[-1])
+        right = int(np.searchsorted(self.sizes, n, side="left"))
+        if right == 0:
+            return part[..., 0]
+        low, high = self.sizes[right - 1], self.sizes[right]
+        share = (n - low) / (high - low)
+        return (1 - share) * part[..., right - 1] + share * part[..., right]
+
+
+def batch_sizes_up_to(largest: int) -> tuple[int, ...]:
+    """Return the powers of two below a batch size, and that batch size."""
+    return (*(2**k for k in range(largest.bit_length()) if 2**k < largest), largest)
+
+
+@torch.inference_mode()
+def measure_block_times(
+    tower: Tower,
+    decider: ExitDecider,
+    largest: int,
+    seconds: float,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> BlockTimes:
+    """Measure the parts of early exit.
+
+    The parts are timed in their places: images go through the whole encoder, so that each block finds the caches as the
+    block before left them. All batch sizes take turns; results are medians over rounds.
+
+    Args:
+        tower: In eval mode, on the device.
+        decider: Decides which images leave; all its exits are asked, and no image leaves.
+        largest: Largest batch size.
+        seconds: Duration of the measurement; at least three rounds are measured.
+        dtype: `float32`, or `bfloat16` for autocast.
+        device: Device of the tower.
+    """
+    sizes = batch_sizes_up_to(largest)
+    images = torch.randn(largest, 3, *tower.image_size, device=device)
+    rounds: dict[int, list[np.ndarray]] = {n: [] for n in sizes}
+    with autocast(device, dtype):
+        _walk(tower, decider, images[:1], device)
+        start = time.perf_counter()
+        while len(rounds[sizes[-1]]) < LEAST or time.perf_counter() - start < seconds:
+            for n in sizes:
+                rounds[n].append(_walk(tower, decider, images[:n], device))
+    medians = np.stack([np.median(rounds[n], axis=0) for n in sizes], axis=-1)
+    ends = 1 + tower.depth
+    return BlockTimes(sizes, medians[0], medians[1:ends], medians[ends], medians[ends + 1 :])
+
+
+def _walk(tower: Tower, decider: ExitDecider, images: Tensor, device: str) -> np.ndarray:
+    """Run the encoder once, and return the seconds of stem, blocks, end and visits `[1 + L + 1 + E-1]`."""
+    asked = {decider.costs.blocks[k] - 1: k for k in decider.asked}
+    blocks, visits = np.zeros(tower.depth), np.zeros(len(decider.costs.blocks) - 1)
+    memory: dict[str, Tensor] = {}
+
+    def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        result = call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return result, time.perf_counter() - start
+
+    state, stem = timed(lambda: tower.stem(images))
+    for k in range(tower.depth):
+        state, blocks[k] = timed(lambda k=k, state=state: tower.block(k, state))
+        if k in asked:
+            view = LiveView(asked[k], decider, tower, state, memory)
+            _, visits[asked[k]] = timed(lambda view=view: bool(decider.leaving(view).any()))
+    _, finish = timed(lambda: tower.finish(state))
+    return np.array([stem, *blocks, finish, *visits])
+
+
+def early_seconds(times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], chunk: int) -> float:
+    """Return the seconds of one call in which asking exits, embedding at them and repacking images cost nothing.
+
+    Images are kept in chunks and repacked as `tgems.runtime.engine` does.
+
+    Args:
+        times: Of the parts.
+        exits: Exit (0-based) that each image takes `[n]`.
+        blocks: Blocks after which images may leave, 1-based and ascending; the last is L.
+        chunk: Largest number of images per forward pass.
+    """
+    depths = np.asarray(blocks)[exits]
+    seconds = times.at(times.stem, len(depths))
+    chunks = np.array_split(depths, -(-len(depths) // chunk))
+    for block, own in enumerate(times.blocks):
+        chunks = _packed([part[part > block] for part in chunks], chunk)
+        seconds = seconds + sum(times.at(own, len(part)) for part in chunks)
+    whole = [part[part == len(times.blocks)] for part in chunks]
+    return float(seconds + sum(times.at(times.finish, len(part)) for part in whole))
+
+
+def bound(times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], chunk: int) -> float:
+    """Return the speed-up over the full encoder that these exits would reach if all but blocks, stem and end were free.
+
+    Args:
+        times: Of the parts.
+        exits: Exit (0-based) that each image takes, for several calls `[calls, n]`.
+        blocks: See `early_seconds`.
+        chunk: See `early_seconds`; the full encoder runs in such chunks too.
+    """
+    full = early_seconds(times, np.full(exits.shape[1], len(blocks) - 1), blocks, chunk)
+    return full / statistics.fmean(early_seconds(times, call, blocks, chunk) for call in exits)
+
+
+def _packed(chunks: Sequence[np.ndarray], chunk: int) -> list[np.ndarray]:
+    """Drop empty chunks, and pack the images of the others into fewer chunks if they fit."""
+    left = [part for part in chunks if len(part)]
+    fewest = -(-sum(map(len, left)) // chunk)
+    return left if len(left) <= fewest else np.array_split(np.concatenate(left), fewest)
