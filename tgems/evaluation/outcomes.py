@@ -1,4 +1,4 @@
-"""Outcomes of every image at the operating points of a run, by which different backbones are compared on the same images.
+"""Outcomes of every image at the operating points of a run, by which backbones are compared on the same images.
 
 The evaluation of one backbone, variant and data set writes two files. `outcomes.parquet` has one row per operating
 point, metric and seed, with the hits of every image. `image_sources.parquet` has one row per image: its key, its

@@ -80,8 +80,8 @@ def best_of_each_kind(settings: pd.DataFrame, budget: float) -> pd.DataFrame:
         budget: Largest cost on validation images.
 
     Returns:
-        One row per kind, the best first, with the columns `place`, counted from 1, and `picked_on`. Of settings that are
-        equally good, the cheaper one is picked.
+        One row per kind, the best first, with the columns `place`, counted from 1, and `picked_on`. Of equally good
+        settings, the cheapest one is picked.
     """
     on = "validation" if settings["value_validation"].notna().any() else "test"
     value, cost = ("value_validation", "cost_validation") if on == "validation" else ("value", "cost")

@@ -63,8 +63,8 @@ def plot(table: pd.DataFrame, looks: Looks) -> Figure:
         blocks.append([("ms", int(size), *panel) for panel in panels(own)])
     figure, axes = panel_grid(blocks, 2.2)
     for (kind, size, dataset, metric), axis in axes.items():
-        part = table.query("cost_kind == @kind and dataset == @dataset and metric == @metric")
-        part = part[part["batch_size"].eq(size)] if size else part
+        own = table["cost_kind"].eq(kind) & table["dataset"].eq(dataset) & table["metric"].eq(metric)
+        part = table[own & table["batch_size"].eq(size)] if size else table[own]
         _panel(axis, part, looks)
         title(axis, dataset, METRIC_NAMES[metric])
         axis.set_xlabel(f"ms per image, batch of {size}" if size else "GMACs per image")

@@ -94,7 +94,7 @@ def pareto(points: pd.DataFrame, validation: pd.DataFrame, speeds: pd.DataFrame,
 def in_milliseconds(rows: pd.DataFrame, speeds: pd.DataFrame, variant: str) -> pd.DataFrame:
     """Return the rows whose speed was measured, once per batch size, with milliseconds per image as cost.
 
-    The full encoder is as fast as the faster of its two ways, and a fixed exit is as fast on one data set as on another.
+    The full encoder counts with the faster of its two ways; a fixed exit takes the same time on all data sets.
 
     Args:
         rows: Settings.

@@ -6,7 +6,7 @@ known rate; gates are evaluated as they would be. Weights do not matter for spee
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import comb
 from pathlib import Path
 
@@ -25,19 +25,19 @@ from tgems.costs.saved_costs import read_costs
 from tgems.devices import autocast, require_device
 from tgems.errors import UserError
 from tgems.exits.losses import exit_weights
-from tgems.exits.modules import ExitHeads, LookaheadGates
 from tgems.outputs import whole_file
 from tgems.policies.trained_gates import TGem
 from tgems.runtime.block_times import bound, measure_block_times
 from tgems.runtime.engine import default_chunk, encode_early
 from tgems.runtime.live_view import ExitDecider
+from tgems.runtime.measured_settings import MeasuredSetting, RandomModules, settings_of_run
 
 FULL, CHUNKED, EARLY = "full", "full, in chunks", "early exit"
 IMAGES = 32
 LEAST = 3
 
-Encoders = dict[tuple[str, float | None], Callable[[int], Tensor]]
-"""Functions of the number of the call, by encoder and rate target."""
+Encoders = dict[tuple, Callable[[int], Tensor]]
+"""Functions of the number of the call, by encoder and rate target, and for further settings their other names."""
 
 
 def measure_latency(
@@ -46,31 +46,29 @@ def measure_latency(
     hidden: Mapping[str, int],
     shares: Mapping[float, np.ndarray],
     options: LatencyOptions,
+    settings: Callable[[RandomModules], Iterable[MeasuredSetting]] = lambda modules: (),
 ) -> pd.DataFrame:
     """Measure one backbone.
 
     Args:
         tower: In eval mode.
         costs: Of its exits.
-        hidden: Hidden widths of `heads` and `image_gates`.
-        shares: Rate target -> share of images by exit `[E]`.
+        hidden: Hidden widths of `heads` and `image_gates`, and of `bank_gates` if gates of further settings need it.
+        shares: Rate target -> share of images by exit `[E]`, of policy tgem.
         options: Batch sizes, time, type and device.
+        settings: Function that returns further operating points to measure in turn with the others.
 
     Returns:
         One row per batch size and encoder: `full`, `full, in chunks` (only where it differs) and `early exit` at every
-        rate target. `speedup` is relative to the faster of the two full ones; `efficiency` is it times the rate, and
+        rate target, and of every further setting, which is named by `policy`, `dataset` and `exit_block`. `speedup` is
+        relative to the faster of the two full ones; `efficiency` is it times the rate, and
         `share_of_bound` is it divided by `bound` (`tgems.runtime.block_times.bound`).
     """
     torch.manual_seed(0)
     tower.visual.to(options.device)
-    n = len(costs.blocks) - 1
-    widths = None if len(set(costs.widths)) == 1 else costs.widths
-    heads = ExitHeads(n, costs.summary_dim, hidden["heads"], costs.embed_dim, widths)
-    rates = costs.image_guided()
-    gates = LookaheadGates(n, costs.summary_dim, hidden["image_gates"], costs.fixed().tolist(), widths=widths)
-    for module in (heads, gates):
-        module.to(options.device).eval().requires_grad_(False)
-    decider = ExitDecider(TGem(), costs, heads, gates, dict.fromkeys(range(n), 0.0), tuple(range(n)))
+    modules, rates = RandomModules(costs, hidden, options.device), costs.image_guided()
+    decider = modules.decider(TGem(), range(len(costs.blocks) - 1))
+    further = list(settings(modules))
     blank = torch.zeros(max(options.batch_sizes), 3, *tower.image_size, device=options.device)
     chunk = default_chunk(tower.stem(blank))
     parts = measure_block_times(tower, decider, min(chunk, len(blank)), options.seconds, options.dtype, options.device)
@@ -79,9 +77,16 @@ def measure_latency(
         calls = max(1, IMAGES // batch_size)
         drawn = {target: draw_exits(p, calls * batch_size) for target, p in shares.items()}
         images = torch.randn(batch_size, 3, *tower.image_size, device=options.device)
-        encoders = _encoders(tower, decider, images, drawn, chunk)
+        encoders = _encoders(tower, images, chunk)
+        realised: dict[tuple, float] = {}
+        for target, exits in drawn.items():
+            encoders[EARLY, target] = _leaving_at(exits, tower, decider, images, chunk)
+            realised[EARLY, target] = float(rates[exits].mean())
+        for setting in further:
+            key, exits = (EARLY, *setting.names), draw_exits(setting.shares, calls * batch_size)
+            encoders[key] = _leaving_at(exits, tower, setting.decider, images, chunk)
+            realised[key] = float(setting.prices[exits].mean())
         times = _in_turn(encoders, calls, options)
-        realised = {(EARLY, target): float(rates[exits].mean()) for target, exits in drawn.items()}
         bounds = {
             (EARLY, target): bound(parts, exits.reshape(calls, batch_size), costs.blocks, chunk)
             for target, exits in drawn.items()
@@ -100,6 +105,7 @@ def run_latency(
     options: LatencyOptions,
     about: dict,
     out: Path,
+    evaluated: Sequence[tuple[Path, Path]] = (),
 ) -> None:
     """Measure one backbone and write a CSV file.
 
@@ -112,6 +118,8 @@ def run_latency(
         options: Batch sizes, time, type and device.
         about: Columns common to everything.
         out: CSV file.
+        evaluated: Exits taken on each data set and the thresholds that they follow from (`settings_of_run`), if
+            `options` has policies.
 
     Raises:
         UserError: There is no such device, or no batch size, or policy tgem has no exits on this data set.
@@ -125,7 +133,15 @@ def run_latency(
     else:
         rates = torch.from_numpy(costs.image_guided()).float()
         shares = {target: exit_weights(rates, target).numpy() for target in rate_targets}
-    frame = measure_latency(load_backbone(backbone).tower, costs, hidden, shares, options)
+    measured = ("tgem", exits[0].parent.name) if exits else None
+
+    def settings(modules: RandomModules) -> Iterable[MeasuredSetting]:
+        found = settings_of_run(options.policies, *zip(*evaluated, strict=True), modules) if evaluated else ()
+        return [one for one in found if (one.policy, one.dataset) != measured]
+
+    frame = measure_latency(load_backbone(backbone).tower, costs, hidden, shares, options, settings)
+    if measured:
+        frame.loc[frame["encoder"].eq(EARLY) & frame["policy"].isna(), ["policy", "dataset"]] = measured
     with whole_file(out) as partial:
         frame.assign(**about).to_csv(partial, index=False, float_format="%.6g")
 
@@ -151,22 +167,22 @@ def draw_exits(shares: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(exits)
 
 
-def _encoders(
-    tower: Tower, decider: ExitDecider, images: Tensor, drawn: dict[float, np.ndarray], chunk: int
-) -> Encoders:
-    """Make functions of the number of the call, by encoder and rate target."""
-    batch_size = len(images)
+def _encoders(tower: Tower, images: Tensor, chunk: int) -> Encoders:
+    """Make functions of the number of the call that encode all images to the end, by encoder."""
     encoders: Encoders = {(FULL, None): lambda call: F.normalize(tower.encode(images), dim=-1)}
-    if chunk < batch_size:
+    if chunk < len(images):
         encoders[CHUNKED, None] = lambda call: torch.cat(
             [F.normalize(tower.encode(x), dim=-1) for x in images.split(chunk)]
         )
-    for target, exits in drawn.items():
-        planned = torch.from_numpy(exits).to(images.device).split(batch_size)
-        encoders[EARLY, target] = lambda call, planned=planned: (
-            encode_early(tower, decider, images, chunk=chunk, planned=planned[call]).embeddings
-        )
     return encoders
+
+
+def _leaving_at(
+    exits: np.ndarray, tower: Tower, decider: ExitDecider, images: Tensor, chunk: int
+) -> Callable[[int], Tensor]:
+    """Make a function of the number of the call that encodes images which leave at given exits."""
+    planned = torch.from_numpy(exits).to(images.device).split(len(images))
+    return lambda call: encode_early(tower, decider, images, chunk=chunk, planned=planned[call]).embeddings
 
 
 @torch.inference_mode()
@@ -208,7 +224,9 @@ def speed_table(times: dict, realised: dict, bounds: dict, batch_size: int, call
     full = min((key for key in totals if key[0] != EARLY), key=lambda key: statistics.median(totals[key]))
     rows = []
     for key, rounds in times.items():
-        encoder, target = key
+        encoder, target, *names = key
+        milliseconds = [1000 * total / (batch_size * calls) for total in totals[key]]
+        fastest, slowest = median_interval(milliseconds)
         rate = realised.get(key, 1.0)
         speedups = [f / t for f, t in zip(totals[full], totals[key], strict=True)]
         limit = bounds.get(key, float("nan"))
@@ -231,6 +249,10 @@ def speed_table(times: dict, realised: dict, bounds: dict, batch_size: int, call
                 "bound": limit,
                 "share_of_bound": speedup / limit,
                 "rounds": len(rounds),
+                "ms_per_image": statistics.median(milliseconds),
+                "ms_per_image_ci_low": fastest,
+                "ms_per_image_ci_high": slowest,
+                **dict(zip(("policy", "dataset", "exit_block"), names or (None, None, None), strict=True)),
             }
         )
     return pd.DataFrame(rows)
