@@ -1,12 +1,14 @@
 """Plot early exit beside all else that can be done at the same cost, and write the tables that the figure shows."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from tgems.evaluation.pareto import FIXED, FULL, MERGED, MERGING, RULE, TGEM
 from tgems.reporting.panels import by_length, leftmost, legend_below, panel_grid, panels, title
@@ -62,12 +64,13 @@ def plot(table: pd.DataFrame, looks: Looks) -> Figure:
         own = measured[measured["batch_size"].eq(size)]
         blocks.append([("ms", int(size), *panel) for panel in panels(own)])
     figure, axes = panel_grid(blocks, 2.2)
+    unit = 1000 if table.loc[table["cost_kind"].eq("gmacs"), "cost"].max() < 1 else 1
     for (kind, size, dataset, metric), axis in axes.items():
         own = table["cost_kind"].eq(kind) & table["dataset"].eq(dataset) & table["metric"].eq(metric)
         part = table[own & table["batch_size"].eq(size)] if size else table[own]
-        _panel(axis, part, looks)
+        _panel(axis, part if size else part.assign(cost=unit * part["cost"]), looks)
         title(axis, dataset, METRIC_NAMES[metric])
-        axis.set_xlabel(f"ms per image, batch of {size}" if size else "GMACs per image")
+        axis.set_xlabel(f"ms per image, batch of {size}" if size else f"{'M' if unit > 1 else 'G'}MACs per image")
         if leftmost(axis):
             axis.set_ylabel("right (%)")
     legend_below(figure, axes.values())
@@ -120,6 +123,7 @@ def _panel(axis: Axes, part: pd.DataFrame, looks: Looks) -> None:
 
 
 def _line(axis: Axes, own: pd.DataFrame, look: Look, filled: bool) -> None:
+    own = own.sort_values("rate", kind="stable")
     axis.plot(
         own["cost"], own["value"], color=look.color, linestyle=look.line, marker=look.marker, label=look.label,
         linewidth=1, markersize=4, markerfacecolor=look.color if filled else "white", markeredgewidth=0.8,
@@ -134,23 +138,35 @@ def _limits(axis: Axes, part: pd.DataFrame) -> None:
     low, high = focus["value"].min(), part["value"].max()
     room = max(1.0, (high - low) * 0.08)
     axis.set_ylim(max(0, low - room), min(100, high + room))
+    shown = pd.concat([focus["cost"], part.loc[part["kind"].eq(FULL), "cost"]])
+    left, right = 0.85 * shown.min(), 1.2 * part["cost"].max()
     axis.set_xscale("log")
-    axis.set_xlim(0.8 * focus["cost"].min(), 1.25 * part["cost"].max())
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.set_xlim(left, right)
+    axis.set_xticks(ticks := log_ticks(left, right), [f"{tick:g}" for tick in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:.3g}"))
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
 
 
+def log_ticks(left: float, right: float) -> list[float]:
+    """Return a few round numbers between the ends of a logarithmic axis, evenly spread."""
+    decades = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+        inside = [tick for tick in ticks if left <= tick <= right]
+        if len(inside) >= 3:
+            break
+    return inside
+
+
 def _names(axis: Axes, part: pd.DataFrame) -> None:
-    """Write the names of full encoders, and numbers of merged tokens, beside their marks."""
+    """Write the names of full encoders, and numbers of merged tokens, below their marks."""
     bottom = axis.get_ylim()[0]
     whole = part[part["kind"].isin((FULL, MERGING)) & part["value"].ge(bottom)].drop_duplicates("backbone")
     for row in whole.to_dict("records"):
         merges = row["kind"] == MERGING
         name = f"r = {row['token_merging']}" if merges else row["backbone"]
-        axis.annotate(
-            name, (row["cost"], row["value"]), xytext=(0, -7) if merges else (-2, -8), textcoords="offset points",
-            ha="center" if merges else "right", va="top", bbox=PAPER, zorder=5,
-            color=MERGES.color if merges else "black",
+        text = axis.annotate(
+            name, (row["cost"], row["value"]), xytext=(0, -6), textcoords="offset points", ha="center", va="top",
+            rotation=0 if merges else 90, zorder=7, color=MERGES.color if merges else "black", annotation_clip=True,
         )  # fmt: skip
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
