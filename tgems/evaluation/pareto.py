@@ -64,7 +64,7 @@ def budgets(settings: pd.DataFrame, rate_targets: Sequence[float]) -> pd.DataFra
     whole = settings[settings["kind"].isin((FULL, MERGING))].drop_duplicates("backbone")
     if whole.empty:
         return pd.DataFrame(columns=["budget", "budget_of"])
-    largest = whole.loc[whole["cost"].idxmax()]
+    largest = whole.sort_values("cost", kind="stable").iloc[-1]
     rows = list(zip(whole["cost"], whole["backbone"], strict=True))
     rows += [(rate * largest["cost"], f"{rate:g} of {largest['backbone']}") for rate in rate_targets]
     found = pd.DataFrame(rows, columns=["budget", "budget_of"]).sort_values("budget", kind="stable")

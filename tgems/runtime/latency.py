@@ -136,7 +136,7 @@ def run_latency(
     measured = ("tgem", exits[0].parent.name) if exits else None
 
     def settings(modules: RandomModules) -> Iterable[MeasuredSetting]:
-        found = settings_of_run(options.policies, *zip(*evaluated, strict=True), modules) if evaluated else ()
+        found = settings_of_run(options.policies, evaluated, modules)
         return [one for one in found if (one.policy, one.dataset) != measured]
 
     frame = measure_latency(load_backbone(backbone).tower, costs, hidden, shares, options, settings)

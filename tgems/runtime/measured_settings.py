@@ -6,6 +6,7 @@ Weights do not matter for speed: heads, gates and texts are random, but of the r
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,8 @@ from tgems.policies.interface import Policy, ThresholdPolicy
 from tgems.policies.registry import find_policies
 from tgems.runtime.early_exit import asked_exits
 from tgems.runtime.live_view import ExitDecider
+
+Placed = TypeVar("Placed", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -92,26 +95,26 @@ class RandomModules:
         """Return unit embeddings `[n, D]` of texts."""
         return F.normalize(torch.randn(n, self.costs.embed_dim, device=self.device), dim=-1)
 
-    def _placed(self, module):
+    def _placed(self, module: Placed) -> Placed:
         return module.to(self.device).eval().requires_grad_(False)
 
 
 def settings_of_run(
-    words: Sequence[str], exits: Sequence[Path], thresholds: Sequence[Path], modules: RandomModules
+    words: Sequence[str], evaluated: Sequence[tuple[Path, Path]], modules: RandomModules
 ) -> Iterator[MeasuredSetting]:
     """Yield the operating points of policies on every data set, with the exits of the first seed.
 
     Args:
         words: Policies, as in the configuration.
-        exits: `exits.parquet` of the evaluation of each data set.
-        thresholds: `thresholds.json` with the thresholds that it applied, in the same order.
+        evaluated: `exits.parquet` of the evaluation of each data set, and `thresholds.json` with the thresholds that it
+            applied.
         modules: Modules for the exits of the encoder.
 
     Raises:
         UserError: A policy is unknown, or a file is damaged.
     """
     policies = find_policies(list(words))
-    for number, (path, fitted) in enumerate(zip(exits, thresholds, strict=True)):
+    for number, (path, fitted) in enumerate(evaluated):
         taken = pd.read_parquet(path)
         texts = pd.read_parquet(path.with_name("tradeoff.parquet"), columns=["policy", "bank_size"])
         sizes = texts.dropna().drop_duplicates("policy").set_index("policy")["bank_size"]
@@ -130,8 +133,8 @@ def _calibrated(
 ) -> MeasuredSetting:
     costs, point = modules.costs, fit.point
     seeds = pd.to_numeric(taken["seed"])
-    seed = seeds.isna() if fit.seed is None else seeds.eq(fit.seed)
-    own = taken[seed & taken["policy"].eq(fit.policy) & taken["rate_target"].eq(point.rate_target)]
+    same = (seeds.isna() if fit.seed is None else seeds.eq(fit.seed)) & taken["policy"].eq(fit.policy)
+    own = taken[same & np.isclose(taken["rate_target"], point.rate_target or np.nan)]
     own = own[own["calibration"].eq(own["calibration"].iloc[0])]
     shares = own.set_index("exit_block")["share"].loc[list(costs.blocks)].to_numpy()
     visited = tuple(range(len(costs.blocks) - 1)) if point.visited is None else point.visited

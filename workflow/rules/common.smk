@@ -112,7 +112,9 @@ if has_published(config["backbones"], DATASETS):
 FIGURE_FILES = expand(
     "<results>/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
 )
-FIGURE_FILES += multiext("<results>/figures/", "pareto.pdf", "pareto.png", "explorer.html")
+FIGURE_FILES += multiext(
+    "<results>/figures/", "pareto.pdf", "pareto.png", "explorer.html"
+)
 LATENCY_PARTS = (
     expand("<results>/profiling/{backbone}/latency.csv", backbone=BACKBONES)
     if config["latency"]["batch_sizes"]

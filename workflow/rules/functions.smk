@@ -151,7 +151,9 @@ def lookahead_options(wildcards):
 def hidden_widths(wildcards):
     """Return the hidden widths of the modules with which speed is measured."""
     variant = config["variants"][VARIANTS[0]]
-    return {name: variant[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")}
+    return {
+        name: variant[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")
+    }
 
 
 def query_bank_options(wildcards):

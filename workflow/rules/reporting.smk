@@ -178,9 +178,7 @@ rule report_latency:
 
 rule report_pareto:
     input:
-        **{
-            part: evaluated(part) for part in ("tradeoff", "outcomes", "image_sources")
-        },
+        **{part: evaluated(part) for part in ("tradeoff", "outcomes", "image_sources")},
         settings=validation_settings(),
         latency=LATENCY_PARTS,
         code=code_of("report_pareto") + OWN_POLICIES,
