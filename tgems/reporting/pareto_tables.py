@@ -94,7 +94,8 @@ def pareto(points: pd.DataFrame, validation: pd.DataFrame, speeds: pd.DataFrame,
 def in_milliseconds(rows: pd.DataFrame, speeds: pd.DataFrame, variant: str) -> pd.DataFrame:
     """Return the rows whose speed was measured, once per batch size, with milliseconds per image as cost.
 
-    The full encoder counts with the faster of its two ways; a fixed exit takes the same time on all data sets.
+    The full encoder counts with the faster of its two ways; a fixed exit takes the same time on all data sets. A data
+    set on which no early exit was measured has no rows.
 
     Args:
         rows: Settings.
@@ -114,6 +115,7 @@ def in_milliseconds(rows: pd.DataFrame, speeds: pd.DataFrame, variant: str) -> p
     own = rows[rows["variant"].eq(variant)]
     own = own.assign(exit=own["exit_block"], exit_block=own["exit_block"].where(own["policy"].ne("full")))
     found = own.merge(speeds[[*keys, "batch_size", *costs.values()]], on=keys).drop(columns="exit_block")
+    found = found[found.groupby("dataset")["policy"].transform("nunique") > 1]
     return found.rename(columns={"exit": "exit_block"}).assign(cost_kind="ms", cost_validation=found["cost"])
 
 
