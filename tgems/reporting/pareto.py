@@ -115,11 +115,11 @@ def _panel(axis: Axes, part: pd.DataFrame, looks: Looks) -> None:
                 own["cost"], own["value"], linestyle="none", marker=look.marker, color=look.color, label=look.label,
                 markersize=8 if kind == FULL else 5, zorder=6, clip_on=True,
             )  # fmt: skip
-    _limits(axis, part)
+    _limits(axis, part, part[part["kind"].eq(TGEM) | (part["kind"].eq(RULE) & part["policy"].eq(rule))])
     _names(axis, part)
     if rule:
         name = f"\N{WHITE UP-POINTING TRIANGLE} {looks[rule].label.strip()}"
-        axis.text(0.97, 0.04, name, transform=axis.transAxes, ha="right", va="bottom", bbox=PAPER)
+        axis.text(0.03, 0.97, name, transform=axis.transAxes, ha="left", va="top", bbox=PAPER)
 
 
 def _line(axis: Axes, own: pd.DataFrame, look: Look, filled: bool) -> None:
@@ -131,9 +131,8 @@ def _line(axis: Axes, own: pd.DataFrame, look: Look, filled: bool) -> None:
     )  # fmt: skip
 
 
-def _limits(axis: Axes, part: pd.DataFrame) -> None:
-    """Show costs and values from those of the cheapest early exits on; the rest is in the table."""
-    early = part[part["rate_target"].notna() & ~part["kind"].str.endswith(MERGED)]
+def _limits(axis: Axes, part: pd.DataFrame, early: pd.DataFrame) -> None:
+    """Show costs and values from those of the cheapest T-GEM or rule on; the rest is in the table."""
     focus = early if len(early) else part
     low, high = focus["value"].min(), part["value"].max()
     room = max(1.0, (high - low) * 0.08)
