@@ -115,7 +115,7 @@ def _panel(axis: Axes, part: pd.DataFrame, looks: Looks) -> None:
                 own["cost"], own["value"], linestyle="none", marker=look.marker, color=look.color, label=look.label,
                 markersize=8 if kind == FULL else 5, zorder=6, clip_on=True,
             )  # fmt: skip
-    _limits(axis, part, part[part["kind"].eq(TGEM) | (part["kind"].eq(RULE) & part["policy"].eq(rule))])
+    _limits(axis, part, part[part["kind"].eq(TGEM) | (part["kind"].eq(RULE) & part["policy"].isin([rule]))])
     _names(axis, part)
     if rule:
         name = f"\N{WHITE UP-POINTING TRIANGLE} {looks[rule].label.strip()}"
