@@ -159,8 +159,9 @@ def log_ticks(left: float, right: float) -> list[float]:
 
 def _names(axis: Axes, part: pd.DataFrame) -> None:
     """Write the names of full encoders, and numbers of merged tokens, below their marks."""
-    bottom = axis.get_ylim()[0]
-    whole = part[part["kind"].isin((FULL, MERGING)) & part["value"].ge(bottom)].drop_duplicates("backbone")
+    bottom, top = axis.get_ylim()
+    lowest = bottom + 0.12 * (top - bottom)  # there is room for a name above this
+    whole = part[part["kind"].isin((FULL, MERGING)) & part["value"].ge(lowest)].drop_duplicates("backbone")
     for row in whole.to_dict("records"):
         merges = row["kind"] == MERGING
         name = f"r = {row['token_merging']}" if merges else row["backbone"]
