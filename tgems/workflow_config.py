@@ -164,6 +164,14 @@ def _check_policies(config: dict) -> None:
     latency = config["latency"]
     if latency["batch_sizes"] and latency["exits"] == "trained" and "tgem" not in config["policies"]:
         raise UserError("config: latency.exits is 'trained', which needs policy 'tgem'; add it, or set 'drawn'")
+    for word in latency["policies"]:
+        place = f"config: latency.policies: {word!r}"
+        if word not in config["policies"]:
+            raise UserError(f"{place} is not among the policies of the run; {nearest(word, config['policies'])}")
+        if not declared(word)["runs"]:
+            raise UserError(f"{place} does not decide image by image, so that its speed cannot be measured; remove it")
+        if latency["exits"] == "drawn":
+            raise UserError(f"{place} needs the exits that it takes; set latency.exits to 'trained'")
 
 
 def _check_backbone(name: str, config: dict) -> None:

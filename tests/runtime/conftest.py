@@ -33,7 +33,18 @@ RATE = 0.6
 EXAMPLE = re.search(r"```python\n(# my_policies.py.*?)```", (ROOT / "docs/adding-a-policy.md").read_text(), re.S)[1]
 OWN = "confirmed_confidence"
 RUNNABLE = [name for name, policy in POLICIES.items() if policy.runs]
-PARTS = ("tradeoff", "wins", "areas", "exits", "semantic_content", "gallery", "contributions", "drift")
+PARTS = (
+    "tradeoff",
+    "wins",
+    "areas",
+    "exits",
+    "semantic_content",
+    "gallery",
+    "outcomes",
+    "image_sources",
+    "contributions",
+    "drift",
+)
 
 
 def _train(features: str, macs: str, out: str) -> None:
@@ -60,6 +71,7 @@ def _evaluate(root, data, features, policies) -> list[Path]:
     folders = {name: root / f"evaluation/demo/default/{name}" for name in ("scenes", "digits")}
     for name, folder in folders.items():
         out = {"thresholds": folder / "thresholds.json", "curves": folder / "curves.parquet"}
+        out["settings"] = folder / "validation_settings.parquet"
         run_thresholds(features / name, macs, [], out, query_bank=None, **common)
     for name, folder in folders.items():
         thresholds = {"in_domain": folder / "thresholds.json"}

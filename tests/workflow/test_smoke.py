@@ -21,13 +21,14 @@ from tgems.demo.installing import install
 from tgems.provenance import digest_file, read_json
 
 pytestmark = pytest.mark.workflow
-TABLES = {"make_tables": 1, "plot_figure": 8, "plot_explorer": 1, "write_overview": 1}
+TABLES = {"make_tables": 1, "plot_figure": 8, "plot_explorer": 1, "write_overview": 1, "report_pareto": 1}
 REPORTING = TABLES | {"measure_latency": 1, "report_latency": 1}
 
 
 def _contents(project):
     files = [p for kind in ("tables", "figures") for p in (project / "results/smoke" / kind).iterdir()]
-    return {p.name: p.read_bytes() for p in files if p.stem != "latency"}  # which is measured
+    measured = ("latency", "pareto", "budgets")  # which hold speeds
+    return {p.name: p.read_bytes() for p in files if p.stem not in measured}
 
 
 def test_tables_and_figures_are_complete(smoke):
@@ -49,6 +50,26 @@ def test_speed_is_measured_for_every_rate_and_batch_size(smoke):
     early = table.query("encoder == 'early exit'").iloc[0]
     assert early["rate_target"] == 0.6 and abs(early["rate"] - 0.6) < 0.1
     assert early["efficiency"] == pytest.approx(early["speedup"] / early["flops_speedup"], rel=1e-4)
+
+
+def test_early_exit_is_compared_with_all_else_at_the_same_cost(smoke):
+    folder = smoke / "results/smoke"
+    assert (folder / "figures/pareto.png").stat().st_size > 10_000 and (folder / "tables/budgets.tex").is_file()
+    table = pd.read_csv(folder / "tables/pareto.csv")
+    kinds = {"full encoder", "fixed exit", "other exit rule", "T-GEM"}
+    assert set(table["kind"]) == kinds and table["value_validation"].notna().all()
+    points = pd.read_csv(folder / "tables/tradeoff.csv").query("policy == 'tgem_bank' and calibration == 'in_domain'")
+    points = points[
+        points["seed"].eq("mean") & points["score_normalisation"].eq("none") & points["dataset"].eq("digits")
+    ]
+    own = table.query("policy == 'tgem_bank' and dataset == 'digits'")
+    assert own[["value", "cost"]].to_numpy() == pytest.approx(points.query("metric == 'acc1'")[["value", "gmacs"]])
+    timed = table[table["cost_kind"].eq("ms")]
+    assert set(timed["policy"]) == {"full", "tgem"} and set(timed["batch_size"]) == {2} and timed["cost"].gt(0).all()
+    found = pd.read_csv(folder / "tables/budgets.csv")
+    assert found["budget_of"].unique().tolist() == ["0.6 of demo-vit-8", "demo-vit-8"]
+    best = found[found["place"].eq(1) & found["cost_kind"].eq("gmacs")]
+    assert len(best) == 2 * 3 and set(best["picked_on"]) == {"validation"}
 
 
 def test_every_number_can_be_traced(smoke):

@@ -197,8 +197,9 @@ class LatencyOptions(Section):
     """Seconds for each backbone and batch size, and once more for each backbone's blocks; at least three rounds are
     measured."""
     exits: Literal["trained", "drawn"] = "trained"
-    """Distribution of exits: 'trained', that of policy tgem on the training data set; 'drawn', as random as the rate
-    allows."""
+    """Exits to take: 'trained', those of policy tgem on the training data set; 'drawn', as random as rates allow."""
+    policies: Annotated[tuple[Text, ...], AfterValidator(distinct)] = ()
+    """Policies of the run that are measured too, with their own exits on every data set (docs/method.md#pareto)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the encoder; bfloat16 is autocast."""
     device: Device = "cpu"

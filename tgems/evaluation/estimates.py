@@ -76,9 +76,19 @@ def measure(points: list[Point], metric: str, features: FeatureSet) -> Estimate:
         return Estimate(recall.mean(1), weight * (hits - recall[:, label]), seeded)
     if direction_of(metric) != "text_to_image":
         return means(hits, seeded)
-    captions = np.bincount(features.text_image.numpy(), minlength=n)
-    value = hits.sum(1) / captions.sum()
-    return Estimate(value, n / captions.sum() * (hits - captions[:, None] * value[:, None]), seeded)
+    return recall_of_captions(hits, np.bincount(features.text_image.numpy(), minlength=n)[:, None], seeded)
+
+
+def recall_of_captions(hits: np.ndarray, captions: np.ndarray, seeded: bool) -> Estimate:
+    """Compute the share of captions that are hits, as a mean over images, each with all of its captions.
+
+    Args:
+        hits: Number of each image's captions that are hits `[S, n, ...]`.
+        captions: Number of each image's captions `[n, ...]`, which is broadcast.
+        seeded: Whether another seed would give other hits.
+    """
+    total, value = captions.sum(), hits.sum(1) / captions.sum()
+    return Estimate(value, hits.shape[1] / total * (hits - captions * value[:, None]), seeded)
 
 
 def metrics_of(points: list[Point]) -> list[str]:

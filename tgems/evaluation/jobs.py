@@ -19,6 +19,7 @@ from tgems.evaluation.estimates import Point, points_of
 from tgems.evaluation.gallery import gallery, pick_row
 from tgems.evaluation.online import online_rows
 from tgems.evaluation.operating_points import Row, endpoint_rows, exit_shares, policy_rows
+from tgems.evaluation.outcomes import images_of, mean_outcomes, outcomes, realisable
 from tgems.evaluation.paths import as_json as paths_as_json
 from tgems.evaluation.paths import fit_paths, read_paths
 from tgems.evaluation.query_bank import QueryBank, candidates, choose_query_bank, draw_captions
@@ -54,7 +55,7 @@ def run_thresholds(
         validation: Features of the validation split.
         macs: `macs.json`.
         captions: Training features, whose captions make the query bank; empty without a query bank.
-        out: Files `thresholds` and `curves` to write; also `paths`, if quality is to be promised.
+        out: Files `thresholds`, `curves` and `settings` to write; also `paths`, if quality is to be promised.
         trained: Folders of the trained modules.
         policies: Policies, as in the configuration.
         directions: Directions of retrieval to report.
@@ -77,9 +78,10 @@ def run_thresholds(
         fitted += own
         rows += policy_rows(split, chosen, own, "in_domain", shuffle=False)
         rows += endpoint_rows(split)
-    curves = curves_of(points_of(rows), features, chosen, costs)
+    points = points_of(rows)
     write_json(Path(out["thresholds"]), as_json(fitted, features.manifest, bank and bank.about))
-    _write(as_frame(curves), out["curves"])
+    _write(as_frame(curves_of(points, features, chosen, costs)), out["curves"])
+    _write(_reported(mean_outcomes(realisable(points, chosen, "in_domain"), features), directions), out["settings"])
     if "paths" in out:
         paths = [path for split in plain for path in fit_paths(split, chosen, trained.rate_targets)]
         write_json(Path(out["paths"]), paths_as_json(len(plain[0].outputs), paths))
@@ -161,6 +163,8 @@ def run_evaluation(
         "drift": drift(every, chosen, features, directions, names),
         "semantic_content": semantic_content(shared[0], shared[1:], names),
         "gallery": shown.assign(**names),
+        "outcomes": _reported(outcomes(realisable(points, chosen, first)), directions),
+        "image_sources": images_of(features),
     }
     if "risk" in out:
         saved = None if paths is None else read_paths(Path(paths), costs)

@@ -8,7 +8,6 @@ are deeper in the encoder came earlier. The result of an image is that of `encod
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -188,9 +187,9 @@ class _Stages:
         first, last, exit_index = self.stages[stage]
         chunk = self.queues[stage].take(self.size)
         if first == 0:
-            chunk = replace(chunk, state=self.exits.tower.stem(tensors_of(chunk.state)[0]))
+            chunk.state = self.exits.tower.stem(tensors_of(chunk.state)[0])
         for block in range(first, last):
-            chunk = replace(chunk, state=self.exits.tower.block(block, chunk.state))
+            chunk.state = self.exits.tower.block(block, chunk.state)
         if exit_index is None:
             self.results.put(self.exits.finish(chunk))
             return

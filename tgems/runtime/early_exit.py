@@ -79,9 +79,14 @@ class EarlyExit:
 
     def asked_exits(self, open_exits: Sequence[int]) -> tuple[int, ...]:
         """Return the exits at which the policy is asked; one that remembers is asked at all up to the last open one."""
-        if remembers(self.policy.reads(self.costs)):
-            return tuple(range(max(open_exits, default=-1) + 1))
-        return tuple(open_exits)
+        return asked_exits(self.policy, self.costs, open_exits)
+
+
+def asked_exits(policy: Policy, costs: ExitCosts, open_exits: Sequence[int]) -> tuple[int, ...]:
+    """Return the exits at which a policy is asked; one that remembers is asked at all up to the last open one."""
+    if remembers(policy.reads(costs)):
+        return tuple(range(max(open_exits, default=-1) + 1))
+    return tuple(open_exits)
 
 
 def exits_within(

@@ -55,9 +55,9 @@ def exits_by_time(
 ) -> ChosenExits:
     """Choose the most exits for which asking takes at most a given share of the time; one if there are none.
 
-    All exits before the last are tried first, then ever fewer, which are spread evenly over the cost that lies between
-    half of the target and the whole encoder. The cheapest of them must cost no more than the target, since otherwise
-    the target could not be met. Times are those of exits that are drawn as randomly as the target allows.
+    All exits before the last are tried first, then ever fewer, which are spread evenly over costs from three quarters
+    of the target up to the whole encoder. The cheapest of them must cost no more than the target, since otherwise the
+    target could not be met. Times are those of exits that are drawn as randomly as the target allows.
 
     Args:
         times: Seconds of the parts, measured on the machine.
@@ -105,7 +105,7 @@ def measured_exits(
 
 
 def spread_exits(rates: np.ndarray, target: float, number: int) -> tuple[int, ...]:
-    """Return at most this number of exits, nearest to costs that are spread evenly from half of the target up to 1.
+    """Return at most this number of exits, nearest to costs spread evenly from three quarters of the target up to 1.
 
     Args:
         rates: Relative cost of leaving at every exit `[E]`.

@@ -4,12 +4,11 @@ Which image leaves where is drawn beforehand from an exit histogram, so that bot
 known rate; gates are evaluated as they would be. Weights do not matter for speed, and heads and gates are random.
 """
 
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from math import comb
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,7 +25,6 @@ from tgems.costs.saved_costs import read_costs
 from tgems.devices import autocast, require_device
 from tgems.errors import UserError
 from tgems.exits.losses import exit_weights
-from tgems.exits.modules import ExitHeads, LookaheadGates
 from tgems.outputs import whole_file
 from tgems.policies.trained_gates import TGem
 from tgems.runtime.block_times import bound, measure_block_times
@@ -34,13 +32,23 @@ from tgems.runtime.drawn_exits import draw_exits
 from tgems.runtime.engine import default_chunk, encode_early
 from tgems.runtime.exits_by_time import draw_among, exits_by_time
 from tgems.runtime.live_view import ExitDecider
+from tgems.runtime.measured_settings import MeasuredSetting, RandomModules, settings_of_run
+from tgems.runtime.speed_table import speed_table
 
 FULL, CHUNKED, EARLY, BY_TIME = "full", "full, in chunks", "early exit", "early exit, exits by time"
 IMAGES = 32
 LEAST = 3
 
-Encoders = dict[tuple[str, float | None], Callable[[int], Tensor]]
-"""Functions of the number of the call, by encoder and rate target."""
+Encoders = dict[tuple, Callable[[int], Tensor]]
+"""Functions of the number of the call, by encoder and rate target, and for further settings their other names."""
+
+
+class _Planned(NamedTuple):
+    """Exits `[n]` that the images of all calls take, who is asked about them, and what leaving costs `[E]`."""
+
+    decider: ExitDecider
+    exits: np.ndarray
+    prices: np.ndarray
 
 
 def measure_latency(
@@ -49,33 +57,31 @@ def measure_latency(
     hidden: Mapping[str, int],
     shares: Mapping[float, np.ndarray],
     options: LatencyOptions,
+    settings: Callable[[RandomModules], Iterable[MeasuredSetting]] = lambda modules: (),
 ) -> pd.DataFrame:
     """Measure one backbone.
 
     Args:
         tower: In eval mode.
         costs: Of its exits.
-        hidden: Hidden widths of `heads` and `image_gates`.
-        shares: Rate target -> share of images by exit `[E]`.
+        hidden: Hidden widths of `heads` and `image_gates`, and of `bank_gates` if gates of further settings need it.
+        shares: Rate target -> share of images by exit `[E]`, of policy tgem.
         options: Batch sizes, time, type and device.
+        settings: Function that returns further operating points to measure in turn with the others.
 
     Returns:
         One row per batch size and encoder: `full`, `full, in chunks` (only where it differs), and at every rate target
         `early exit`, which asks all exits, and `early exit, exits by time` (`tgems.runtime.exits_by_time`), with exits
-        that are drawn among those asked. `asked` is the number of exits asked. `speedup` is relative to the faster of
-        the two full ones; `efficiency` is it times the rate, and `share_of_bound` is it divided by `bound`
+        that are drawn among those asked; and `early exit` of every further setting, which is named by `policy`,
+        `dataset` and `exit_block`. `asked` is the number of exits asked. `speedup` is relative to the faster of the two
+        full ones; `efficiency` is it times the rate, and `share_of_bound` is it divided by `bound`
         (`tgems.runtime.block_times.bound`).
     """
     torch.manual_seed(0)
     tower.visual.to(options.device)
-    n = len(costs.blocks) - 1
-    widths = None if len(set(costs.widths)) == 1 else costs.widths
-    heads = ExitHeads(n, costs.summary_dim, hidden["heads"], costs.embed_dim, widths)
-    prices = partial(TGem().costs, costs, 0)
-    gates = LookaheadGates(n, costs.summary_dim, hidden["image_gates"], costs.fixed().tolist(), widths=widths)
-    for module in (heads, gates):
-        module.to(options.device).eval().requires_grad_(False)
-    decider = ExitDecider(TGem(), costs, heads, gates, dict.fromkeys(range(n), 0.0), tuple(range(n)))
+    modules, prices = RandomModules(costs, hidden, options.device), partial(TGem().costs, costs, 0)
+    decider = modules.decider(TGem(), range(len(costs.blocks) - 1))
+    further = list(settings(modules))
     blank = torch.zeros(max(options.batch_sizes), 3, *tower.image_size, device=options.device)
     chunk = default_chunk(tower.stem(blank))
     parts = measure_block_times(tower, decider, min(chunk, len(blank)), options.seconds, options.dtype, options.device)
@@ -83,21 +89,25 @@ def measure_latency(
     for batch_size in tqdm(options.batch_sizes, desc="latency", unit="batch size"):
         calls = max(1, IMAGES // batch_size)
         images = torch.randn(batch_size, 3, *tower.image_size, device=options.device)
-        encoders = _encoders(tower, images, chunk)
-        planned, realised, asked = {}, {}, {}
+        planned: dict[tuple, _Planned] = {}
         for target, share in shares.items():
             some = exits_by_time(parts, prices, costs.blocks, target, batch_size, chunk).asked
-            for key, own, exits in (
-                ((EARLY, target), decider, draw_exits(share, calls * batch_size)),
-                ((BY_TIME, target), decider.at(some), draw_among(prices(some), some, target, calls * batch_size)),
-            ):
-                encoders[key] = _leaving_at(exits, tower, own, images, chunk)
-                planned[key], asked[key] = exits, len(own.asked)
-                realised[key] = float(prices(own.asked)[exits].mean())
+            every, n = decider.asked, calls * batch_size
+            planned[EARLY, target] = _Planned(decider, draw_exits(share, n), prices(every))
+            planned[BY_TIME, target] = _Planned(
+                decider.at(some), draw_among(prices(some), some, target, n), prices(some)
+            )
+        for setting in further:
+            exits = draw_exits(setting.shares, calls * batch_size)
+            planned[EARLY, *setting.names] = _Planned(setting.decider, exits, setting.prices)
+        encoders = _encoders(tower, images, chunk)
+        encoders |= {key: _leaving_at(own, tower, images, chunk) for key, own in planned.items()}
         times = _in_turn(encoders, calls, options)
+        realised = {key: float(own.prices[own.exits].mean()) for key, own in planned.items()}
         bounds = {
-            key: bound(parts, exits.reshape(calls, batch_size), costs.blocks, chunk) for key, exits in planned.items()
+            key: bound(parts, own.exits.reshape(calls, batch_size), costs.blocks, chunk) for key, own in planned.items()
         }
+        asked = {key: len(own.decider.asked) for key, own in planned.items()}
         frames.append(speed_table(times, realised, bounds, asked, batch_size, calls))
     about = {"device": _device_name(options.device), "threads": torch.get_num_threads(), "dtype": options.dtype}
     return pd.concat(frames, ignore_index=True).assign(**about)
@@ -112,6 +122,7 @@ def run_latency(
     options: LatencyOptions,
     about: dict,
     out: Path,
+    evaluated: Sequence[tuple[Path, Path]] = (),
 ) -> None:
     """Measure one backbone and write a CSV file.
 
@@ -124,6 +135,8 @@ def run_latency(
         options: Batch sizes, time, type and device.
         about: Columns common to everything.
         out: CSV file.
+        evaluated: Exits taken on each data set and the thresholds that they follow from (`settings_of_run`), if
+            `options` has policies.
 
     Raises:
         UserError: There is no such device, or no batch size, or policy tgem has no exits on this data set.
@@ -137,7 +150,15 @@ def run_latency(
     else:
         rates = torch.from_numpy(costs.image_guided()).float()
         shares = {target: exit_weights(rates, target).numpy() for target in rate_targets}
-    frame = measure_latency(load_backbone(backbone).tower, costs, hidden, shares, options)
+    measured = ("tgem", exits[0].parent.name) if exits else None
+
+    def settings(modules: RandomModules) -> Iterable[MeasuredSetting]:
+        found = settings_of_run(options.policies, evaluated, modules)
+        return [one for one in found if (one.policy, one.dataset) != measured]
+
+    frame = measure_latency(load_backbone(backbone).tower, costs, hidden, shares, options, settings)
+    if measured:
+        frame.loc[frame["encoder"].eq(EARLY) & frame["policy"].isna(), ["policy", "dataset"]] = measured
     with whole_file(out) as partial:
         frame.assign(**about).to_csv(partial, index=False, float_format="%.6g")
 
@@ -166,12 +187,10 @@ def _encoders(tower: Tower, images: Tensor, chunk: int) -> Encoders:
     return encoders
 
 
-def _leaving_at(
-    exits: np.ndarray, tower: Tower, decider: ExitDecider, images: Tensor, chunk: int
-) -> Callable[[int], Tensor]:
-    """Make a function of the number of the call that encodes images with these exits."""
-    planned = torch.from_numpy(exits).to(images.device).split(len(images))
-    return lambda call: encode_early(tower, decider, images, chunk=chunk, planned=planned[call]).embeddings
+def _leaving_at(own: _Planned, tower: Tower, images: Tensor, chunk: int) -> Callable[[int], Tensor]:
+    """Make a function of the number of the call that encodes images which leave at given exits."""
+    exits = torch.from_numpy(own.exits).to(images.device).split(len(images))
+    return lambda call: encode_early(tower, own.decider, images, chunk=chunk, planned=exits[call]).embeddings
 
 
 @torch.inference_mode()
@@ -199,67 +218,5 @@ def _timed(encode: Callable, call: int, device: str) -> float:
     return time.perf_counter() - start
 
 
-def speed_table(times: dict, realised: dict, bounds: dict, asked: dict, batch_size: int, calls: int) -> pd.DataFrame:
-    """Tabulate latency, throughput and speed-up of one batch size.
-
-    Args:
-        times: Seconds of every call, by encoder and round.
-        realised: Mean rate by encoder; 1 if absent.
-        bounds: Speed-up by encoder that its exits would reach if asking them were free; absent for the full encoder.
-        asked: Number of exits asked, by encoder; absent for the full encoder.
-        batch_size: Number of images per call.
-        calls: Number of calls per round.
-    """
-    totals = {key: [sum(one) for one in rounds] for key, rounds in times.items()}
-    full = min((key for key in totals if key not in asked), key=lambda key: statistics.median(totals[key]))
-    rows = []
-    for key, rounds in times.items():
-        encoder, target = key
-        rate = realised.get(key, 1.0)
-        speedups = [f / t for f, t in zip(totals[full], totals[key], strict=True)]
-        limit = bounds.get(key, float("nan"))
-        speedup, (low, high) = statistics.median(speedups), median_interval(speedups)
-        single = [t * 1000 for one in rounds for t in one]
-        rows.append(
-            {
-                "encoder": encoder,
-                "batch_size": batch_size,
-                "rate_target": target,
-                "rate": rate,
-                "asked": asked.get(key),
-                "latency_ms_p50": float(np.percentile(single, 50)),
-                "latency_ms_p95": float(np.percentile(single, 95)),
-                "images_per_second": batch_size * calls / statistics.median(totals[key]),
-                "speedup": speedup,
-                "speedup_ci_low": low,
-                "speedup_ci_high": high,
-                "flops_speedup": 1 / rate,
-                "efficiency": speedup * rate,
-                "bound": limit,
-                "share_of_bound": speedup / limit,
-                "rounds": len(rounds),
-            }
-        )
-    return pd.DataFrame(rows).astype({"asked": "Int64"})
-
-
 def _device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
-
-
-def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return an interval that covers the median of independent draws with at least this probability.
-
-    It lies between two order statistics, whatever the distribution (Hahn & Meeker 1991, Statistical Intervals, 5.2):
-    the j-th smallest and j-th largest value, with the largest j that suffices. Fewer than six values cannot reach
-    95 %, and give their range.
-    """
-    ordered, outside, j = sorted(values), 0.0, 0
-    n = len(ordered)
-    while j < (n - 1) // 2:
-        outside += 2 * comb(n, j) / 2**n  # the probability that at most j values lie on one side of the median
-        if outside > 1 - level:
-            break
-        j += 1
-    j = max(j, 1)
-    return ordered[j - 1], ordered[n - j]

@@ -97,9 +97,14 @@ FIGURES += ["exit_histogram", "gallery"] if GATED else []
 TABLE_PARTS = ["tradeoff", "wins", "areas", "contributions", "semantic_content"]
 TABLE_PARTS += ["drift"]
 TABLE_PARTS += ["risk"] if RISK else []
-EVALUATION_PARTS = [*TABLE_PARTS, "exits", "gallery"]
+EVALUATION_PARTS = [*TABLE_PARTS, "exits", "gallery", "outcomes", "image_sources"]
 TABLE_FILES = expand(
     "<results>/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]
+)
+TABLE_FILES += expand(
+    "<results>/tables/{table}.{ext}",
+    table=["pareto", "budgets"],
+    ext=["csv", "md", "tex"],
 )
 TABLE_FILES += expand("<results>/tables/{page}.html", page=["overview", "summary"])
 if has_published(config["backbones"], DATASETS):
@@ -107,7 +112,14 @@ if has_published(config["backbones"], DATASETS):
 FIGURE_FILES = expand(
     "<results>/figures/{figure}.{ext}", figure=FIGURES, ext=["pdf", "png"]
 )
-FIGURE_FILES += ["<results>/figures/explorer.html"]
+FIGURE_FILES += multiext(
+    "<results>/figures/", "pareto.pdf", "pareto.png", "explorer.html"
+)
+LATENCY_PARTS = (
+    expand("<results>/profiling/{backbone}/latency.csv", backbone=BACKBONES)
+    if config["latency"]["batch_sizes"]
+    else []
+)
 LATENCY_FILES = multiext("<results>/tables/latency", ".csv", ".md", ".tex") + multiext(
     "<results>/figures/latency", ".pdf", ".png"
 )

@@ -6,6 +6,8 @@ CONTENTS = {
     "summary": ("Summary", RESULT),
     "tradeoff": ("Quality over computation", RESULT),
     "policies": ("All policies", RESULT),
+    "pareto": ("Early exit and its alternatives", RESULT),
+    "budgets": ("The best within a budget", RESULT),
     "contributions": ("What each part adds", RESULT),
     "wins": ("Comparisons of the T-GEMs", RESULT),
     "areas": ("Areas under the curves", RESULT),

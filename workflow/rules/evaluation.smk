@@ -9,6 +9,7 @@ rule fit_thresholds:
         **({"paths": PATHS} if RISK else {}),
         thresholds="<results>/evaluation/{backbone}/{variant}/{dataset}/thresholds.json",
         curves="<results>/evaluation/{backbone}/{variant}/{dataset}/validation_curves.parquet",
+        settings="<results>/evaluation/{backbone}/{variant}/{dataset}/validation_settings.parquet",
     log:
         "<logs>/fit_thresholds/{backbone}-{variant}-{dataset}.log",
     benchmark:

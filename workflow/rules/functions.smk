@@ -101,6 +101,19 @@ def trained_exits(wildcards):
     return [f"{folder}/exits.parquet"]
 
 
+def measured_policies(wildcards):
+    """List the exits taken on every data set and the thresholds that they follow from, for measuring the speed of
+    further policies; none without any."""
+    files = {"taken": [], "thresholds": []}
+    for dataset in REPORTED if config["latency"]["policies"] else []:
+        folder = f"<results>/evaluation/{wildcards.backbone}/{VARIANTS[0]}/{dataset}"
+        files["taken"].append(f"{folder}/exits.parquet")
+        files["thresholds"].append(
+            folder.removesuffix(dataset) + f"{thresholds_of(dataset)}/thresholds.json"
+        )
+    return files
+
+
 def each_seed(folder, mark=str):
     """Return the folders of one kind of module, one per seed."""
     root = "<results>/exits/{backbone}/{variant}"
@@ -138,7 +151,9 @@ def lookahead_options(wildcards):
 def hidden_widths(wildcards):
     """Return the hidden widths of the modules with which speed is measured."""
     variant = config["variants"][VARIANTS[0]]
-    return {name: variant[name]["hidden"] for name in ("heads", "image_gates")}
+    return {
+        name: variant[name]["hidden"] for name in ("heads", "image_gates", "bank_gates")
+    }
 
 
 def query_bank_options(wildcards):
@@ -211,6 +226,12 @@ def threshold_files(wildcards):
     }
 
 
+def thresholds_of(dataset):
+    """Return the data set whose validation images give the thresholds for comparisons on a data set."""
+    own = "in_domain" in config["datasets"][dataset]["calibration"]
+    return dataset if own else TRAINED
+
+
 def path_files(wildcards):
     """Return the paths of operating points among which quality is promised; none for transferred thresholds."""
     return (
@@ -231,6 +252,17 @@ def evaluated(part, extension="parquet"):
         b=BACKBONES,
         v=VARIANTS,
         d=REPORTED,
+    )
+
+
+def validation_settings():
+    """Return the mean outcomes on validation images, of all data sets that have some."""
+    own = [name for name in REPORTED if thresholds_of(name) == name]
+    return expand(
+        "<results>/evaluation/{b}/{v}/{d}/validation_settings.parquet",
+        b=BACKBONES,
+        v=VARIANTS,
+        d=own,
     )
 
 

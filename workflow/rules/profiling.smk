@@ -24,9 +24,10 @@ rule count_macs:
 
 rule measure_latency:
     input:
+        unpack(measured_policies),
         macs=f"<results>/profiling/{{backbone}}/{VARIANTS[0]}/macs.json",
         exits=trained_exits,
-        code=code_of("measure_latency"),
+        code=code_of("measure_latency") + OWN_POLICIES,
     output:
         "<results>/profiling/{backbone}/latency.csv",
     log:

@@ -174,3 +174,41 @@ rule report_latency:
         "Write the table and plot the figure of measured speed"
     script:
         "../scripts/report_latency.py"
+
+
+rule report_pareto:
+    input:
+        **{part: evaluated(part) for part in ("tradeoff", "outcomes", "image_sources")},
+        settings=validation_settings(),
+        latency=LATENCY_PARTS,
+        code=code_of("report_pareto") + OWN_POLICIES,
+    output:
+        pareto=reported_table("pareto"),
+        budgets=reported_table("budgets"),
+        other=expand(
+            "<results>/tables/{table}.{ext}",
+            table=["pareto", "budgets"],
+            ext=["md", "tex"],
+        ),
+        pdf="<results>/figures/pareto.pdf",
+        png=report(
+            "<results>/figures/pareto.png",
+            caption="../report/pareto.rst",
+            category=checked("Figures"),
+            subcategory=heading("pareto"),
+            labels={"figure": title("pareto")},
+        ),
+    log:
+        "<logs>/report_pareto.log",
+    benchmark:
+        "<benchmarks>/report_pareto.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(reporting),
+        runtime=minutes(reporting),
+    params:
+        config=RECORDED,
+    message:
+        "Compare early exit with all else that can be done at the same cost"
+    script:
+        "../scripts/report_pareto.py"

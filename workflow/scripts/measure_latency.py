@@ -17,4 +17,5 @@ with job(snakemake.log[0], snakemake.threads):
         LatencyOptions(**params.options),
         {"backbone": snakemake.wildcards.backbone},
         Path(snakemake.output[0]),
+        [(Path(taken), Path(fitted)) for taken, fitted in zip(files.taken, files.thresholds, strict=True)],
     )
