@@ -6,7 +6,7 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce rehearsal-hub test lint docs format figures pretrain install-backbones image clean
+.PHONY: help reproduce rehearsal-hub test lint docs format figures pretrain install-backbones gallery image clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -41,6 +41,9 @@ format: .venv/.ready ## Rewrite files in the project's style
 
 rehearsal-hub: .venv/.ready ## Run configs/laptop.yaml on random weights and generated images, from a hub on this machine
 	python -m tgems.demo.hub_rehearsal --cores $(CORES) $(ARGS)
+
+gallery: figures ## Redraw the figures of the demo, and copy them into the documentation
+	for drawn in docs/tradeoff.png docs/figures/*.png; do cp "results/figures/$${drawn##*/}" "$$drawn"; done
 
 figures: .venv/.ready ## Redraw the figures
 	snakemake --cores $(CORES) figures $(ARGS)

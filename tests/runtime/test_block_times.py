@@ -53,7 +53,7 @@ def affine(sizes=(1, 2, 4, 8), fixed=1.0, each=1.0):
     """Times `fixed + each n` of the stem, twice as much for the end, and more for each further block."""
     n = np.array(sizes, dtype=float)
     one = fixed + each * n
-    return BlockTimes(sizes, one, one * np.arange(3, 3 + DEPTH)[:, None], 2 * one, np.ones((DEPTH - 1, len(sizes))))
+    return BlockTimes(sizes, one, one * np.arange(3, 3 + DEPTH)[:, None], 2 * one, *np.ones((2, DEPTH - 1, len(sizes))))
 
 
 @settings(max_examples=60, deadline=None)

@@ -18,18 +18,22 @@ from tgems.runtime import image_files, index
 
 
 def interrupted(model, images, out, monkeypatch, **options):
-    """Encode two parts of five, and be interrupted in the second; the number of images that were encoded."""
-    encode, calls = model.encode_image, []
+    """Encode one part of five, and be interrupted in the second."""
+    encode, calls = model.encode_stream, []
 
-    def dies_in_the_second_part(pixels, **options):
-        calls.append(len(pixels))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return encode(pixels, **options)
+    def dies_in_the_second_part(batches, batch_size):
+        calls.append(batch_size)
+        return encode(until_dead(batches), batch_size)
+
+    def until_dead(batches):
+        for batch in batches:
+            yield batch
+            if len(calls) == 2:
+                raise KeyboardInterrupt
 
     monkeypatch.setattr(index, "PART", 5)
     with monkeypatch.context() as patch:
-        patch.setattr(model, "encode_image", dies_in_the_second_part)
+        patch.setattr(model, "encode_stream", dies_in_the_second_part)
         with pytest.raises(KeyboardInterrupt):
             index.encode_images(model, "m", images, out, **options)
 
@@ -58,16 +62,20 @@ def test_a_killed_run_goes_on_where_it_stopped(saved, pictures, tmp_path, make, 
     monkeypatch.setattr(index, "PART", 5)
     images, model, out = image_files.find_images([str(pictures)]), make(), tmp_path / "i.parquet"
     whole = tmp_path / "whole.parquet"
-    index.encode_images(model, "m", images, whole)
-    interrupted(model, images, out, monkeypatch)
+    index.encode_images(model, "m", images, whole, batch_size=2)
+    interrupted(model, images, out, monkeypatch, batch_size=2)
     assert not out.exists() and [p.name for p in out.with_name("i.parquet.parts").glob("*.parquet")] == [
         "000000.parquet"
     ]
-    encode, encoded, told = model.encode_image, [], []
+    encode, encoded, told = model.encode_stream, [], []
+
+    def counted(batches, batch_size):
+        return encode((encoded.append(len(x)) or x for x in batches), batch_size)
+
     with monkeypatch.context() as patch:
-        patch.setattr(model, "encode_image", lambda x, **o: encoded.append(len(x)) or encode(x, **o))
-        done = index.encode_images(model, "m", images, out, advance=told.append)
-    assert encoded == [5, 2] and sum(told) == done.images == 12
+        patch.setattr(model, "encode_stream", counted)
+        done = index.encode_images(model, "m", images, out, batch_size=2, advance=told.append)
+    assert encoded == [2, 2, 1, 2] and sum(told) == done.images == 12
     assert out.read_bytes() == whole.read_bytes()
     out.with_name("i.parquet.parts").mkdir()
     (out.with_name("i.parquet.parts") / "run.json").write_text("{}")

@@ -14,8 +14,10 @@ from tgems.costs.exit_costs import module_costs
 from tgems.costs.saved_costs import write_costs
 from tgems.errors import UserError
 from tgems.runtime import latency
+from tgems.runtime.drawn_exits import draw_exits
 from tgems.runtime.engine import encode_early
-from tgems.runtime.latency import EARLY, FULL, draw_exits, measure_latency, run_latency, trained_shares
+from tgems.runtime.latency import EARLY, FULL, measure_latency, run_latency, trained_shares
+from tgems.runtime.speed_table import median_interval, speed_table
 
 COSTS = module_costs(model_config(DEMO), variant(8, 8))
 HIDDEN = {"heads": 8, "image_gates": 8}
@@ -52,11 +54,12 @@ def test_planned_exits_are_taken_and_their_gates_are_asked(demo_backbone, monkey
 def test_speedup_is_relative_to_the_faster_full_encoder():
     times = {(FULL, None): [[4.0], [5.0], [4.0]], ("full, in chunks", None): [[2.0], [2.0], [2.0]]}
     times[EARLY, 0.5] = [[1.0], [1.0], [2.0]]
-    table = latency.speed_table(times, {(EARLY, 0.5): 0.5}, {(EARLY, 0.5): 4.0}, 8, 1).set_index("encoder")
+    table = speed_table(times, {(EARLY, 0.5): 0.5}, {(EARLY, 0.5): 4.0}, {(EARLY, 0.5): 7}, 8, 1).set_index("encoder")
     assert table["speedup"].to_dict() == {FULL: 0.5, "full, in chunks": 1, EARLY: 2}
     assert table.loc[EARLY, ["speedup_ci_low", "speedup_ci_high"]].tolist() == [1, 2]
     assert table.loc[EARLY, "efficiency"] == 1 and table.loc[EARLY, "images_per_second"] == 8
     assert table.loc[FULL, "latency_ms_p50"] == 4000
+    assert table.loc[EARLY, "asked"] == 7 and table.loc[FULL, ["asked"]].isna().all()
     assert table.loc[EARLY, ["bound", "share_of_bound"]].tolist() == [4, 0.5]
     assert table.loc[[FULL, "full, in chunks"], ["bound", "share_of_bound"]].isna().all(axis=None)
 
@@ -69,7 +72,7 @@ def test_the_interval_covers_the_median_in_enough_of_all_cases(n):
         sides = [sum(case >> k & 1 for k in range(n)) for case in range(2**n)]
         return sum(low <= below <= n - low for below in sides) / 2**n
 
-    low, high = latency.median_interval([float(k) for k in range(1, n + 1)][::-1])
+    low, high = median_interval([float(k) for k in range(1, n + 1)][::-1])
     assert low + high == n + 1, "as many values above as below"
     assert covered(int(low)) >= 0.95 or (low == 1 and n < 6)
     assert int(low) + 1 > n // 2 or covered(int(low) + 1) < 0.95, "no narrower interval would do"

@@ -186,4 +186,5 @@ def test_speed_is_that_of_the_encoder_that_merges(backbone, trained, monkeypatch
     shares = {RATE: torch.full((8,), 1 / 8).numpy()}
     hidden = {"heads": 8, "image_gates": 8}
     table = measure_latency(backbone.tower, costs, hidden, shares, LatencyOptions(batch_sizes=[2], seconds=0.01))
-    assert calls and set(table["encoder"]) == {"full", "early exit"} and pd.notna(table["speedup"]).all()
+    assert calls and set(table["encoder"]) == {"full", "early exit", "early exit, exits by time"}
+    assert pd.notna(table["speedup"]).all()

@@ -17,20 +17,26 @@ def asked(project, *arguments):
     core hours, GPU hours."""
     command = [sys.executable, ROOT / "tests/benchmarks/cluster_requests.py", *arguments]
     output = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
-    rows = [line.strip("| ").split(" | ", 1) for line in output.splitlines()[2:]]
-    return {rule: [float(number) for number in re.findall(r"[\d.]+", cells)] for rule, cells in rows}
+    return numbers_by_rule(output.splitlines()[2:])
+
+
+def numbers_by_rule(rows):
+    cells = [line.strip("| ").split(" | ", 1) for line in rows]
+    return {rule: [float(number) for number in re.findall(r"[\d.]+", text)] for rule, text in cells}
 
 
 def test_every_job_of_the_paper_asks_for_memory_and_time_and_more_at_the_next_attempt(project):
     first, second = asked(project, *PAPER), asked(project, *PAPER, "--attempt", "2")
     jobs = sum(numbers[0] for rule, numbers in first.items() if rule != "all")
-    assert jobs == first["all"][0] == 403, "all jobs but the target"
+    assert jobs == first["all"][0] > 300, "all jobs but the target"
     for rule, (_, _, least, most, hours, _, _) in first.items():
         assert least >= 1 and hours > 0, rule
         assert second[rule][3] > most and second[rule][4] > hours, rule
     gpu = {rule for rule, numbers in first.items() if numbers[-1]} - {"all"}
     assert gpu == {"encode_part", "extract_features"}
     assert first["encode_part"][1] == 9, "a core that encodes and eight that decode"
+    table = (ROOT / "docs/clusters.md").read_text().split("| rule | jobs ")[1].split("\n\n")[0]
+    assert numbers_by_rule(table.splitlines()[2:]) == first, "as documented"
 
 
 def test_speed_is_measured_with_the_configured_number_of_threads(project):

@@ -48,6 +48,11 @@ def tensors_of(state: State) -> tuple[Tensor, ...]:
     return (state.tokens, state.owners) if isinstance(state, MergedTokens) else (state,)
 
 
+def select(state: State, rows: Tensor) -> State:
+    """Return the states of some images, by number `[m]` int64; several times faster than indexing."""
+    return state_of([tensor.index_select(0, rows) for tensor in tensors_of(state)])
+
+
 def state_of(tensors: Sequence[Tensor]) -> State:
     """Return the state that consists of these tensors; the inverse of `tensors_of`."""
     return tensors[0] if len(tensors) == 1 else MergedTokens(*tensors)

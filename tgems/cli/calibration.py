@@ -29,6 +29,13 @@ def calibrate(
     ] = 1000,
     confidence: Annotated[float, typer.Option(help="Probability with which a promise is kept.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random samples and divisions.")] = 0,
+    by_time: Annotated[
+        bool,
+        typer.Option(
+            "--by-time",
+            help="Measure this machine, and ask only exits that are worth their time in batches of `--batch-size`.",
+        ),
+    ] = False,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     device: Device = "cpu",
@@ -71,6 +78,7 @@ def calibrate(
             batch_size=batch_size,
             workers=workers,
             skip_bad=skip_bad,
+            by_time=by_time,
             advance=lambda n: progress.advance(task, n),
         )
     save_calibrations(loaded.backbone, loaded.early_exit, folder)
@@ -82,6 +90,13 @@ def calibrate(
         f"expected mean rate of the next {upcoming:,} images: {expected.rate:.3f}, 95 % interval {expected.low:.3f} to "
         f"{expected.high:.3f}"
     )
+    if done.chosen is not None:
+        own = loaded.early_exit
+        asked = own.asked_exits(own.open_exits(name))
+        say(
+            f"images may leave after block {', '.join(str(own.costs.blocks[k]) for k in asked)} of "
+            f"{own.costs.blocks[-1]}; in batches of {batch_size}, a speed-up of {done.chosen.speedup:.2f} is predicted"
+        )
     say(f"saved in {folder}; use it by --calibration {name}")
     if len(found) > LARGEST_SAMPLE:
         say(f"fitted to a random sample of {LARGEST_SAMPLE:,} of {len(found):,} images")

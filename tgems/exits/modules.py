@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from tgems.exits.bank_statistics import BankStatistics
 from tgems.exits.per_exit_layers import ExitLinear, ExitNorm
 
+LEAST_ADDED, NO_GAIN = 1e-6, -1e4  # of the rates that later exits add, and the gain per rate of those that add none
+
 
 class ExitHeads(nn.Module):
     """Heads of all exits: `z = normalize(A u + MLP(u))`, `u = LayerNorm(s)`.
@@ -57,7 +59,8 @@ class ExitHeads(nn.Module):
         z = self.linear.at_exit(exit_index, u, unpadded)
         if self.architecture["hidden"]:
             z = z + self.down.at_exit(exit_index, F.gelu(self.up.at_exit(exit_index, u, unpadded)))
-        return F.normalize(z.float(), dim=-1)
+        z = z.float()
+        return z / torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 class Gates(nn.Module):
@@ -116,10 +119,10 @@ class ImageGates(Gates):
         """See `Gates.scores_at`."""
         return self._outputs_at(exit_index, summaries).squeeze(-1).double()
 
-    def _outputs_at(self, exit_index: int, summaries: Tensor, outputs: slice = slice(None)) -> Tensor:
+    def _outputs_at(self, exit_index: int, summaries: Tensor) -> Tensor:
         u, unpadded = self.norm.at_exit(exit_index, summaries), self.norm.unpadded_at(exit_index)
         hidden = F.gelu(self.up.at_exit(exit_index, u, unpadded))
-        return self.down.at_exit(exit_index, hidden, outputs=outputs).float()
+        return self.down.at_exit(exit_index, hidden).float()
 
 
 class LookaheadGates(ImageGates):
@@ -154,6 +157,7 @@ class LookaheadGates(ImageGates):
         self.register_buffer("rates", torch.tensor(rates, dtype=torch.float32), persistent=False)
         self.register_buffer("price", torch.zeros(()))
         self.temperature = temperature
+        self._known_later: tuple[Tensor, list[tuple[Tensor, Tensor | None]]] | None = None
 
     @property
     def added_rates(self) -> Tensor:
@@ -175,11 +179,26 @@ class LookaheadGates(ImageGates):
         """Turn the logits of `predict_correctness` `[n, E-1, E]` into gate logits `[n, E-1]`."""
         p, added = correctness.sigmoid(), self.added_rates
         gain = p - p.diagonal(dim1=1, dim2=2)[..., None]
-        slope = (gain / added.clamp_min(1e-6)).masked_fill(added <= 0, -1e4).amax(-1)
+        slope = (gain / added.clamp_min(LEAST_ADDED)).masked_fill(added <= 0, NO_GAIN).amax(-1)
         return (self.price - slope) / self.temperature
 
     def scores_at(self, exit_index: int, summaries: Tensor, bank: BankStatistics | None) -> Tensor:
         """See `Gates.scores_at`."""
-        p = self._outputs_at(exit_index, summaries, slice(exit_index, None)).sigmoid()
-        added = self.added_rates[exit_index, exit_index + 1 :].clamp_min(1e-6)
-        return ((self.price - ((p[:, 1:] - p[:, :1]) / added).amax(-1)) / self.temperature).double()
+        p = self._outputs_at(exit_index, summaries).sigmoid()
+        added, cheaper = self._later(exit_index)
+        later = p.narrow(1, exit_index + 1, added.shape[0])
+        slope = (later - p.narrow(1, exit_index, 1)) / added
+        if cheaper is not None:
+            slope = slope.masked_fill(cheaper, NO_GAIN)
+        return ((self.price - slope.amax(-1)) / self.temperature).double()
+
+    def _later(self, exit_index: int) -> tuple[Tensor, Tensor | None]:
+        """What each later exit adds to the rate of this one `[k]`, and which of them add nothing; None if all add."""
+        if self._known_later is None or self._known_later[0] is not self.rates:
+            added = [row[k + 1 :] for k, row in enumerate(self.added_rates)]
+            masks = [row <= 0 for row in added]
+            on_cpu = self.rates.device.type == "cpu"  # elsewhere, a look at the masks would be a synchronisation
+            needed = [None if on_cpu and not mask.any() else mask for mask in masks]
+            added = [row.clamp_min(LEAST_ADDED) for row in added]
+            self._known_later = self.rates, list(zip(added, needed, strict=True))
+        return self._known_later[1][exit_index]

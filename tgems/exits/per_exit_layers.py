@@ -28,6 +28,7 @@ class ExitNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_exits, dim))
         mask = None if widths is None else torch.arange(dim) % max(widths) < torch.tensor(widths)[:, None]
         self.register_buffer("mask", mask, persistent=False)
+        self._padded = mask is not None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
@@ -56,13 +57,15 @@ class ExitNorm(nn.Module):
 
     def at_exit(self, exit_index: int, x: Tensor) -> Tensor:
         """Normalise the summaries of a single exit and drop their padding: `[n, S] -> [n, unpadded S]`."""
+        if not self._padded:
+            return torch.layer_norm(x, x.shape[1:], self.weight.select(0, exit_index), self.bias.select(0, exit_index))
         unpadded = self.unpadded_at(exit_index)
         weight, bias = self.weight[exit_index, unpadded], self.bias[exit_index, unpadded]
-        return F.layer_norm(x if self.mask is None else x[:, unpadded], weight.shape, weight, bias)
+        return F.layer_norm(x[:, unpadded], weight.shape, weight, bias)
 
-    def unpadded_at(self, exit_index: int) -> Tensor | slice:
-        """Index of the numbers of an exit's summary that are not padding."""
-        return slice(None) if self.mask is None else self.mask[exit_index]
+    def unpadded_at(self, exit_index: int) -> Tensor | None:
+        """Mask of the numbers of an exit's summary that are not padding; None if all are."""
+        return self.mask[exit_index] if self._padded and self.mask is not None else None
 
 
 class ExitLinear(nn.Module):
@@ -82,16 +85,18 @@ class ExitLinear(nn.Module):
         y = torch.bmm(x.transpose(0, 1), self.weight).transpose(0, 1)
         return y if self.bias is None else y + self.bias
 
-    def at_exit(
-        self, exit_index: int, x: Tensor, inputs: Tensor | slice = slice(None), outputs: slice = slice(None)
-    ) -> Tensor:
-        """Apply the map of a single exit, or a part of it: `[n, i] -> [n, o]`.
+    def at_exit(self, exit_index: int, x: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Apply the map of a single exit: `[..., i] -> [..., o]`.
 
         Args:
             exit_index: Exit (0-based).
             x: The chosen inputs.
-            inputs: Which of the map's inputs `x` holds.
-            outputs: Which of the map's outputs to compute.
+            inputs: Which of the map's inputs `x` holds; None for all.
         """
-        bias = None if self.bias is None else self.bias[exit_index, outputs]
-        return F.linear(x, self.weight[exit_index, inputs, outputs].T, bias)
+        weight, bias = self.weight.select(0, exit_index), self.bias
+        if inputs is not None:
+            weight = weight[inputs]
+        if bias is None:
+            return x @ weight
+        bias = bias.select(0, exit_index)
+        return torch.addmm(bias, x, weight) if x.dim() == 2 else F.linear(x, weight.T, bias)

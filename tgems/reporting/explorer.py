@@ -144,7 +144,8 @@ def _chart(series: list[dict], top: float) -> dict:
         tooltip=[alt.Tooltip(f"shown.{field}:N", title=title) for field, title in TOOLTIP.items()],
     )  # fmt: skip
     layers = alt.layer(full, lines, intervals, dots.add_params(brush), data=alt.NamedData("points"))
-    chart = layers.properties(width="container", height=380).configure(font="sans-serif").to_dict()
+    chart = layers.properties(width="container", height=380).configure(font="sans-serif")
+    chart = chart.configure_axis(labelFontSize=12, titleFontSize=13, titleFontWeight="normal").to_dict()
     return {key: value for key, value in chart.items() if key != "$schema"}  # which is an address on the web
 
 

@@ -11,6 +11,9 @@ from tgems.reporting.panels import leftmost, legend_below, panel_grid, title
 from tgems.reporting.style import DASHES, GREY, MARKERS, OKABE_ITO, save, short, use_style
 from tgems.reporting.tables import write_table
 
+ASKED = {"early exit": "all exits", "early exit, exits by time": "by time"}
+"""What panels say of the exits that are asked."""
+
 
 def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> None:
     """Write the table `latency` as CSV, Markdown and LaTeX, and its figure.
@@ -32,17 +35,18 @@ def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> Non
 def plot(frame: pd.DataFrame) -> Figure:
     """Plot speed-up over rate for every backbone and batch size, beside its bound and what the saving in MACs promises.
 
-    Small dots are the bounds. Bars are 95 % intervals of the median over rounds, or ranges where there are fewer than
-    six rounds. Of several policies and data sets that were measured, the first is drawn: the image-guided T-GEM on the
-    training data set.
+    Where exits were chosen by time too, these have a second row. Small dots are the bounds. Bars are 95 % intervals of
+    the median over rounds, or ranges where there are fewer than six rounds. Of several policies and data sets that were
+    measured, the first is drawn: the image-guided T-GEM on the training data set.
     """
-    early = frame[frame["encoder"].eq("early exit") & frame["exit_block"].isna()]
-    early = early.drop_duplicates(["backbone", "batch_size", "rate_target"])
+    early = frame[frame["encoder"].isin(ASKED) & frame["exit_block"].isna()]
+    early = early.drop_duplicates(["encoder", "backbone", "batch_size", "rate_target"])
     backbones = list(dict.fromkeys(early["backbone"]))
-    figure, axes = panel_grid([[(backbone,) for backbone in backbones]], 2.1, 3)
+    rows = [[(encoder, backbone) for backbone in backbones] for encoder in ASKED if (early["encoder"] == encoder).any()]
+    figure, axes = panel_grid(rows, 2.1, 3)
     sizes, targets = sorted(early["batch_size"].unique()), sorted(early["rate_target"].unique())
-    for (backbone,), axis in axes.items():
-        part = early[early["backbone"] == backbone]
+    for (encoder, backbone), axis in axes.items():
+        part = early[(early["backbone"] == backbone) & (early["encoder"] == encoder)]
         rates = np.linspace(part["rate"].min() - 0.03, 1, 100)
         axis.plot(rates, 1 / rates, color=GREY, linestyle="--", label="saving on paper, 1 / rate")
         axis.axhline(1, color="black", linewidth=0.8, label="full encoder")
@@ -61,7 +65,7 @@ def plot(frame: pd.DataFrame) -> Figure:
         about = part.iloc[0]
         title(
             axis,
-            backbone,
+            f"{backbone}: {ASKED[encoder]}",
             f"{about['device']}, {about['threads']} thread{'s' if about['threads'] > 1 else ''}, {about['dtype']}",
         )
         axis.set_xticks(targets, [short(target) for target in targets])

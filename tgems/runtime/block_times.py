@@ -30,6 +30,7 @@ class BlockTimes:
         blocks: Seconds of every block `[L, S]`.
         finish: Seconds of the frozen pooling and projection after the last block `[S]`.
         visits: Seconds of asking the policy at every exit before the last which images leave, if none does `[E-1, S]`.
+        heads: Seconds of embedding images that leave at every exit before the last `[E-1, S]`.
     """
 
     sizes: tuple[int, ...]
@@ -37,6 +38,7 @@ class BlockTimes:
     blocks: np.ndarray
     finish: np.ndarray
     visits: np.ndarray
+    heads: np.ndarray
 
     def at(self, part: np.ndarray, n: int) -> np.ndarray:
         """Return the seconds of some parts `[..., S]` at a batch size `[...]`.
@@ -93,14 +95,16 @@ def measure_block_times(
             for n in sizes:
                 rounds[n].append(_walk(tower, decider, images[:n], device))
     medians = np.stack([np.median(rounds[n], axis=0) for n in sizes], axis=-1)
-    ends = 1 + tower.depth
-    return BlockTimes(sizes, medians[0], medians[1:ends], medians[ends], medians[ends + 1 :])
+    exits = len(decider.costs.blocks) - 1
+    stem, blocks, finish, visits, heads = np.split(medians, np.cumsum((1, tower.depth, 1, exits)))
+    return BlockTimes(sizes, stem[0], blocks, finish[0], visits, heads)
 
 
 def _walk(tower: Tower, decider: ExitDecider, images: Tensor, device: str) -> np.ndarray:
-    """Run the encoder once, and return the seconds of stem, blocks, end and visits `[1 + L + 1 + E-1]`."""
+    """Run the encoder once, and return the seconds of stem, blocks, end, visits and heads `[1 + L + 1 + 2 (E-1)]`."""
     asked = {decider.costs.blocks[k] - 1: k for k in decider.asked}
-    blocks, visits = np.zeros(tower.depth), np.zeros(len(decider.costs.blocks) - 1)
+    blocks, (visits, heads) = np.zeros(tower.depth), np.zeros((2, len(decider.costs.blocks) - 1))
+    everyone = torch.arange(len(images), device=device)
     memory: dict[str, Tensor] = {}
 
     def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -118,8 +122,9 @@ def _walk(tower: Tower, decider: ExitDecider, images: Tensor, device: str) -> np
         if k in asked:
             view = LiveView(asked[k], decider, tower, state, memory)
             _, visits[asked[k]] = timed(lambda view=view: bool(decider.leaving(view).any()))
+            _, heads[asked[k]] = timed(lambda view=view: view.embed(everyone))
     _, finish = timed(lambda: tower.finish(state))
-    return np.array([stem, *blocks, finish, *visits])
+    return np.array([stem, *blocks, finish, *visits, *heads])
 
 
 def early_seconds(times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], chunk: int) -> float:
@@ -133,14 +138,33 @@ def early_seconds(times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], c
         blocks: Blocks after which images may leave, 1-based and ascending; the last is L.
         chunk: Largest number of images per forward pass.
     """
-    depths = np.asarray(blocks)[exits]
-    seconds = times.at(times.stem, len(depths))
-    chunks = np.array_split(depths, -(-len(depths) // chunk))
-    for block, own in enumerate(times.blocks):
-        chunks = _packed([part[part > block] for part in chunks], chunk)
+    under_way = _under_way(np.asarray(blocks)[exits], len(times.blocks), chunk)
+    seconds = times.at(times.stem, len(exits))
+    for own, chunks in zip(times.blocks, under_way, strict=True):
         seconds = seconds + sum(times.at(own, len(part)) for part in chunks)
-    whole = [part[part == len(times.blocks)] for part in chunks]
+    whole = [part[part == len(times.blocks)] for part in under_way[-1]]
     return float(seconds + sum(times.at(times.finish, len(part)) for part in whole))
+
+
+def asking_seconds(
+    times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], chunk: int, asked: Sequence[int]
+) -> tuple[float, float]:
+    """Return the seconds of one call that are spent on asking some exits, and on the heads of images that leave.
+
+    Args:
+        times: Of the parts.
+        exits: See `early_seconds`.
+        blocks: See `early_seconds`.
+        chunk: See `early_seconds`.
+        asked: Exits (0-based) before the last at which the policy is asked.
+    """
+    under_way = _under_way(np.asarray(blocks)[exits], blocks[-1], chunk)
+    visits = heads = 0.0
+    for k in asked:
+        for part in under_way[blocks[k] - 1]:
+            visits += float(times.at(times.visits[k], len(part)))
+            heads += float(times.at(times.heads[k], int((part == blocks[k]).sum())))
+    return visits, heads
 
 
 def bound(times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], chunk: int) -> float:
@@ -154,6 +178,15 @@ def bound(times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], chunk: in
     """
     full = early_seconds(times, np.full(exits.shape[1], len(blocks) - 1), blocks, chunk)
     return full / statistics.fmean(early_seconds(times, call, blocks, chunk) for call in exits)
+
+
+def _under_way(depths: np.ndarray, blocks: int, chunk: int) -> list[list[np.ndarray]]:
+    """Return the chunks of images that run each block, as the numbers of blocks that each image runs."""
+    chunks, found = np.array_split(depths, -(-len(depths) // chunk)), []
+    for block in range(blocks):
+        chunks = _packed([part[part > block] for part in chunks], chunk)
+        found.append(chunks)
+    return found
 
 
 def _packed(chunks: Sequence[np.ndarray], chunk: int) -> list[np.ndarray]:

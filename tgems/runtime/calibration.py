@@ -14,9 +14,11 @@ from torch import Tensor
 
 from tgems.backbones.load import Backbone
 from tgems.errors import UserError
+from tgems.policies.chosen_exits import require_choice
 from tgems.policies.interface import ThresholdPolicy
 from tgems.provenance import digest_json
 from tgems.runtime.early_exit import Calibration, EarlyExit
+from tgems.runtime.exits_by_time import ChosenExits, measured_exits
 from tgems.runtime.image_files import DecodedBatch, ImageFile, decoded_batches, find_images
 from tgems.runtime.own_fit import Forecast, OwnFit, allowed_or_refused
 from tgems.runtime.own_outputs import own_outputs, text_embeddings
@@ -33,11 +35,13 @@ class OwnCalibration:
         calibration: The thresholds, and under `made` how they came about.
         forecast: Mean rate of the next images.
         left_out: Name and reason of each image that could not be read.
+        chosen: Exits that were chosen by time, and what to expect of them; None if no exits were chosen.
     """
 
     calibration: Calibration
     forecast: Forecast
     left_out: list[tuple[str, str]]
+    chosen: ChosenExits | None = None
 
 
 def calibrate(
@@ -54,6 +58,7 @@ def calibrate(
     batch_size: int = 64,
     workers: int = 0,
     skip_bad: bool = False,
+    by_time: bool = False,
     advance: Callable[[int], None] = lambda n: None,
 ) -> OwnCalibration:
     """Fit thresholds to unlabelled images.
@@ -74,9 +79,12 @@ def calibrate(
         upcoming: Number of the next images that forecast and promise are about.
         confidence: Probability with which a promise is kept.
         seed: Seed of all random divisions.
-        batch_size: Number of images per forward pass.
+        batch_size: Number of images per forward pass; with `by_time`, also the number of images per call of
+            `encode_image` for which exits are chosen.
         workers: Processes that decode.
         skip_bad: Whether to leave out images that cannot be read.
+        by_time: Whether to ask only exits that are worth their time on this machine (`tgems.runtime.exits_by_time`);
+            only with `rate`.
         advance: Called with the number of further images that are done.
 
     Raises:
@@ -87,6 +95,10 @@ def calibrate(
     if not isinstance(policy, ThresholdPolicy):
         raise UserError(f"policy {policy.name!r} has no thresholds to fit; export another, such as 'tgem'")
     _check(early, rate, keep, texts, upcoming, confidence)
+    if by_time:
+        if rate is None:
+            raise UserError("exits are chosen by time for a rate; give --rate, or leave out --by-time")
+        require_choice(policy, early.costs)
     chosen = images if isinstance(images, Tensor) else _found(images)
     rows = np.random.default_rng(seed).permutation(len(chosen))[:LARGEST_SAMPLE]
     if keep is not None:  # before anything is encoded
@@ -104,7 +116,13 @@ def calibrate(
     outputs = own_outputs(backbone, early, policy, batches, bank, [target, 0.0])
     if len(outputs) < FEWEST:
         raise UserError(f"too few images to fit thresholds to: {len(outputs)}; give {FEWEST} or more")
-    fit = OwnFit(policy, outputs, bank is not None, upcoming, seed)
+    chosen_exits = None
+    if by_time:
+        device, scale = backbone.model.logit_scale.device, backbone.logit_scale
+        looked_at = bank.to(device) if bank is not None and policy.needs_bank else None
+        chosen_exits = measured_exits(backbone.tower, early, looked_at, scale, target, batch_size, device.type)
+    among = None if chosen_exits is None else chosen_exits.asked
+    fit = OwnFit(policy, outputs, bank is not None, upcoming, seed, among)
     if keep is None:
         point, forecast = fit.for_rate(target)
     else:
@@ -121,10 +139,12 @@ def calibrate(
         "expected": asdict(forecast),
         "seed": seed,
     }
+    if chosen_exits is not None:
+        made["by_time"] = {"batch_size": batch_size, "asked": list(chosen_exits.asked), "speedup": chosen_exits.speedup}
     calibration = Calibration(
         point.thresholds, point.visited, forecast.rate, spread=policy.spread(outputs, point), made=made
     )
-    return OwnCalibration(calibration, forecast, left_out)
+    return OwnCalibration(calibration, forecast, left_out, chosen_exits)
 
 
 def _check(

@@ -20,6 +20,9 @@ PICKLES = ("pkl", "pickle", "pyd")  # members that webdataset unpickles
 def load_tgems(model_name: str, pretrained: str = "default", cache_dir: str | None = None, device: str = "cpu"):
     """Load a saved T-GEM the way clip_benchmark loads a model.
 
+    clip_benchmark uses the embeddings of each batch before it reads the next one, so that images cannot wait for those
+    of later batches: it encodes by `encode_image`, at batches that thin out as images leave.
+
     Args:
         model_name: Folder, or id on the hub.
         pretrained: Data set whose thresholds are used; `default` for the first.

@@ -1,4 +1,4 @@
-"""Run an image tower block by block and drop images as they leave. The only loop of early-exit execution.
+"""Run an image tower block by block on one batch, and drop images as they leave.
 
 Images are kept in chunks whose activations an allocator reuses; as images leave, chunks are packed anew. The result of
 an image depends neither on its batch nor on its place in it, except for rounding. No activation is larger than the full
@@ -6,16 +6,15 @@ encoder's: blocks see at most the batch, and a chunk's old state is gone before 
 """
 
 import math
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from tgems.backbones.states import State, concatenate, tensors_of
+from tgems.backbones.states import State, tensors_of
 from tgems.backbones.towers import Tower
-from tgems.runtime.live_view import ExitDecider, LiveView
+from tgems.runtime.leaving import Chunk, Exits, Left, joined
+from tgems.runtime.live_view import ExitDecider
 
 # glibc maps allocations from 32 MiB on anew each time, and their page faults cost more than the products gain
 REUSED_BYTES = 24 * 2**20
@@ -32,24 +31,10 @@ class Encoded(NamedTuple):
     embeddings: Tensor
     exits: Tensor
 
-
-@dataclass(frozen=True)
-class Chunk:
-    """Images on their way.
-
-    Attributes:
-        state: The tower's state, images first.
-        places: Places of the images in the batch `[n]` int64.
-        memory: What the policy remembers of them, by name `[n, ...]`.
-    """
-
-    state: State
-    places: Tensor
-    memory: dict[str, Tensor] = field(default_factory=dict)
-
-    def select(self, rows: Tensor) -> "Chunk":
-        """Return some of the images."""
-        return Chunk(self.state[rows], self.places[rows], {k: v[rows] for k, v in self.memory.items()})
+    def write(self, left: Left) -> None:
+        """Enter images that have left, in place."""
+        self.embeddings.index_copy_(0, left.places, left.embeddings)
+        self.exits.index_fill_(0, left.places, left.exit_index)
 
 
 def encode_early(
@@ -70,62 +55,41 @@ def encode_early(
         chunk: Number of images per forward pass; None for `default_chunk`.
         planned: Exits `[n]` to take instead of the policy's, which is asked all the same: for measuring speed.
     """
-    costs = decider.costs
-    embeddings = torch.empty(len(images), costs.embed_dim, device=images.device)
-    batch = _Batch(tower, decider, planned, embeddings, torch.full_like(embeddings[:, 0], len(costs.blocks) - 1).long())
-    if not len(images):
-        return Encoded(batch.embeddings, batch.exits)
+    costs, n = decider.costs, len(images)
+    embeddings = torch.empty(n, costs.embed_dim, dtype=torch.float32, device=images.device)
+    encoded = Encoded(embeddings, torch.empty(n, dtype=torch.int64, device=images.device))
+    if not n:
+        return encoded
     state = tower.stem(images)
     size = chunk or default_chunk(state)
-    chunks = cut(Chunk(state, torch.arange(len(images), device=images.device)), size)
+    chunks = cut(Chunk(state, torch.arange(n, device=images.device)), size)
     del state  # only the chunks hold it from here on, so that it is freed as they move on
-    asked = {costs.blocks[k] - 1: k for k in decider.asked}
+    exits, asked = Exits(tower, decider, last_resort, planned), {costs.blocks[k] - 1: k for k in decider.asked}
     for block in range(tower.depth):
         exit_index = asked.get(block)
-        for i in range(len(chunks)):
-            chunks[i] = Chunk(tower.block(block, chunks[i].state), chunks[i].places, chunks[i].memory)
+        some_left = False
+        for i, own in enumerate(chunks):
+            own.state = tower.block(block, own.state)
             if exit_index is not None:
-                chunks[i] = batch.let_leave(chunks[i], exit_index, exit_index == last_resort)
-        chunks = repacked([c for c in chunks if len(c.places)], size)
-        if not chunks:
-            return Encoded(batch.embeddings, batch.exits)
+                left, chunks[i] = exits.let_leave(own, exit_index)
+                if left is not None:
+                    encoded.write(left)
+                    some_left = True
+        if some_left:
+            del own
+            chunks = repacked([c for c in chunks if len(c)], size)
+            if not chunks:
+                return encoded
     for c in chunks:
-        batch.embeddings[c.places] = F.normalize(tower.finish(c.state).float(), dim=-1)
-    return Encoded(batch.embeddings, batch.exits)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """A batch under way: its results so far, and what decides."""
-
-    tower: Tower
-    decider: ExitDecider
-    planned: Tensor | None
-    embeddings: Tensor
-    exits: Tensor
-
-    def let_leave(self, chunk: Chunk, exit_index: int, must: bool) -> Chunk:
-        """Write the results of images that leave at an exit, and return the others."""
-        view = LiveView(exit_index, self.decider, self.tower, chunk.state, chunk.memory)
-        mask = self.decider.leaving(view)
-        if self.planned is not None:
-            mask = self.planned[chunk.places] == exit_index
-        if must:
-            mask = torch.ones_like(mask)
-        leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
-        if not len(leaving):
-            return chunk
-        places = chunk.places[leaving]
-        self.embeddings[places] = view.embed(leaving).to(self.embeddings.dtype)
-        self.exits[places] = exit_index
-        if len(leaving) == len(mask):
-            return chunk.select(leaving[:0])
-        return chunk.select((~mask).nonzero().squeeze(1))
+        encoded.write(exits.finish(c))
+    return encoded
 
 
 def cut(whole: Chunk, size: int) -> list[Chunk]:
     """Cut into as few chunks as `size` allows, of nearly equal length; views, not copies."""
-    parts = -(-len(whole.places) // size)
+    parts = -(-len(whole) // size)
+    if parts == 1:
+        return [whole]
     memory = {name: tensor.tensor_split(parts) for name, tensor in whole.memory.items()}
     pairs = zip(whole.state.tensor_split(parts), whole.places.tensor_split(parts), strict=True)
     return [Chunk(s, p, {name: split[i] for name, split in memory.items()}) for i, (s, p) in enumerate(pairs)]
@@ -133,12 +97,10 @@ def cut(whole: Chunk, size: int) -> list[Chunk]:
 
 def repacked(chunks: list[Chunk], size: int) -> list[Chunk]:
     """Pack images into fewer chunks if they fit."""
-    total = sum(len(c.places) for c in chunks)
+    total = sum(len(c) for c in chunks)
     if len(chunks) <= -(-total // size):
         return chunks
-    state, places = concatenate([c.state for c in chunks]), torch.cat([c.places for c in chunks])
-    memory = {name: torch.cat([c.memory[name] for c in chunks]) for name in chunks[0].memory}
-    return cut(Chunk(state, places, memory), size)
+    return cut(joined(chunks), size)
 
 
 def default_chunk(state: State) -> int:

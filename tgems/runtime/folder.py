@@ -259,7 +259,9 @@ def _early_exit(config: SavedConfig, folder: Path, policy: Policy) -> EarlyExit:
         costs=config.costs.costs(),
         heads=heads if isinstance(heads, ExitHeads) else None,
         gates=gates if isinstance(gates, Gates) else None,
-        calibrations={name: Calibration(**point.model_dump()) for name, point in config.calibrations.items()},
+        calibrations={
+            name: Calibration(**point.model_dump(exclude_unset=True)) for name, point in config.calibrations.items()
+        },
         about=config.about.as_dict(),
     )
 

@@ -6,6 +6,7 @@ calibration, max_rate, hold_rate, model (folder or hub id).
 
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,21 +77,28 @@ class _Encoder:
                 self.model.observe(np.array([rates[image.name] for image in batch if image.name in rates]))
 
     def rows(self, images: Sequence[ImageFile]) -> list[dict]:
-        """Encode images, and return a row for each that can be read."""
+        """Encode images as one stream, and return a row for each that can be read."""
         model = self.model
-        device, rates, blocks = model.logit_scale.device, model.rates, model.early_exit.costs.blocks
-        rows = []
-        for batch in decoded_batches(images, model.preprocess, self.batch_size, self.workers, self.skip_bad):
-            self.left_out.update(batch.bad)
-            if batch.images:
-                encoded = model.encode_image(torch.stack(batch.images).to(device), return_exits=True)
-                exits, embeddings = encoded.exits.tolist(), encoded.embeddings.cpu().numpy()
-                rows += [
-                    {"image": images[p].name, "exit_block": blocks[e], "rate": rates[e], "embedding": z}
-                    for p, e, z in zip(batch.places, exits, embeddings, strict=True)
-                ]
-            self.advance(len(batch))
+        rates, blocks = model.rates, model.early_exit.costs.blocks
+        rows, places = [], deque()
+        for encoded in model.encode_stream(self._pixels(images, places), self.batch_size):
+            exits, embeddings = encoded.exits.tolist(), encoded.embeddings.cpu().numpy()
+            rows += [
+                {"image": images[p].name, "exit_block": blocks[e], "rate": rates[e], "embedding": z}
+                for p, e, z in zip(places.popleft(), exits, embeddings, strict=True)
+            ]
+            self.advance(len(exits))
         return rows
+
+    def _pixels(self, images: Sequence[ImageFile], places: deque[list[int]]) -> Iterator[torch.Tensor]:
+        """Yield batches of images that can be read, and append their places."""
+        device = self.model.logit_scale.device
+        for batch in decoded_batches(images, self.model.preprocess, self.batch_size, self.workers, self.skip_bad):
+            self.left_out.update(batch.bad)
+            self.advance(len(batch.bad))
+            if batch.images:
+                places.append(batch.places)
+                yield torch.stack(batch.images).to(device)
 
 
 def encode_images(
@@ -107,8 +115,10 @@ def encode_images(
 
     Parts of about a thousand images are kept in `{out}.parts` until the file is whole. A run with the same model and
     the same names goes on from them: it encodes what is missing, what could not be read before, and all images of a
-    part with one whose size or time of change is another now. If the model holds a rate, the images are one stream in
-    their order, which begins anew with each call; a run that goes on counts what has been encoded before.
+    part with one whose size or time of change is another now. Images wait for each other within a part only
+    (`EarlyExitCLIP.encode_stream`), so that a run that goes on writes what one without interruption would have written.
+    If the model holds a rate, all images are one stream in their order, encoded batch by batch, which begins anew with
+    each call; a run that goes on counts what has been encoded before.
 
     Args:
         model: T-GEM, on its device.

@@ -4,11 +4,11 @@ Which image leaves where is drawn beforehand from an exit histogram, so that bot
 known rate; gates are evaluated as they would be. Weights do not matter for speed, and heads and gates are random.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import comb
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,16 +28,27 @@ from tgems.exits.losses import exit_weights
 from tgems.outputs import whole_file
 from tgems.policies.trained_gates import TGem
 from tgems.runtime.block_times import bound, measure_block_times
+from tgems.runtime.drawn_exits import draw_exits
 from tgems.runtime.engine import default_chunk, encode_early
+from tgems.runtime.exits_by_time import draw_among, exits_by_time
 from tgems.runtime.live_view import ExitDecider
 from tgems.runtime.measured_settings import MeasuredSetting, RandomModules, settings_of_run
+from tgems.runtime.speed_table import speed_table
 
-FULL, CHUNKED, EARLY = "full", "full, in chunks", "early exit"
+FULL, CHUNKED, EARLY, BY_TIME = "full", "full, in chunks", "early exit", "early exit, exits by time"
 IMAGES = 32
 LEAST = 3
 
 Encoders = dict[tuple, Callable[[int], Tensor]]
 """Functions of the number of the call, by encoder and rate target, and for further settings their other names."""
+
+
+class _Planned(NamedTuple):
+    """Exits `[n]` that the images of all calls take, who is asked about them, and what leaving costs `[E]`."""
+
+    decider: ExitDecider
+    exits: np.ndarray
+    prices: np.ndarray
 
 
 def measure_latency(
@@ -59,14 +70,16 @@ def measure_latency(
         settings: Function that returns further operating points to measure in turn with the others.
 
     Returns:
-        One row per batch size and encoder: `full`, `full, in chunks` (only where it differs) and `early exit` at every
-        rate target, and of every further setting, which is named by `policy`, `dataset` and `exit_block`. `speedup` is
-        relative to the faster of the two full ones; `efficiency` is it times the rate, and
-        `share_of_bound` is it divided by `bound` (`tgems.runtime.block_times.bound`).
+        One row per batch size and encoder: `full`, `full, in chunks` (only where it differs), and at every rate target
+        `early exit`, which asks all exits, and `early exit, exits by time` (`tgems.runtime.exits_by_time`), with exits
+        that are drawn among those asked; and `early exit` of every further setting, which is named by `policy`,
+        `dataset` and `exit_block`. `asked` is the number of exits asked. `speedup` is relative to the faster of the two
+        full ones; `efficiency` is it times the rate, and `share_of_bound` is it divided by `bound`
+        (`tgems.runtime.block_times.bound`).
     """
     torch.manual_seed(0)
     tower.visual.to(options.device)
-    modules, rates = RandomModules(costs, hidden, options.device), costs.image_guided()
+    modules, prices = RandomModules(costs, hidden, options.device), partial(TGem().costs, costs, 0)
     decider = modules.decider(TGem(), range(len(costs.blocks) - 1))
     further = list(settings(modules))
     blank = torch.zeros(max(options.batch_sizes), 3, *tower.image_size, device=options.device)
@@ -75,23 +88,27 @@ def measure_latency(
     frames = []
     for batch_size in tqdm(options.batch_sizes, desc="latency", unit="batch size"):
         calls = max(1, IMAGES // batch_size)
-        drawn = {target: draw_exits(p, calls * batch_size) for target, p in shares.items()}
         images = torch.randn(batch_size, 3, *tower.image_size, device=options.device)
-        encoders = _encoders(tower, images, chunk)
-        realised: dict[tuple, float] = {}
-        for target, exits in drawn.items():
-            encoders[EARLY, target] = _leaving_at(exits, tower, decider, images, chunk)
-            realised[EARLY, target] = float(rates[exits].mean())
+        planned: dict[tuple, _Planned] = {}
+        for target, share in shares.items():
+            some = exits_by_time(parts, prices, costs.blocks, target, batch_size, chunk).asked
+            every, n = decider.asked, calls * batch_size
+            planned[EARLY, target] = _Planned(decider, draw_exits(share, n), prices(every))
+            planned[BY_TIME, target] = _Planned(
+                decider.at(some), draw_among(prices(some), some, target, n), prices(some)
+            )
         for setting in further:
-            key, exits = (EARLY, *setting.names), draw_exits(setting.shares, calls * batch_size)
-            encoders[key] = _leaving_at(exits, tower, setting.decider, images, chunk)
-            realised[key] = float(setting.prices[exits].mean())
+            exits = draw_exits(setting.shares, calls * batch_size)
+            planned[EARLY, *setting.names] = _Planned(setting.decider, exits, setting.prices)
+        encoders = _encoders(tower, images, chunk)
+        encoders |= {key: _leaving_at(own, tower, images, chunk) for key, own in planned.items()}
         times = _in_turn(encoders, calls, options)
+        realised = {key: float(own.prices[own.exits].mean()) for key, own in planned.items()}
         bounds = {
-            (EARLY, target): bound(parts, exits.reshape(calls, batch_size), costs.blocks, chunk)
-            for target, exits in drawn.items()
+            key: bound(parts, own.exits.reshape(calls, batch_size), costs.blocks, chunk) for key, own in planned.items()
         }
-        frames.append(speed_table(times, realised, bounds, batch_size, calls))
+        asked = {key: len(own.decider.asked) for key, own in planned.items()}
+        frames.append(speed_table(times, realised, bounds, asked, batch_size, calls))
     about = {"device": _device_name(options.device), "threads": torch.get_num_threads(), "dtype": options.dtype}
     return pd.concat(frames, ignore_index=True).assign(**about)
 
@@ -160,13 +177,6 @@ def trained_shares(exits: pd.DataFrame) -> dict[float, np.ndarray]:
     return {float(target): row.to_numpy() for target, row in means.iterrows()}
 
 
-def draw_exits(shares: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-    """Draw exits `[n]` with nearly these shares `[E]`, in random order; rounding is spread evenly."""
-    at = (np.arange(n) + 0.5) / n
-    exits = np.searchsorted(np.cumsum(shares) / np.sum(shares), at)
-    return np.random.default_rng(seed).permutation(exits)
-
-
 def _encoders(tower: Tower, images: Tensor, chunk: int) -> Encoders:
     """Make functions of the number of the call that encode all images to the end, by encoder."""
     encoders: Encoders = {(FULL, None): lambda call: F.normalize(tower.encode(images), dim=-1)}
@@ -177,12 +187,10 @@ def _encoders(tower: Tower, images: Tensor, chunk: int) -> Encoders:
     return encoders
 
 
-def _leaving_at(
-    exits: np.ndarray, tower: Tower, decider: ExitDecider, images: Tensor, chunk: int
-) -> Callable[[int], Tensor]:
+def _leaving_at(own: _Planned, tower: Tower, images: Tensor, chunk: int) -> Callable[[int], Tensor]:
     """Make a function of the number of the call that encodes images which leave at given exits."""
-    planned = torch.from_numpy(exits).to(images.device).split(len(images))
-    return lambda call: encode_early(tower, decider, images, chunk=chunk, planned=planned[call]).embeddings
+    exits = torch.from_numpy(own.exits).to(images.device).split(len(images))
+    return lambda call: encode_early(tower, own.decider, images, chunk=chunk, planned=exits[call]).embeddings
 
 
 @torch.inference_mode()
@@ -210,71 +218,5 @@ def _timed(encode: Callable, call: int, device: str) -> float:
     return time.perf_counter() - start
 
 
-def speed_table(times: dict, realised: dict, bounds: dict, batch_size: int, calls: int) -> pd.DataFrame:
-    """Tabulate latency, throughput and speed-up of one batch size.
-
-    Args:
-        times: Seconds of every call, by encoder and round.
-        realised: Mean rate by encoder; 1 if absent.
-        bounds: Speed-up by encoder that its exits would reach if asking them were free; absent for the full encoder.
-        batch_size: Number of images per call.
-        calls: Number of calls per round.
-    """
-    totals = {key: [sum(one) for one in rounds] for key, rounds in times.items()}
-    full = min((key for key in totals if key[0] != EARLY), key=lambda key: statistics.median(totals[key]))
-    rows = []
-    for key, rounds in times.items():
-        encoder, target, *names = key
-        milliseconds = [1000 * total / (batch_size * calls) for total in totals[key]]
-        fastest, slowest = median_interval(milliseconds)
-        rate = realised.get(key, 1.0)
-        speedups = [f / t for f, t in zip(totals[full], totals[key], strict=True)]
-        limit = bounds.get(key, float("nan"))
-        speedup, (low, high) = statistics.median(speedups), median_interval(speedups)
-        single = [t * 1000 for one in rounds for t in one]
-        rows.append(
-            {
-                "encoder": encoder,
-                "batch_size": batch_size,
-                "rate_target": target,
-                "rate": rate,
-                "latency_ms_p50": float(np.percentile(single, 50)),
-                "latency_ms_p95": float(np.percentile(single, 95)),
-                "images_per_second": batch_size * calls / statistics.median(totals[key]),
-                "speedup": speedup,
-                "speedup_ci_low": low,
-                "speedup_ci_high": high,
-                "flops_speedup": 1 / rate,
-                "efficiency": speedup * rate,
-                "bound": limit,
-                "share_of_bound": speedup / limit,
-                "rounds": len(rounds),
-                "ms_per_image": statistics.median(milliseconds),
-                "ms_per_image_ci_low": fastest,
-                "ms_per_image_ci_high": slowest,
-                **dict(zip(("policy", "dataset", "exit_block"), names or (None, None, None), strict=True)),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def _device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
-
-
-def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return an interval that covers the median of independent draws with at least this probability.
-
-    It lies between two order statistics, whatever the distribution (Hahn & Meeker 1991, Statistical Intervals, 5.2):
-    the j-th smallest and j-th largest value, with the largest j that suffices. Fewer than six values cannot reach
-    95 %, and give their range.
-    """
-    ordered, outside, j = sorted(values), 0.0, 0
-    n = len(ordered)
-    while j < (n - 1) // 2:
-        outside += 2 * comb(n, j) / 2**n  # the probability that at most j values lie on one side of the median
-        if outside > 1 - level:
-            break
-        j += 1
-    j = max(j, 1)
-    return ordered[j - 1], ordered[n - j]

@@ -1,22 +1,25 @@
 """Images that are still in the encoder, as a policy sees them, and the decision which of them leave."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tgems.backbones.states import State
+from tgems.backbones.states import State, select
 from tgems.backbones.towers import Tower
 from tgems.costs.exit_costs import ExitCosts
 from tgems.errors import UserError
 from tgems.exits.bank_statistics import BankStatistics, bank_statistics
 from tgems.exits.modules import ExitHeads, Gates
-from tgems.features.encode import summary_rows
 from tgems.policies.exit_view import ExitView
 from tgems.policies.interface import Policy, ThresholdPolicy
+from tgems.runtime.pooled_summaries import pooled_rows
+
+UNCHANGED = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class ExitDecider:
     scale: float = 1.0
     bank: Tensor | None = None
 
+    def at(self, exits: Sequence[int]) -> "ExitDecider":
+        """Return a decider that lets images leave at some of the exits only."""
+        return replace(self, thresholds={k: self.thresholds[k] for k in exits}, asked=tuple(exits))
+
     def leaving(self, view: "LiveView") -> Tensor:
         """Decide which images leave at an exit `[n]` bool.
 
@@ -55,7 +62,12 @@ class ExitDecider:
         threshold = self.thresholds.get(view.exit_index)
         return torch.zeros_like(score, dtype=torch.bool) if threshold is None else score > threshold
 
-    @property
+    @cached_property
+    def summary(self) -> tuple[int, int]:
+        """Width of one part of a summary, and size of its grid."""
+        return self.costs.width, self.costs.grid
+
+    @cached_property
     def dtype(self) -> torch.dtype:
         """Precision of heads and gates, in which they are given summaries."""
         for module in (self.heads, self.gates):
@@ -86,32 +98,42 @@ class LiveView(ExitView):
 
     def embed(self, chosen: Tensor) -> Tensor:
         """Embed some of the images `[m]` as unit vectors `[m, D]`; nothing is computed twice."""
-        if "_embeddings" in self.__dict__:
-            return self._embeddings[chosen]
-        return self._embed(self._state[chosen], None if self._decider.heads is None else self._summaries[chosen])
+        everyone = len(chosen) == len(self)
+        if everyone or "_embeddings" in self.__dict__:
+            return self._embeddings if everyone else self._embeddings[chosen]
+        if self._decider.heads is None:
+            return self._finished(select(self._state, chosen))
+        return self._head(self._decider.heads, self._summaries.index_select(0, chosen))
 
-    def _embed(self, state: State, summaries: Tensor | None) -> Tensor:
-        if self._decider.heads is None or summaries is None:
-            return F.normalize(self._tower.finish(state).float(), dim=-1)
-        with torch.autocast(self.device.type, enabled=False):  # heads and gates keep their precision
-            return self._decider.heads.at_exit(self.exit_index, summaries)
+    def _finished(self, state: State) -> Tensor:
+        return F.normalize(self._tower.finish(state).float(), dim=-1)
+
+    def _head(self, heads: ExitHeads, summaries: Tensor) -> Tensor:
+        with self._own_precision():
+            return heads.at_exit(self.exit_index, summaries)
+
+    def _own_precision(self) -> AbstractContextManager:
+        """Let heads and gates keep their precision; without autocast, nothing has to be switched off."""
+        kind = self.device.type
+        return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else UNCHANGED
 
     @cached_property
     def _summaries(self) -> Tensor:
-        with torch.autocast(self.device.type, enabled=False):
-            rows = summary_rows(self._tower, self._state, self.costs.width, [self.costs.grid])
-        return rows.to(self._decider.dtype)
+        with self._own_precision():
+            rows = pooled_rows(self._tower, self._state, *self._decider.summary)
+        return rows if rows.dtype == self._decider.dtype else rows.to(self._decider.dtype)
 
     @cached_property
     def _embeddings(self) -> Tensor:
-        return self._embed(self._state, None if self._decider.heads is None else self._summaries)
+        heads = self._decider.heads
+        return self._finished(self._state) if heads is None else self._head(heads, self._summaries)
 
     @cached_property
     def _statistics(self) -> BankStatistics:
         bank = self._decider.bank
         if bank is None:
             raise UserError("this model looks at a text bank: call set_text_bank(embeddings) before encode_image")
-        with torch.autocast(self.device.type, enabled=False):
+        with self._own_precision():
             z = self._embeddings
             return bank_statistics(self._decider.scale * (z @ bank.T.to(z.dtype)), self._decider.scale)
 
@@ -128,7 +150,7 @@ class LiveView(ExitView):
         if self._decider.gates is None:
             raise ValueError("a policy reads view.gate, but has no gates")
         bank = self._statistics if self._gate_reads_bank() else None
-        with torch.autocast(self.device.type, enabled=False):
+        with self._own_precision():
             return self._decider.gates.scores_at(self.exit_index, self._summaries, bank)
 
     def _gate_reads_bank(self) -> bool:

@@ -4,31 +4,33 @@ It is built from a backbone and a trained T-GEM, saved as a folder (tgems/runtim
 clip_benchmark without changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tgems.backbones.load import Backbone
 from tgems.errors import UserError
 from tgems.options import names_nearest_option
 from tgems.policies.online import HeldRate
+from tgems.runtime.buffered_engine import encode_stream
 from tgems.runtime.calibration import OwnCalibration, calibrate
 from tgems.runtime.early_exit import EarlyExit, exits_within
 from tgems.runtime.engine import Encoded, encode_early
 from tgems.runtime.fetching import fetch
 from tgems.runtime.folder import load, save
+from tgems.runtime.frozen_clip import FrozenCLIP
 from tgems.runtime.holding import OBSERVING, held_target, moved, start_holding
 from tgems.runtime.hub import push, require_device
 from tgems.runtime.live_view import ExitDecider
 
 
-class EarlyExitCLIP(nn.Module):
+class EarlyExitCLIP(FrozenCLIP):
     """An open_clip model that spends on each image what it needs.
 
     Args:
@@ -48,7 +50,6 @@ class EarlyExitCLIP(nn.Module):
             on from it by itself, and all methods that change thresholds, cap or text bank begin anew.
     """
 
-    model: Any  # an open_clip model: CLIP, CustomTextCLIP or CoCa
     text_bank: Tensor | None
     held: HeldRate | None
 
@@ -183,21 +184,6 @@ class EarlyExitCLIP(nn.Module):
             bank=self.text_bank,
         )
 
-    @property
-    def logit_scale(self) -> Tensor:
-        """The backbone's logit scale, as a logarithm."""
-        return self.model.logit_scale
-
-    @property
-    def logit_bias(self) -> Tensor | None:
-        """The backbone's logit bias, which only models trained with a sigmoid have; exits do not depend on it."""
-        return self.model.logit_bias
-
-    @property
-    def visual(self) -> nn.Module:
-        """The backbone's image encoder, unchanged: it always runs at full depth, and merges no tokens."""
-        return self.model.visual
-
     @overload
     def encode_image(self, image: Tensor, normalize: bool = ..., return_exits: Literal[False] = ...) -> Tensor: ...
     @overload
@@ -225,29 +211,29 @@ class EarlyExitCLIP(nn.Module):
         return encoded if return_exits else encoded.embeddings
 
     @torch.no_grad()
-    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """Encode texts by the backbone: token numbers `[m, context_length]` -> `[m, D]`."""
-        return self.model.encode_text(text, normalize=normalize)
+    def encode_stream(self, batches: Iterable[Tensor], batch_size: int = 64) -> Iterator[Encoded]:
+        """Encode many images, with every forward pass at a full batch: faster than calls of `encode_image`.
 
-    def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> tuple | dict[str, Any]:
-        """Encode both, as open_clip's `CLIP.forward`.
+        Images that go on wait at the exits for others from later batches (docs/method.md#full-batches). Each image has
+        the exit and, except for rounding, the embedding that `encode_image` gives it. While a rate is held, nothing
+        waits: each batch is encoded by `encode_image`.
 
-        Returns:
-            Image features, text features, the scale of their similarities and, if the backbone has one, their bias. It
-            is a dictionary with open_clip's keys if the backbone has `output_dict`.
+        Args:
+            batches: Preprocessed images `[n, 3, h, w]`, on the model's device; n may vary. They are taken as they are
+                needed, so that an iterator need not hold them all.
+            batch_size: Number of images per forward pass, but no more than the model's `chunk`.
+
+        Yields:
+            The results of each batch, in their order. Thresholds, cap and text bank are those of the first call of
+            `next`.
+
+        Raises:
+            UserError: The policy looks at a text bank, and none was set; or the batch size is below 1.
         """
-        encoded = {
-            "image_features": None if image is None else self.encode_image(image, normalize=True),
-            "text_features": None if text is None else self.encode_text(text, normalize=True),
-            "logit_scale": self.logit_scale.exp(),
-        }
-        if self.logit_bias is not None:
-            encoded["logit_bias"] = self.logit_bias
-        return encoded if getattr(self.model, "output_dict", False) else tuple(encoded.values())
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode: the model is frozen."""
-        return super().train(False)
+        if self.held is not None:
+            yield from (self.encode_image(batch, return_exits=True) for batch in batches)
+            return
+        yield from encode_stream(self.tower, self._decider(), batches, batch_size, self.last_resort, self.chunk)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Save the T-GEM, without its backbone (tgems/runtime/folder.py)."""

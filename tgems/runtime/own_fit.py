@@ -9,6 +9,7 @@ import torch
 from tgems.errors import UserError
 from tgems.evaluation.risk_control import allowed_losses, enough_images
 from tgems.policies.cached_outputs import CachedOutputs
+from tgems.policies.chosen_exits import fit_among
 from tgems.policies.interface import ThresholdPolicy
 from tgems.policies.lost_texts import lost_texts
 from tgems.policies.operating_point import OperatingPoint
@@ -31,13 +32,23 @@ class Forecast:
 
 @dataclass(frozen=True)
 class OwnFit:
-    """A policy, its outputs on the images, and what forecast and promise are about."""
+    """A policy, its outputs on the images, and what forecast and promise are about.
+
+    Attributes:
+        policy: The policy.
+        outputs: Its outputs on the images.
+        has_texts: Whether there are texts.
+        upcoming: Number of the next images that forecast and promise are about.
+        seed: Seed of all random divisions.
+        among: Exits (0-based) at which a fit for a rate may let images leave; None for all before the last.
+    """
 
     policy: ThresholdPolicy
     outputs: CachedOutputs
     has_texts: bool
     upcoming: int
     seed: int
+    among: tuple[int, ...] | None = None
 
     def for_rate(self, target: float) -> tuple[OperatingPoint, Forecast]:
         """Fit thresholds to all images for a mean rate."""
@@ -95,7 +106,10 @@ class OwnFit:
         return replace(outputs, bank=outputs.embeddings[:LARGEST_OWN_BANK, -1])
 
     def _fitted(self, outputs: CachedOutputs, targets: list[float]) -> list[OperatingPoint]:
-        return self.policy.fit(self._with_bank(outputs), targets)
+        outputs = self._with_bank(outputs)
+        if self.among is None:
+            return self.policy.fit(outputs, targets)
+        return fit_among(self.policy, outputs, targets, self.among)
 
     def _rates(self, outputs: CachedOutputs, point: OperatingPoint) -> np.ndarray:
         price = self.policy.costs(self.outputs.costs, self._bank_size, point.visited)

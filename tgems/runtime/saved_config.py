@@ -53,6 +53,14 @@ class ExpectedRate(Closed):
     high: Rate
 
 
+class ExitsByTime(Closed):
+    """Exits that were chosen by time: for how many images per call, which (0-based), and the speed-up to expect."""
+
+    batch_size: Size
+    asked: tuple[Exit, ...]
+    speedup: Annotated[float, Field(gt=0)]
+
+
 class MadeOfOwnImages(Closed):
     """How `tgems calibrate` made thresholds: `names` is a digest of the images' names, `texts` the number of texts."""
 
@@ -66,6 +74,7 @@ class MadeOfOwnImages(Closed):
     upcoming: Annotated[int, Field(ge=1)]
     expected: ExpectedRate
     seed: int
+    by_time: ExitsByTime | None = None
 
 
 class CalibrationConfig(Closed):
