@@ -184,6 +184,12 @@ def test_the_figure_draws_each_kind_and_names_the_encoders(table):
     assert plot(small, looks_of(POLICIES)).axes[0].get_xlabel() == "MMACs per image"
 
 
+def test_a_run_of_full_encoders_alone_is_drawn(table):
+    alone = table[table["policy"].eq("full") & table["cost_kind"].eq("gmacs") & table["backbone"].eq("small")]
+    (axis, *_) = plot(alone, looks_of(POLICIES)).axes
+    assert axis.get_xlim()[0] < 4 < axis.get_xlim()[1] and {text.get_text() for text in axis.texts} == {"small"}
+
+
 def test_the_rule_to_draw_is_the_best_on_validation(table):
     own = table[table["dataset"].eq("digits") & table["cost_kind"].eq("gmacs")]
     assert best_rule(own) == "margin" and best_rule(own[own["policy"].eq("full")]) is None
