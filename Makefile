@@ -43,7 +43,7 @@ rehearsal-hub: .venv/.ready ## Run configs/laptop.yaml on random weights and gen
 	python -m tgems.demo.hub_rehearsal --cores $(CORES) $(ARGS)
 
 gallery: figures ## Redraw the figures of the demo, and copy them into the documentation
-	for drawn in docs/tradeoff.png docs/figures/*.png; do cp "results/figures/$${drawn##*/}" "$$drawn"; done
+	for drawn in docs/tradeoff.png docs/figures/*.png; do own="results/figures/$${drawn##*/}"; [ ! -e "$$own" ] || cp "$$own" "$$drawn"; done
 
 figures: .venv/.ready ## Redraw the figures
 	snakemake --cores $(CORES) figures $(ARGS)

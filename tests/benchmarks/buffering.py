@@ -28,8 +28,8 @@ from tgems.exits.losses import exit_weights
 from tgems.exits.modules import ExitHeads, LookaheadGates
 from tgems.policies.trained_gates import TGem
 from tgems.runtime.buffered_engine import encode_stream
+from tgems.runtime.drawn_exits import draw_exits
 from tgems.runtime.engine import encode_early
-from tgems.runtime.latency import draw_exits
 from tgems.runtime.live_view import ExitDecider
 
 FULL, SINGLE, STREAM = "full", "batch by batch", "stream"

@@ -14,7 +14,7 @@ from tgems.evaluation.pareto import FIXED, FULL, MERGED, MERGING, RULE, TGEM
 from tgems.reporting.panels import by_length, leftmost, legend_below, panel_grid, panels, title
 from tgems.reporting.pareto_tables import write_pareto
 from tgems.reporting.style import GREY, METRIC_NAMES, Look, Looks, looks_of, save, use_style
-from tgems.reporting.tradeoff import PAPER, RIVAL
+from tgems.reporting.tradeoff import RIVAL
 
 FRONT = Look("front: nothing is better at this cost", "#56B4E9", "")
 MERGES = Look("token merging (r tokens per block)", "#CC79A7", "D")
@@ -68,8 +68,12 @@ def plot(table: pd.DataFrame, looks: Looks) -> Figure:
     for (kind, size, dataset, metric), axis in axes.items():
         own = table["cost_kind"].eq(kind) & table["dataset"].eq(dataset) & table["metric"].eq(metric)
         part = table[own & table["batch_size"].eq(size)] if size else table[own]
-        _panel(axis, part if size else part.assign(cost=unit * part["cost"]), looks)
-        title(axis, dataset, METRIC_NAMES[metric])
+        part = part if size else part.assign(cost=unit * part["cost"])
+        rule = best_rule(part)
+        _panel(axis, part, looks, rule)
+        _names(axis, part[part["kind"].isin((FULL,) if size else (FULL, MERGING))])
+        name = [f"\N{WHITE UP-POINTING TRIANGLE} {looks[rule].label.strip()}"] if rule else []
+        title(axis, dataset, METRIC_NAMES[metric], *name)
         axis.set_xlabel(f"ms per image, batch of {size}" if size else f"{'M' if unit > 1 else 'G'}MACs per image")
         if leftmost(axis):
             axis.set_ylabel("right (%)")
@@ -88,7 +92,7 @@ def best_rule(part: pd.DataFrame) -> str | None:
     return None if means.empty else str(means.idxmax())
 
 
-def _panel(axis: Axes, part: pd.DataFrame, looks: Looks) -> None:
+def _panel(axis: Axes, part: pd.DataFrame, looks: Looks, rule: str | None) -> None:
     """Draw the settings of one data set, metric, kind of cost and batch size."""
     part = part.assign(value=100 * part["value"]).dropna(subset=["cost", "value"]).sort_values("cost", kind="stable")
     front = part[part["non_dominated"]].drop_duplicates("cost")
@@ -97,7 +101,6 @@ def _panel(axis: Axes, part: pd.DataFrame, looks: Looks) -> None:
         [*front["cost"], right], [*front["value"], front["value"].iloc[-1]], drawstyle="steps-post",
         color=FRONT.color, linewidth=4, alpha=0.45, label=FRONT.label, zorder=1, solid_capstyle="butt",
     )  # fmt: skip
-    rule = best_rule(part)
     lines = [(FIXED, "fixed", Look("fixed exit, trained head", GREY, ""))]
     lines += [(RULE, rule, RIVAL._replace(label="best other exit rule (named)"))] if rule else []
     for policy in looks.contenders(part["policy"]):
@@ -116,10 +119,6 @@ def _panel(axis: Axes, part: pd.DataFrame, looks: Looks) -> None:
                 markersize=8 if kind == FULL else 5, zorder=6, clip_on=True,
             )  # fmt: skip
     _limits(axis, part, part[part["kind"].eq(TGEM) | (part["kind"].eq(RULE) & part["policy"].isin([rule]))])
-    _names(axis, part)
-    if rule:
-        name = f"\N{WHITE UP-POINTING TRIANGLE} {looks[rule].label.strip()}"
-        axis.text(0.03, 0.97, name, transform=axis.transAxes, ha="left", va="top", bbox=PAPER)
 
 
 def _line(axis: Axes, own: pd.DataFrame, look: Look, filled: bool) -> None:
@@ -161,12 +160,12 @@ def _names(axis: Axes, part: pd.DataFrame) -> None:
     """Write the names of full encoders, and numbers of merged tokens, below their marks."""
     bottom, top = axis.get_ylim()
     lowest = bottom + 0.12 * (top - bottom)  # there is room for a name above this
-    whole = part[part["kind"].isin((FULL, MERGING)) & part["value"].ge(lowest)].drop_duplicates("backbone")
+    whole = part[(100 * part["value"]).ge(lowest)].drop_duplicates("backbone")
     for row in whole.to_dict("records"):
         merges = row["kind"] == MERGING
         name = f"r = {row['token_merging']}" if merges else row["backbone"]
         text = axis.annotate(
-            name, (row["cost"], row["value"]), xytext=(0, -6), textcoords="offset points", ha="center", va="top",
+            name, (row["cost"], 100 * row["value"]), xytext=(0, -6), textcoords="offset points", ha="center", va="top",
             rotation=0 if merges else 90, zorder=7, color=MERGES.color if merges else "black", annotation_clip=True,
         )  # fmt: skip
         text.set_path_effects([withStroke(linewidth=2, foreground="white")])
