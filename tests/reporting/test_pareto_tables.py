@@ -173,7 +173,9 @@ def test_the_figure_draws_each_kind_and_names_the_encoders(table):
     assert lines["full encoder"].get_xdata() == pytest.approx([4, 8])
     assert lines["full encoder"].get_ydata() == pytest.approx([86, 90])
     texts = {text.get_text() for text in digits.texts}
-    assert {"large", "small", "r = 2"} <= texts and any("margin" in text for text in texts)
+    assert {"large", "small", "r = 2"} <= texts and "margin" in digits.get_title()
+    times = {text.get_text() for text in figure.axes[-1].texts}
+    assert "large" in times and "r = 2" not in times, "costs in time are crowded"
     assert digits.get_xlabel() == "GMACs per image" and digits.get_xscale() == "log"
     assert figure.axes[-1].get_xlabel() == "ms per image, batch of 8"
     assert all(axis.get_ylim()[1] <= 100 for axis in figure.axes)
