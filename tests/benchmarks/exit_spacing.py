@@ -15,8 +15,8 @@ import torch
 from tgems.backbones.load import load_backbone
 from tgems.exits.losses import exit_weights
 from tgems.policies.registry import POLICIES
-from tgems.runtime.engine import encode_early
 from tgems.runtime.drawn_exits import draw_exits
+from tgems.runtime.engine import encode_early
 from tgems.runtime.measured_settings import RandomModules
 from tgems.workflow_config import complete_config, costs_of
 
