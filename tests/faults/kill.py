@@ -38,7 +38,7 @@ TWICE = 0.25
 LATEST_RACE = 0.6
 """Last moment of a race, as a part of the reference's duration, so that there is a job to stop."""
 PATIENCE = 900
-MEASURED = ("latency", "benchmarks", "logs")
+MEASURED = ("latency", "pareto", "budgets", "benchmarks", "logs")
 """Results that are timings, or that tell when something happened."""
 
 
