@@ -56,7 +56,7 @@ def test_lower_precision_agrees_as_well_as_in_single_batches(make, known):
 
 
 def test_a_rate_is_held_as_by_single_batches(make, known):
-    """Nothing waits, so that the thresholds move before the next batch."""
+    """While a rate is held, no image waits for others, so that thresholds move between two batches."""
     one, other = make("tgem"), make("tgem")
     for model in (one, other):
         model.hold_rate(0.4)

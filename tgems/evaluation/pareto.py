@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 FULL, FIXED, TGEM, RULE = "full encoder", "fixed exit", "T-GEM", "other exit rule"
 MERGING, MERGED = "token merging", " on merged tokens"
 KINDS = (FULL, MERGING, FIXED, RULE, TGEM, FIXED + MERGED, RULE + MERGED, TGEM + MERGED)
-"""What can be done to make an encoder cheaper."""
+"""Kinds of settings: the full encoder, and the ways to make it cheaper that are compared."""
 ALMOST = 1e-9
 """Share of a budget by which a cost may exceed it through rounding."""
 

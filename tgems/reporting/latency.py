@@ -12,7 +12,7 @@ from tgems.reporting.style import DASHES, GREY, MARKERS, OKABE_ITO, save, short,
 from tgems.reporting.tables import write_table
 
 ASKED = {"early exit": "all exits", "early exit, exits by time": "by time"}
-"""What panels say of the exits that are asked."""
+"""Title of the panels of each encoder in the table `latency`, which says at which exits the policy is asked."""
 
 
 def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> None:
