@@ -8,7 +8,7 @@ reconstruction (docs/method.md#promises-of-quality).
 
 import numpy as np
 
-LARGEST_STAKE = 0.75
+LARGEST_STAKE = 0.95
 
 
 def log_evidence(losses: np.ndarray, tolerance: float, upcoming: int, bet: float) -> float:

@@ -6,10 +6,22 @@ from torch import Tensor
 BLOCK_ELEMENTS = 4_000_000
 
 
-def nearest(queries: Tensor, gallery: Tensor, k: int) -> Tensor:
-    """Return the k images of a gallery that are most alike by cosine: `[n, D]`, `[m, D]` -> `[n, k]` int64."""
-    rows = max(1, BLOCK_ELEMENTS // len(gallery))
-    return torch.cat([(part @ gallery.T).topk(k, dim=1).indices for part in queries.split(rows)])
+def nearest(queries: Tensor, gallery: Tensor, k: int, others: bool = False) -> Tensor:
+    """Return the k images of a gallery that are most alike by cosine: `[n, D]`, `[m, D]` -> `[n, k]` int64.
+
+    Args:
+        queries: Unit embeddings.
+        gallery: Unit embeddings.
+        k: Number of neighbours, at most m, or m - 1 with `others`.
+        others: Whether queries are the gallery, and none is to find itself.
+    """
+    found = []
+    for rows in torch.arange(len(queries)).split(max(1, BLOCK_ELEMENTS // len(gallery))):
+        similarities = queries[rows] @ gallery.T
+        if others:
+            similarities[torch.arange(len(rows)), rows] = -torch.inf
+        found.append(similarities.topk(k, dim=1).indices)
+    return torch.cat(found)
 
 
 def lost_share(before: Tensor, after: Tensor) -> Tensor:

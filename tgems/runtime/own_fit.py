@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 from tgems.errors import UserError
-from tgems.evaluation.risk_control import allowed_losses, enough_images
+from tgems.evaluation.graded_losses import certified_point, enough_graded_images
+from tgems.evaluation.risk_control import allowed_losses, certified_points, enough_images
 from tgems.policies.cached_outputs import CachedOutputs
 from tgems.policies.chosen_exits import fit_among
 from tgems.policies.interface import ThresholdPolicy
 from tgems.policies.lost_texts import lost_texts
 from tgems.policies.operating_point import OperatingPoint
-from tgems.runtime.neighbours import lost_share, nearest
+from tgems.runtime.neighbour_losses import NeighbourLosses
 from tgems.runtime.tgem_info import NEIGHBOURS
 
 FOLDS = 5
@@ -74,23 +75,26 @@ class OwnFit:
     def for_quality(self, target: float, tolerance: float, level: float) -> tuple[OperatingPoint, Forecast]:
         """Find the cheapest operating point for which it can be certified what the next images lose at most."""
         order = np.random.default_rng(self.seed).permutation(len(self.outputs))
-        fitting, rest = (self._some(np.sort(rows)) for rows in (order[: len(order) // 2], order[len(order) // 2 :]))
+        half = len(order) // 2
+        fitting, rest = self._some(np.sort(order[:half])), self._some(order[half:])
         allowed = allowed_or_refused(len(order), tolerance, self.upcoming, level, self.has_texts)
-        chosen, worst = None, np.zeros(len(rest))
-        for point in self.policy.path(self._with_bank(fitting), [target]):
-            worst = np.maximum(worst, self._losses(fitting, rest, point))
-            if worst.sum() > allowed + 1e-9:
-                break
-            chosen = point
-        if chosen is None:
-            share = worst.mean()
-            needed = enough_images(share, tolerance, self.upcoming, level, self.has_texts)
+        path = self.policy.path(self._with_bank(fitting), [target])
+        aim = (tolerance, self.upcoming, level)
+        if self.has_texts:
+            lost = lost_texts(self.policy, rest, path)
+            chosen = certified_points(lost, allowed) - 1
+        else:
+            neighbours = NeighbourLosses(self.policy, fitting, rest, NEIGHBOURS, path)
+            chosen = certified_point(neighbours.of_collection(), neighbours.at, len(rest), *aim)
+        if chosen < 0:
+            first = np.zeros(1) if not path else lost[:, 0] if self.has_texts else neighbours.at(0)
+            needed = enough_images(first.mean(), *aim) if self.has_texts else enough_graded_images(first, *aim)
             raise UserError(
                 f"keep {1 - tolerance:g} for {self.upcoming:,} images: only the full encoder can be certified, since "
-                f"the first step below it loses {share:.3f} on {len(rest):,} images; {_enough(needed)}"
+                f"the first step below it loses {first.mean():.3f} on {len(rest):,} images; {_enough(needed)}"
             )
-        price = self.policy.costs(self.outputs.costs, self._bank_size, chosen.visited)
-        return chosen, self._forecast(self._rates(rest, chosen), price)
+        price = self.policy.costs(self.outputs.costs, self._bank_size, path[chosen].visited)
+        return path[chosen], self._forecast(self._rates(rest, path[chosen]), price)
 
     @property
     def _bank_size(self) -> int:
@@ -114,15 +118,6 @@ class OwnFit:
     def _rates(self, outputs: CachedOutputs, point: OperatingPoint) -> np.ndarray:
         price = self.policy.costs(self.outputs.costs, self._bank_size, point.visited)
         return price[self.policy.decide(outputs, point).numpy()]
-
-    def _losses(self, fitting: CachedOutputs, rest: CachedOutputs, point: OperatingPoint) -> np.ndarray:
-        """Return what each image of the rest loses of what the full encoder would say `[n]`."""
-        if self.has_texts:
-            return lost_texts(self.policy, rest, [point])[:, 0].astype(float)
-        k = min(NEIGHBOURS, len(fitting))
-        before = nearest(rest.embeddings[:, -1], fitting.embeddings[:, -1], k)
-        queries, gallery = (z.embeddings[torch.arange(len(z)), self.policy.decide(z, point)] for z in (rest, fitting))
-        return lost_share(before, nearest(queries, gallery, k)).numpy()
 
     def _forecast(self, rates: np.ndarray, price: np.ndarray) -> Forecast:
         """Predict the mean rate of the next images, whose own draw counts as well as that of the calibration images."""
