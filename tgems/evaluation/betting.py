@@ -39,15 +39,3 @@ def best_bet(spread: float, n: int, upcoming: int, level: float) -> float:
         level: Probability that the promise may fail.
     """
     return float(np.sqrt(2 * np.log(1 / level) * (1 / n + 1 / upcoming)) / max(spread, 1e-3))
-
-
-def margin(spread: np.ndarray, n: int, upcoming: int, level: float) -> np.ndarray:
-    """Return about how far below the tolerance a mean loss has to be, to second order in the bets.
-
-    Args:
-        spread: Standard deviations of the losses, of any shape.
-        n: See `best_bet`.
-        upcoming: See there.
-        level: See there.
-    """
-    return spread * np.sqrt(2 * np.log(1 / level) * (1 / n + 1 / upcoming))

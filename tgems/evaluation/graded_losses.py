@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tgems.evaluation.betting import best_bet, log_evidence, margin
+from tgems.evaluation.betting import best_bet, log_evidence
 from tgems.evaluation.risk_control import allowed_losses, certified_points, enough_images
 
 SAFETY = (4.0, 2.0, 1.0, 0.0, -1.0)
@@ -34,14 +34,14 @@ def certified_point(
         upcoming: Number of the next images.
         level: Probability that the promise may fail.
     """
-    points, likely = candidates(expected, n, tolerance, upcoming, level)
-    allowed = allowed_losses(n, tolerance, upcoming, level, binary=False)
+    aim = (tolerance, upcoming)
+    points, likely = candidates(expected, n, *aim, level)
+    allowed = allowed_losses(n, *aim, level, binary=False)
     if certified_points(expected * (n / len(expected)), allowed) - 1 > likely:
         return _last_in_order(losses_at, expected.shape[1], allowed)
-    level = level / max(len(points), 1)
+    each = level / max(len(points), 1)
     for point in reversed(points):
-        bet = best_bet(expected[:, point].std(), n, upcoming, level)
-        if log_evidence(losses_at(point), tolerance, upcoming, bet) >= np.log(1 / level):
+        if _evidence(losses_at(point), expected[:, point].std(), *aim, each) >= np.log(1 / each):
             return point
     return -1
 
@@ -52,11 +52,16 @@ def candidates(expected: np.ndarray, n: int, tolerance: float, upcoming: int, le
     Returns:
         The points in order, and the last one that will pass if losses are as expected, or -1.
     """
-    spread = expected.std(0)
-    slack = tolerance - expected.mean(0) - margin(spread, n, upcoming, level / len(SAFETY))
-    error = spread * np.sqrt(1 / n + 1 / len(expected))
-    last = [int(np.flatnonzero(slack >= z * error).max(initial=-1)) for z in (*SAFETY, 0.0)]
-    return sorted({point for point in last[:-1] if point >= 0}), last[-1]
+    each = level / len(SAFETY)
+    evidence = np.array([_evidence(np.resize(own, n), own.std(), tolerance, upcoming, each) for own in expected.T])
+    error = np.sqrt(2 * np.log(1 / each) * (1 / n + 1 / len(expected)) / (1 / n + 1 / upcoming))
+    last = {z: int(np.flatnonzero(evidence >= np.log(1 / each) + z * error).max(initial=-1)) for z in SAFETY}
+    return sorted({point for point in last.values() if point >= 0}), last[0.0]
+
+
+def _evidence(losses: np.ndarray, spread: float, tolerance: float, upcoming: int, level: float) -> float:
+    """Return the evidence of losses whose standard deviation is expected to be `spread`."""
+    return log_evidence(losses, tolerance, upcoming, best_bet(spread, len(losses), upcoming, level))
 
 
 def _last_in_order(losses_at: Callable[[int], np.ndarray], points: int, allowed: int) -> int:
@@ -81,10 +86,18 @@ def enough_graded_images(
         level: See there.
         most: Number of images to try at most.
     """
-    share, aim = float(losses.mean()), (tolerance, upcoming, level)
-    by_bound = enough_images(share, *aim, binary=False, most=most)
-    room = max(tolerance - share, 0.0) / max(losses.std(), 1e-3)
-    inverse = room**2 / (2 * np.log(len(SAFETY) / level)) - 1 / upcoming
-    least = enough_images(0.0, *aim, binary=False, most=most)
-    by_bets = None if inverse < 1 / most or least is None else max(least, int(np.ceil(1 / inverse)))
-    return min((n for n in (by_bound, by_bets) if n is not None), default=None)
+    share, spread, each = float(losses.mean()), losses.std(), level / len(SAFETY)
+    if share >= tolerance:
+        return None
+
+    def enough(n: int) -> bool:
+        return _evidence(np.resize(losses, n), spread, tolerance, upcoming, each) >= np.log(1 / each)
+
+    low, high = 0, 1
+    while high <= most and not enough(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    by_bound = enough_images(share, tolerance, upcoming, level, binary=False, most=most)
+    return min((n for n in (by_bound, high) if n is not None and n <= most), default=None)
