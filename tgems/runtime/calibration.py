@@ -64,8 +64,8 @@ def calibrate(
     """Fit thresholds to unlabelled images.
 
     By `rate`, thresholds are fitted to all images exactly as in the evaluation; the forecast comes from a fivefold
-    cross-fit, in which no image is judged by thresholds that it fitted. By `keep`, operating points are fitted on one
-    half of the images and certified on the other half, on which the forecast rests too.
+    cross-fit, in which no image is judged by thresholds that it fitted. By `keep`, operating points are fitted on a
+    third of the images, without texts on half of them, and certified on the others, on which the forecast rests too.
 
     Args:
         backbone: The T-GEM's backbone, on its device.

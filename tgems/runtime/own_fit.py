@@ -75,8 +75,8 @@ class OwnFit:
     def for_quality(self, target: float, tolerance: float, level: float) -> tuple[OperatingPoint, Forecast]:
         """Find the cheapest operating point for which it can be certified what the next images lose at most."""
         order = np.random.default_rng(self.seed).permutation(len(self.outputs))
-        half = len(order) // 2
-        fitting, rest = self._some(np.sort(order[:half])), self._some(order[half:])
+        fitted = fitted_images(len(order), self.has_texts)
+        fitting, rest = self._some(np.sort(order[:fitted])), self._some(order[fitted:])
         allowed = allowed_or_refused(len(order), tolerance, self.upcoming, level, self.has_texts)
         path = self.policy.path(self._with_bank(fitting), [target])
         aim = (tolerance, self.upcoming, level)
@@ -91,7 +91,7 @@ class OwnFit:
             needed = enough_images(first.mean(), *aim) if self.has_texts else enough_graded_images(first, *aim)
             raise UserError(
                 f"keep {1 - tolerance:g} for {self.upcoming:,} images: only the full encoder can be certified, since "
-                f"the first step below it loses {first.mean():.3f} on {len(rest):,} images; {_enough(needed)}"
+                f"the first step below it loses {first.mean():.3f} on {len(rest):,} images; {_enough(needed, self.has_texts)}"
             )
         price = self.policy.costs(self.outputs.costs, self._bank_size, path[chosen].visited)
         return path[chosen], self._forecast(self._rates(rest, path[chosen]), price)
@@ -126,24 +126,34 @@ class OwnFit:
         return Forecast(mean, max(mean - half, float(price.min())), min(mean + half, float(price.max())))
 
 
-def allowed_or_refused(n: int, tolerance: float, upcoming: int, level: float, binary: bool) -> int:
-    """Return `allowed_losses` of the half of n images that certifies.
+def fitted_images(n: int, has_texts: bool) -> int:
+    """Return how many of n images operating points are fitted on; the others certify one of them.
+
+    Without texts the former are also the collection in which neighbours are looked for.
+    """
+    return n // 3 if has_texts else n // 2
+
+
+def allowed_or_refused(n: int, tolerance: float, upcoming: int, level: float, has_texts: bool) -> int:
+    """Return `allowed_losses` of those of n images that certify, of which every loss is 0 or 1 if there are texts.
 
     Raises:
         UserError: No loss is few enough for so few images.
     """
-    allowed = allowed_losses(n - n // 2, tolerance, upcoming, level, binary)
+    allowed = allowed_losses(n - fitted_images(n, has_texts), tolerance, upcoming, level, has_texts)
     if allowed < 0:
-        needed = enough_images(0.0, tolerance, upcoming, level, binary)
+        needed = _enough(enough_images(0.0, tolerance, upcoming, level, has_texts), has_texts)
         raise UserError(
-            f"keep {1 - tolerance:g} for {upcoming:,} images: cannot be promised from {n:,} images; {_enough(needed)}"
+            f"keep {1 - tolerance:g} for {upcoming:,} images: cannot be promised from {n:,} images; {needed}"
         )
     return allowed
 
 
-def _enough(needed: int | None) -> str:
-    """Say how many images would do, of which one half certifies."""
-    return "ask for less" if needed is None else f"about {2 * needed:,} images would do, or ask for less"
+def _enough(needed: int | None, has_texts: bool) -> str:
+    """Say how many images would do, of which so many certify."""
+    if needed is None:
+        return "ask for less"
+    return f"about {needed + needed // 2 if has_texts else 2 * needed:,} images would do, or ask for less"
 
 
 def student_quantile(probability: float, degrees: int) -> float:
