@@ -89,9 +89,10 @@ class OwnFit:
         if chosen < 0:
             first = np.zeros(1) if not path else lost[:, 0] if self.has_texts else neighbours.at(0)
             needed = enough_images(first.mean(), *aim) if self.has_texts else enough_graded_images(first, *aim)
+            advice = _enough(needed, self.has_texts)
             raise UserError(
                 f"keep {1 - tolerance:g} for {self.upcoming:,} images: only the full encoder can be certified, since "
-                f"the first step below it loses {first.mean():.3f} on {len(rest):,} images; {_enough(needed, self.has_texts)}"
+                f"the first step below it loses {first.mean():.3f} on {len(rest):,} images; {advice}"
             )
         price = self.policy.costs(self.outputs.costs, self._bank_size, path[chosen].visited)
         return path[chosen], self._forecast(self._rates(rest, path[chosen]), price)
