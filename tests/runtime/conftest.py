@@ -19,6 +19,7 @@ from tgems.config.training import ConfidenceTraining, RouterTraining
 from tgems.costs.exit_costs import GATES, module_costs
 from tgems.costs.saved_costs import read_costs, write_costs
 from tgems.data.webdataset import read_shard, shard_paths
+from tgems.demo.datasets import generate_split
 from tgems.evaluation.jobs import run_evaluation, run_thresholds
 from tgems.evaluation.split import Split, Trained
 from tgems.evaluation.thresholds import read_thresholds
@@ -193,3 +194,12 @@ def pictures(demo_data, tmp_path_factory):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(sample.image)
     return folder
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory, demo_backbone):
+    """800 preprocessed scenes."""
+    folder = tmp_path_factory.mktemp("fresh")
+    generate_split("scenes", "test", 800, 7, folder, 800)
+    samples = [s for path in shard_paths(folder) for s in read_shard(path)]
+    return torch.stack([demo_backbone.preprocess(Image.open(io.BytesIO(s.image)).convert("RGB")) for s in samples])

@@ -18,28 +18,11 @@ from tgems.runtime import calibration, own_fit
 from tgems.runtime.calibration import calibrate
 from tgems.runtime.folder import load
 from tgems.runtime.model import EarlyExitCLIP
-from tgems.runtime.neighbours import lost_share, nearest
 from tgems.runtime.own_folder import save_calibrations
 from tgems.runtime.own_outputs import own_outputs, text_embeddings
 
 WITH_THRESHOLDS = [name for name, policy in POLICIES.items() if policy.runs and policy.adaptive]
 TEXTS = ["a red four", "a green seven", "a blue one", "a yellow eight"]
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory, demo_backbone):
-    """800 preprocessed scenes."""
-    import io
-
-    from PIL import Image
-
-    from tgems.data.webdataset import read_shard, shard_paths
-    from tgems.demo.datasets import generate_split
-
-    folder = tmp_path_factory.mktemp("fresh")
-    generate_split("scenes", "test", 800, 7, folder, 800)
-    samples = [s for path in shard_paths(folder) for s in read_shard(path)]
-    return torch.stack([demo_backbone.preprocess(Image.open(io.BytesIO(s.image)).convert("RGB")) for s in samples])
 
 
 def rate_of(model, images):
@@ -114,27 +97,15 @@ def test_a_promise_of_texts_is_kept(make, fresh):
         assert found.calibration.made["keep"] == 0.85 and found.calibration.made["texts"] == 4
 
 
-def test_a_promise_of_neighbours_is_kept(make, fresh):
-    """As promised: images that were not fitted on look among those that were, before and after."""
-    model = make()
-    aim = {"keep": 0.5, "upcoming": 400, "seed": 1}
-    model.calibrate(fresh[:400], **aim)
-    order = np.random.default_rng(1).permutation(400)
-    sample = fresh[:400][torch.from_numpy(order)]
-    fitted = sample[torch.from_numpy(np.random.default_rng(1).permutation(400)[:200])]
-    full = [model.model.encode_image(images, normalize=True) for images in (fresh[400:], fitted)]
-    early = [model.encode_image(images) for images in (fresh[400:], fitted)]
-    assert 1 - lost_share(nearest(*full, 10), nearest(*early, 10)).mean() >= 0.5
-
-
-def test_lost_neighbours_are_counted_as_by_sets():
-    torch.manual_seed(0)
-    z = torch.nn.functional.normalize(torch.randn(2, 30, 8), dim=-1)
-    before, after = nearest(z[0][:12], z[0], 5), nearest(z[1][:12], z[1], 5)
-    expected = [1 - len(set(a) & set(b)) / 5 for a, b in zip(before.tolist(), after.tolist(), strict=True)]
-    assert lost_share(before, after).tolist() == pytest.approx(expected)
-    similar = z[0][:12] @ z[0].T
-    assert all(set(row.tolist()) == set(s.argsort()[-5:].tolist()) for row, s in zip(before, similar, strict=True))
+@pytest.mark.parametrize("has_texts", [False, True])
+@pytest.mark.parametrize("tolerance", [0.3, 0.02])
+def test_as_many_images_as_the_refusal_says_are_not_refused(has_texts, tolerance):
+    with pytest.raises(UserError) as error:
+        own_fit.allowed_or_refused(12, tolerance, 1000, 0.02, has_texts)
+    enough = int(re.search(r"about ([0-9,]+) images", str(error.value))[1].replace(",", ""))
+    assert own_fit.allowed_or_refused(enough, tolerance, 1000, 0.02, has_texts) >= 0
+    with pytest.raises(UserError, match="cannot be promised"):
+        own_fit.allowed_or_refused(int(0.9 * enough), tolerance, 1000, 0.02, has_texts)
 
 
 @pytest.mark.parametrize("degrees", [19, 50, 399])
