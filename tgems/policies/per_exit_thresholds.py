@@ -157,6 +157,23 @@ def path_of_prices(
     return [split.tuned(found, target) for target in np.linspace(max(rates), min(rates), points)]
 
 
+def more_careful(scores: np.ndarray, thresholds: np.ndarray, costs: PathCosts, points: int) -> list[np.ndarray]:
+    """Shift thresholds so that fewer images leave: to `points` rates, evenly spaced between 1 and the rate they give.
+
+    Args:
+        scores: Of images, see `best_thresholds`.
+        thresholds: `[E-1]`, infinite at exits that are not visited.
+        costs: See there.
+        points: Number of rates.
+
+    Returns:
+        Thresholds from expensive to cheap, those that were given where a rate cannot be met.
+    """
+    split = _Split(scores, descending(scores), costs)
+    start = split.rated(thresholds)
+    return [split.tuned([start], target) for target in np.linspace(1, start[0], points + 2)[1:-1]]
+
+
 @dataclass(frozen=True)
 class _Split:
     """Validation images for which thresholds are fitted: scores `[n, E-1]`, their `descending` order, and costs."""

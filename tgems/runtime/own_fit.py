@@ -10,6 +10,7 @@ from tgems.errors import UserError
 from tgems.evaluation.graded_losses import certified_point, enough_graded_images
 from tgems.evaluation.risk_control import allowed_losses, certified_points, enough_images
 from tgems.policies.cached_outputs import CachedOutputs
+from tgems.policies.careful_path import careful_path
 from tgems.policies.chosen_exits import fit_among
 from tgems.policies.interface import ThresholdPolicy
 from tgems.policies.lost_texts import lost_texts
@@ -78,7 +79,7 @@ class OwnFit:
         fitted = fitted_images(len(order), self.has_texts)
         fitting, rest = self._some(np.sort(order[:fitted])), self._some(order[fitted:])
         allowed = allowed_or_refused(len(order), tolerance, self.upcoming, level, self.has_texts)
-        path = self.policy.path(self._with_bank(fitting), [target])
+        path = careful_path(self.policy, self._with_bank(fitting), target)
         aim = (tolerance, self.upcoming, level)
         if self.has_texts:
             lost = lost_texts(self.policy, rest, path)
