@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from policies.conftest import COSTS, TARGETS, random_outputs
 
 from tgems.exits.thresholds import choose_exits, threshold_path
+from tgems.policies.careful_path import careful_path
 from tgems.policies.per_exit_thresholds import PathCosts, exits_taken, path_of_prices
 from tgems.policies.registry import POLICIES
 
@@ -83,6 +84,28 @@ def test_thresholds_of_prices_are_about_evenly_spaced_in_rate():
     rates = np.array([costs.at_exits(t)[exits_taken(scores, t)].mean() for t in found])
     assert len(found) == 30 and rates[0] > 0.99 and rates[-1] < 0.3
     assert -np.diff(rates).min() < 0.05, "no wide gap is left"
+
+
+@pytest.mark.parametrize("name", [n for n in WITH_PATH if POLICIES[n].adaptive])
+def test_a_careful_path_is_the_path_with_points_ahead_of_it(name):
+    outputs, policy = random_outputs(0, n=60), POLICIES[name]
+    path, careful = policy.path(outputs, TARGETS[:1]), careful_path(policy, outputs, TARGETS[0])
+    rates = rates_of(policy, outputs, careful)
+    assert careful[len(careful) - len(path) :] == path and len(set(careful)) == len(careful)
+    assert rates == sorted(rates, reverse=True) and max(rates, default=0) < 1
+    assert policy.per_exit or careful == path
+
+
+def test_a_careful_path_begins_near_the_encoder_where_the_fit_sees_no_loss():
+    """Embeddings are the same at all exits, so that leaving at the first costs nothing on these images."""
+    outputs, policy = random_outputs(0, n=100), POLICIES["margin"]
+    outputs.embeddings[:] = outputs.embeddings[:, -1:]
+    path, careful = policy.path(outputs, TARGETS), careful_path(policy, outputs, TARGETS[0])
+    rates = rates_of(policy, outputs, careful)
+    assert rates_of(policy, outputs, path)[0] < 0.5 and len(careful) - len(path) >= 8
+    assert 0.9 < rates[0] < 1 and max(-np.diff(rates[: len(careful) - len(path) + 1])) < 0.2
+    exits = torch.stack([policy.decide(outputs, point) for point in careful[: len(careful) - len(path) + 1]])
+    assert (exits.diff(dim=0) <= 0).all(), "no image stays longer at a cheaper point"
 
 
 def test_a_selection_knows_what_was_computed_of_it():

@@ -35,9 +35,10 @@ def test_lost_neighbours_are_counted_as_by_sets():
 def test_no_image_of_a_collection_is_its_own_neighbour():
     torch.manual_seed(0)
     z = torch.nn.functional.normalize(torch.randn(30, 8), dim=-1)
-    z[7] = z[3]
     expected = [set((z @ own).index_fill(0, torch.tensor(i), -2).argsort()[-5:].tolist()) for i, own in enumerate(z)]
     assert [set(row) for row in nearest(z, z, 5, others=True).tolist()] == expected
+    z[7] = z[3]
+    assert nearest(z, z, 1, others=True)[[3, 7]].tolist() == [[7], [3]], "but its twin is"
 
 
 def test_images_of_the_collection_foretell_what_others_lose(make, fresh):
