@@ -39,7 +39,7 @@ POOLS = {pool.__name__: pool for pool in (tenths, two_values, heavy_at_one, turn
 @pytest.mark.parametrize("name", POOLS)
 def test_promises_hold_where_every_point_is_at_the_tolerance(name, n, upcoming, hopeful):
     """Random divisions of pools whose mean is the tolerance at all points, expected rightly or to be far less."""
-    rng, tolerance, draws = np.random.default_rng(n), 0.3, 400
+    rng, tolerance, draws = np.random.default_rng(n), 0.3, 300
     pool = POOLS[name](rng, np.linspace(0.29, 0.33, POINTS), n + upcoming)
     pool = (pool * (tolerance / pool.mean(0))).clip(0, 1)
     expected = POOLS[name](rng, np.linspace(0.05, 0.3, POINTS) if hopeful else np.full(POINTS, 0.2), 100)
@@ -109,5 +109,7 @@ def test_enough_images_are_about_enough(tolerance, mean):
 def test_no_number_of_images_is_enough_for_losses_above_the_tolerance():
     assert enough_graded_images(np.full(100, 0.3), 0.3, 1000, LEVEL) is None
     noisy = np.tile([0.0, 0.58], 50)
-    assert enough_graded_images(noisy, 0.3, 100, LEVEL) is None, "the next 100 images may lose more by chance"
+    assert enough_graded_images(noisy, 0.3, 100, LEVEL, most=10**4) is None, (
+        "the next 100 images may lose more by chance"
+    )
     assert enough_graded_images(np.zeros(50), 0.3, 1000, LEVEL) == 9

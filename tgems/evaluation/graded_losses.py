@@ -12,6 +12,7 @@ from tgems.evaluation.betting import best_bet, log_evidence
 from tgems.evaluation.risk_control import allowed_losses, certified_points, enough_images
 
 SAFETY = (4.0, 2.0, 1.0, 0.0, -1.0)
+"""Standard errors by which the evidence that is expected at the points to bet on exceeds what is needed."""
 
 
 def certified_point(
@@ -38,7 +39,7 @@ def certified_point(
     points, likely = candidates(expected, n, *aim, level)
     allowed = allowed_losses(n, *aim, level, binary=False)
     if certified_points(expected * (n / len(expected)), allowed) - 1 > likely:
-        return _last_in_order(losses_at, expected.shape[1], allowed)
+        return certified_points(np.stack([losses_at(k) for k in range(expected.shape[1])], 1), allowed) - 1
     each = level / max(len(points), 1)
     for point in reversed(points):
         if _evidence(losses_at(point), expected[:, point].std(), *aim, each) >= np.log(1 / each):
@@ -54,6 +55,7 @@ def candidates(expected: np.ndarray, n: int, tolerance: float, upcoming: int, le
     """
     each = level / len(SAFETY)
     evidence = np.array([_evidence(np.resize(own, n), own.std(), tolerance, upcoming, each) for own in expected.T])
+    # Evidence falls by its bet for each unit of loss, which leaves a standard error without the spread.
     error = np.sqrt(2 * np.log(1 / each) * (1 / n + 1 / len(expected)) / (1 / n + 1 / upcoming))
     last = {z: int(np.flatnonzero(evidence >= np.log(1 / each) + z * error).max(initial=-1)) for z in SAFETY}
     return sorted({point for point in last.values() if point >= 0}), last[0.0]
@@ -62,16 +64,6 @@ def candidates(expected: np.ndarray, n: int, tolerance: float, upcoming: int, le
 def _evidence(losses: np.ndarray, spread: float, tolerance: float, upcoming: int, level: float) -> float:
     """Return the evidence of losses whose standard deviation is expected to be `spread`."""
     return log_evidence(losses, tolerance, upcoming, best_bet(spread, len(losses), upcoming, level))
-
-
-def _last_in_order(losses_at: Callable[[int], np.ndarray], points: int, allowed: int) -> int:
-    """Return the last point before the first whose losses, the largest up to there, sum to more than is allowed."""
-    worst = np.zeros(1)
-    for point in range(points):
-        worst = np.maximum(worst, losses_at(point))
-        if worst.sum() > allowed + 1e-9:
-            return point - 1
-    return points - 1
 
 
 def enough_graded_images(
