@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from tgems.config.training import ConfidenceTraining, HeadOptions
 from tgems.exits import losses
 from tgems.exits.modules import ExitHeads, ImageGates
+from tgems.exits.ridge_start import start_from_ridge
 from tgems.exits.training_loop import fit
 from tgems.exits.training_pairs import Pairs
 from tgems.features.row_access import MappedRows, Rows, map_rows
@@ -31,6 +32,8 @@ def train_heads(
     _, exits, dim = pairs.summaries.shape
     heads = ExitHeads(exits, dim, options.hidden, pairs.last.shape[1], pairs.widths)
     pairs.prepare(heads.norm)
+    if options.start == "ridge":
+        start_from_ridge(heads, pairs, options.whiten, among)
     shares = losses.exit_weights(rates, options.rate_target)
     inputs = pairs.whitened if options.whiten else pairs.normalised
 
