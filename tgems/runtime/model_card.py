@@ -3,7 +3,6 @@
 A T-GEM can be loaded and saved again, so its names may come from a stranger. They are written as text, never as markup.
 """
 
-import html
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -12,6 +11,7 @@ import yaml
 
 from tgems.backbones.load import Backbone
 from tgems.errors import printable
+from tgems.markdown_text import literal
 from tgems.runtime.early_exit import EarlyExit
 from tgems.runtime.tgem_info import OWN_HEADER, Rows, backbone_reference, own_rows, result_rows, threshold_rows
 
@@ -68,7 +68,7 @@ def _introduction(early: EarlyExit, backbone: Backbone) -> list[str]:
         yaml.safe_dump(metadata, sort_keys=False).strip(),
         "---",
         "",
-        f"# {_text(name)}, {early.policy.name}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
+        f"# {literal(name)}, {early.policy.name}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
         "",
         f"Exit modules for the image encoder of {_code(backbone_reference(backbone.entry))}: an image leaves the",
         f"encoder as soon as its gate is sure enough (policy `{early.policy.name}`{target}). The folder holds only the",
@@ -108,12 +108,7 @@ def _own(rows: Rows) -> list[str]:
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple]) -> list[str]:
     cells = [header, ("---",) * len(header), *rows]
-    return [f"| {' | '.join(map(_text, row))} |" for row in cells]
-
-
-def _text(value: object) -> str:
-    """Write a value as one line of plain text in Markdown, with markup and HTML escaped."""
-    return re.sub(r"([\\`*\[\]|!~])", r"\\\1", html.escape(printable(str(value)), quote=False))
+    return [f"| {' | '.join(map(literal, row))} |" for row in cells]
 
 
 def _code(value: object) -> str:

@@ -15,24 +15,19 @@ from torch.nn import functional as F
 from tgems.backbones.load import Backbone
 from tgems.errors import UserError
 from tgems.exits.modules import Gates
-from tgems.features.encode import encode_images
+from tgems.features.encode import encode_images, encode_texts
 from tgems.policies.cached_outputs import CachedOutputs, ExitModules
 from tgems.policies.interface import ThresholdPolicy
 from tgems.runtime.early_exit import EarlyExit
 
-TEXTS_AT_ONCE = 64
 Module = TypeVar("Module", bound=nn.Module)
 
 
-@torch.no_grad()
 def text_embeddings(backbone: Backbone, texts: Sequence[str] | Tensor) -> Tensor:
     """Return unit embeddings `[M, D]` float32 of texts, or of embeddings that are given."""
-    if not isinstance(texts, Tensor):
-        device = backbone.model.logit_scale.device
-        starts = range(0, len(texts), TEXTS_AT_ONCE)
-        tokens = (backbone.tokenizer(list(texts[i : i + TEXTS_AT_ONCE])).to(device) for i in starts)
-        texts = torch.cat([backbone.model.encode_text(own, normalize=True) for own in tokens])
-    return F.normalize(texts.detach().float().cpu(), dim=-1)
+    if isinstance(texts, Tensor):
+        return F.normalize(texts.detach().float().cpu(), dim=-1)
+    return encode_texts(backbone.model, backbone.tokenizer, list(texts))
 
 
 @torch.no_grad()
