@@ -108,7 +108,7 @@ def contenders(policies: list[str]) -> list[str]:
 
 
 def at_rates(policies: list[str]) -> bool:
-    """Return whether any policy has operating points at rate targets, which fixed exits and oracles have not."""
+    """Return whether any policy has operating points at rate targets, which fixed exits and oracles do not have."""
     found = [declared(word) for word in policies if word != "shuffled"]
     return any((own["adaptive"] or own["mixes"]) and not own["oracle"] for own in found)
 

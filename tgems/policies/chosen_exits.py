@@ -1,4 +1,4 @@
-"""Fit a policy's thresholds where only some of the exits may be asked."""
+"""Fit a policy's thresholds if it is evaluated at some of the exits only."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,7 +18,7 @@ def require_choice(policy: ThresholdPolicy, costs: ExitCosts) -> None:
     """Refuse a policy whose exits cannot be chosen.
 
     Raises:
-        UserError: It has to be asked at every exit, or fits its thresholds in a way of its own.
+        UserError: It must be evaluated at every exit, or overrides `fit`.
     """
     if remembers(policy.reads(costs)):
         raise UserError(
