@@ -27,8 +27,7 @@ def shared_gates(gates: list[str], scheme: str) -> list[str]:
 
 
 def job_folders(seed: int, rate_targets: list[float], gates: list[str], scheme: str) -> list[str]:
-    """Return the folders that jobs write: as `module_folders`, but one for heads and gates that are trained
-    together."""
+    """Return the folders that jobs write, of which heads and gates that are trained together have one."""
     folders = module_folders(seed, rate_targets, gates, scheme)
     return list(dict.fromkeys(str(PurePath(f).parent) if f.startswith("joint-") else f for f in folders))
 

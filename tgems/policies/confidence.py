@@ -76,8 +76,7 @@ class MarginRaw(Margin):
 
 
 class Patience(ThresholdPolicy):
-    """Leaves after t consecutive exits that confirm the prediction of the exit before (PABEE, Zhou et al., NeurIPS
-    2020).
+    """Leaves after t consecutive exits that confirm the previous prediction (PABEE, Zhou et al., NeurIPS 2020).
 
     t is a whole number, so that only few rates can be met.
     """

@@ -149,8 +149,7 @@ def verdicts(wins: pd.DataFrame, labels: dict[str, str]) -> str:
 
 
 def _headline(table: pd.DataFrame) -> list[str]:
-    """Return the headline numbers: T-GEMs of the deepest backbone at the middle rate, with what they are compared
-    to."""
+    """Return the headline numbers: T-GEMs of the deepest backbone at the middle rate, beside their comparisons."""
     if table.empty or not table["step"].isin(GATES).any():
         return []
     backbone = by_length(table["backbone"])[-1]

@@ -1,6 +1,6 @@
-"""The model card of a saved T-GEM: Markdown with the hub's metadata block. Pure: a T-GEM in, text out.
+"""Write the model card of a T-GEM: Markdown with the hub's metadata block.
 
-A T-GEM can be loaded and saved again, so its names may come from a stranger. They are written as text, never as markup.
+A T-GEM can be loaded and saved again, so its names may be untrusted. They are written as text, never as markup.
 """
 
 import re
@@ -17,7 +17,7 @@ from tgems.runtime.tgem_info import OWN_HEADER, Rows, backbone_reference, own_ro
 
 
 def model_card(early: EarlyExit, backbone: Backbone) -> str:
-    """Write the card: what it is, what it costs, what it reached, what it is not for."""
+    """Write the card: description, costs, results, thresholds, and intended use."""
     costs = early.costs
     lines = [
         *_introduction(early, backbone),

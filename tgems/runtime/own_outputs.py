@@ -1,4 +1,4 @@
-"""Encode one's own images at every exit once, and keep what policies are fitted on: embeddings and scores.
+"""Encode the user's images once at every exit, and keep the embeddings and scores that policies are fitted on.
 
 Summaries are dropped batch by batch, so that an image takes E (D + 2) numbers: 10,000 images of a ViT-L/14 with all of
 its 24 exits take .75 GB.
@@ -39,7 +39,7 @@ def own_outputs(
     texts: Tensor | None,
     rates: Sequence[float],
 ) -> CachedOutputs:
-    """Encode images at full depth, and return what the T-GEM's policy sees of them at every exit.
+    """Encode images at full depth, and return the outputs at every exit that the T-GEM's policy reads.
 
     Args:
         backbone: Frozen model, on its device.
@@ -47,10 +47,10 @@ def own_outputs(
         policy: Its policy.
         batches: Preprocessed images `[b, 3, h, w]`.
         texts: Unit embeddings of the texts `[M, D]`; None where the policy sees only the image.
-        rates: Rate targets that the policy will be asked for; its scores are the same for all of them.
+        rates: Rate targets for which the policy will be fitted; its scores are the same for all of them.
 
     Raises:
-        UserError: There is no image.
+        UserError: No image could be read.
     """
     costs = early.costs
     device = backbone.model.logit_scale.device
