@@ -100,7 +100,7 @@ def test_policies_that_have_to_be_asked_everywhere_are_refused(known):
         def fit(self, validation, rate_targets):
             return []
 
-    with pytest.raises(UserError, match="has a fit of its own"):
+    with pytest.raises(UserError, match="has its own fit"):
         require_choice(Own(), costs)
 
 

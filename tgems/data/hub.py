@@ -123,7 +123,7 @@ class HubCopy:
         except errors.RevisionNotFoundError:
             if pinned not in (None, self.revision):
                 raise UserError(
-                    f"{place}: it was commit {pinned} when it was fetched, which is not there any more; set "
+                    f"{place}: it was commit {pinned} when it was fetched, which no longer exists; set "
                     f"datasets.{self.dataset}.revision to another commit"
                 ) from None
             raise UserError(f"{place}: no such revision; check datasets.{self.dataset}.revision") from None

@@ -22,12 +22,12 @@ def require_choice(policy: ThresholdPolicy, costs: ExitCosts) -> None:
     """
     if remembers(policy.reads(costs)):
         raise UserError(
-            f"policy {policy.name!r} remembers what it saw at earlier exits, so that it is asked at all of them; "
+            f"policy {policy.name!r} remembers what it saw at earlier exits, so it must be evaluated at all of them; "
             "calibrate it without choosing exits by time (--by-time)"
         )
     if type(policy).fit is not ThresholdPolicy.fit:
         raise UserError(
-            f"policy {policy.name!r} has a fit of its own, which knows no choice of exits; calibrate it without "
+            f"policy {policy.name!r} has its own fit, for which exits cannot be chosen; calibrate it without "
             "choosing exits by time (--by-time)"
         )
 

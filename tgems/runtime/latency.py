@@ -144,7 +144,9 @@ def run_latency(
         UserError: There is no such device, or no batch size, or policy tgem has no exits on this data set.
     """
     if not options.batch_sizes:
-        raise UserError("config: latency.batch_sizes is empty: nothing to measure; name some, as [1, 8, 64]")
+        raise UserError(
+            "config: latency.batch_sizes is empty, so there is nothing to measure; set it, for example to [1, 8, 64]"
+        )
     require_device("latency.device", options.device)
     costs = read_costs(macs)
     if exits:

@@ -23,16 +23,16 @@ def model_card(early: EarlyExit, backbone: Backbone) -> str:
         *_introduction(early, backbone),
         "## Costs",
         "",
-        f"The full encoder spends {costs.full / 1e9:.4g} GMACs (multiply-accumulates) an image; one that leaves after",
+        f"The full encoder spends {costs.full / 1e9:.4g} GMACs (multiply-accumulates) per image. Leaving after",
         "",
         *_table(
-            ("block", "spends, of the encoder"), zip(costs.blocks, (f"{r:.3f}" for r in early.rates()), strict=True)
+            ("block", "takes, as a share of that"), zip(costs.blocks, (f"{r:.3f}" for r in early.rates()), strict=True)
         ),
         "",
         *_results(result_rows(early.about.get("results", []))),
         "## Thresholds",
         "",
-        "Fitted on validation images; the first is the default, `calibration=` picks another.",
+        "Thresholds are fitted on validation images. The first is the default; `calibration=` selects another.",
         "",
         *_table(
             ("data set", "threshold", "mean rate on its validation images"),
@@ -71,8 +71,8 @@ def _introduction(early: EarlyExit, backbone: Backbone) -> list[str]:
         f"# {literal(name)}, {early.policy.name}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
         "",
         f"Exit modules for the image encoder of {_code(backbone_reference(backbone.entry))}: an image leaves the",
-        f"encoder as soon as its gate is sure enough (policy `{early.policy.name}`{target}). The folder holds only the",
-        "exit modules; the backbone is named by reference and checked by digest",
+        f"encoder as soon as its score exceeds a threshold (policy `{early.policy.name}`{target}). The folder holds",
+        "only the exit modules; the backbone is named by reference and checked by digest",
         f"(`{backbone.weights_digest[:12]}`).",
         "",
         "```python",

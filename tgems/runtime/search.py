@@ -56,7 +56,7 @@ def search_index(
     dim = loaded.early_exit.costs.embed_dim
     if pc.list_value_length(table["embedding"]).unique().to_pylist() != [dim]:
         raise UserError(
-            f"the index holds embeddings that are not of {dim} numbers, as the text's; encode all images anew"
+            f"the embeddings of the index are not of {dim} numbers, as that of the text is; encode all images again"
         )
     if table["backbone"].unique().to_pylist() != [loaded.backbone.weights_digest]:
         warnings.append(f"the text is encoded by {loaded.backbone.weights_digest[:12]}, not by the index's backbone")
