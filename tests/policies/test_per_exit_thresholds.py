@@ -26,7 +26,7 @@ def random_problem(seed, n=200, exits=3):
 
 
 @pytest.mark.parametrize("visited", [(), (1,), (0, 2), (0, 1, 2)])
-def test_costs_are_taken_apart_and_put_together(visited):
+def test_costs_are_restored_from_their_parts(visited):
     for prices in (
         lambda v: POLICIES["margin"].costs(COSTS, 5, v),
         lambda v: POLICIES["tgem_bank"].costs(COSTS, 7, v),
@@ -95,7 +95,7 @@ def test_a_rate_that_cannot_be_reached_gives_the_cheapest():
     )
 
 
-def test_a_dear_look_is_left_out():
+def test_exits_whose_visit_costs_too_much_are_not_visited():
     """The middle exit tells nothing and costs much, so that it is passed unseen."""
     scores, rewards = random_problem(1)
     scores[:, 1], rewards[:, 1] = np.random.default_rng(0).normal(size=200), 0.01

@@ -126,7 +126,7 @@ def test_planned_exits_are_taken():
     assert torch.equal(torch.cat([part.exits for part in got]), planned)
 
 
-def test_nothing_comes_of_nothing():
+def test_an_empty_stream_gives_no_results():
     tower, images, decider = case("ViT", "margin")
     assert list(encode_stream(tower, decider, [], 4)) == []
     (none,) = encode_stream(tower, decider, [images[:0]], 4)

@@ -49,7 +49,7 @@ def test_the_most_exits_are_asked_that_their_time_allows(visit, target, batch_si
     assert free.asked == tuple(range(DEPTH - 1)) and free.share == 0
 
 
-def test_expectations_in_closed_form():
+def test_the_expected_speedup_equals_a_closed_form():
     """One exit, after half of the blocks, which four of eight single images take."""
     images = 64
     chosen = exits_by_time(times(0.5, 0.25), lambda asked: np.arange(1, 11) / 10.0, BLOCKS, 0.6, 1, 1, share=0.06)
@@ -90,7 +90,7 @@ def test_thresholds_are_fitted_among_the_exits(known, policy):
     assert set(exits) <= {1, 4, 7} and price[exits].mean() <= 0.6 + 1e-9
 
 
-def test_policies_that_have_to_be_asked_everywhere_are_refused(known):
+def test_policies_that_must_be_evaluated_at_every_exit_are_refused(known):
     costs = known.split.costs
     for policy in ("router", "saturation", "patience"):
         with pytest.raises(UserError, match=f"'{policy}' remembers .*--by-time"):
