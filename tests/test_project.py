@@ -1,4 +1,4 @@
-"""What the project promises about itself."""
+"""Conventions of the project: pinned versions, links, imports and sizes of files."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Functions of the library that are given files they cannot use: each ends with one line that names the file."""
+"""Functions of the library with files that they cannot use raise an error of one line that names the file."""
 
 import pytest
 from faults.breaking import check_line

@@ -56,7 +56,7 @@ def counted(tower) -> list[int]:
 
 
 def test_torch_counts_the_closed_form_of_every_plain_vit():
-    """Of the first three blocks. Tensors have shapes only, as on the meta device, which has no autocast."""
+    """The first three blocks are compared. Tensors have shapes only, as on the meta device, which has no autocast."""
     seen = set()
     for name in open_clip.list_models():
         cfg = architecture(name)

@@ -47,7 +47,7 @@ def widest_gap(scores: torch.Tensor) -> float:
 
 @cache
 def case(family: str, policy_name: str, depth: int = DEPTH):
-    """A tower, images, and what decides: an untrained policy with thresholds that let images leave at every exit."""
+    """A tower, images, and an untrained policy with thresholds that let images leave at every exit."""
     tower, policy = small_tower(family, depth), POLICIES[policy_name]
     torch.manual_seed(1)
     widths, n = list(tower.widths[:-1]), tower.depth - 1

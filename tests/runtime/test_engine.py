@@ -1,4 +1,4 @@
-"""Early exit for real takes the exits and gives the embeddings that the harness computes from cached features."""
+"""Early exit at run time takes the exits and gives the embeddings that the evaluation computes from cached features."""
 
 import pytest
 import torch

@@ -32,7 +32,7 @@ def times(visit: float, head: float = 0.0) -> BlockTimes:
 
 
 def prices(asked):
-    """Each block is a tenth of the encoder, and asking an exit a thousandth."""
+    """Each block costs a tenth of the encoder, and evaluating the policy at an exit a thousandth."""
     visited = np.isin(np.arange(DEPTH - 1), asked)
     return np.arange(1, DEPTH + 1) / DEPTH + 0.001 * np.append(np.cumsum(visited), visited.sum())
 
@@ -78,7 +78,7 @@ def test_exits_that_are_drawn_meet_the_rate():
 
 @pytest.mark.parametrize("policy", ["tgem", "tgem_bank"])
 def test_thresholds_are_fitted_among_the_exits(known, policy):
-    """One that may be asked everywhere is fitted as ever; fewer exits meet the rate on the same images."""
+    """With all exits the fit is the usual one; fewer exits meet the rate on the same images."""
     outputs, used = known.splits[policy].outputs, POLICIES[policy]
     (every,) = fit_among(used, outputs, [0.6], range(7))
     (usual,) = used.fit(outputs, [0.6])
@@ -106,7 +106,7 @@ def test_policies_that_must_be_evaluated_at_every_exit_are_refused(known):
 
 @pytest.fixture
 def slow_visits(monkeypatch):
-    """Asking an exit takes half as long as a block."""
+    """Evaluating the policy at an exit takes half as long as a block."""
 
     def measured(tower, decider, largest, seconds, **options):
         n = np.array([1.0, float(largest)]) if largest > 1 else np.ones(1)

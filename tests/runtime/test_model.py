@@ -1,4 +1,4 @@
-"""What a user of the model object may do to it."""
+"""The model object: calibrations, caps, text banks and devices."""
 
 from dataclasses import replace
 

@@ -48,7 +48,7 @@ os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
 os.environ.setdefault("MALLOC_TOP_PAD_", str(2**26))
 
-# What a run consists of.
+# Parts of the run.
 ROOT = workflow.basedir
 SEEDS = config["seeds"]
 GPU = 1 if config["features"]["device"] == "cuda" else 0
