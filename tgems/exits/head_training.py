@@ -1,4 +1,4 @@
-"""Train heads, and gates without a rate, on cached training pairs. Pure: tensors in, frozen modules out."""
+"""Train heads, and gates without a rate target, on cached training pairs. Reads and writes no files."""
 
 import pandas as pd
 import torch
@@ -81,8 +81,8 @@ def embed_out_of_fold(folds: list[ExitHeads], unseen_by: Tensor, pairs: Pairs) -
 
     Args:
         folds: Heads.
-        unseen_by: Which of them each image is embedded by `[n]` uint8.
-        pairs: Training pairs; where their summaries are streamed, rows are computed when they are asked for.
+        unseen_by: Number of the heads that embed each image `[n]` uint8.
+        pairs: Training pairs; where their summaries are streamed, rows are computed on request.
     """
 
     @torch.no_grad()

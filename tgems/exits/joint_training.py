@@ -32,7 +32,7 @@ def train_joint(
     Args:
         pairs: Training pairs.
         costs: Costs of the exits.
-        guidance: `image` or `bank`: what gates see.
+        guidance: `image` or `bank`, the input of the gates.
         target: Rate target.
         options: Sizes, losses, steps and regularizer.
         seed: Seed.
@@ -105,8 +105,8 @@ def draw_bank(
         z: Head embeddings `[B, E-1, D]`.
         images: `[B]`.
         own: The caption of each image, index into texts `[B]`.
-        largest: Largest bank.
-        generator: Of the draw.
+        largest: Largest number of texts in a bank.
+        generator: Generator of the draw.
 
     Returns:
         `bank_features` `[B, E-1, 11]`, and the number of texts.
