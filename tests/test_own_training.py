@@ -8,14 +8,15 @@ from tgems.workflow_config import complete_config
 PHOTOS = {"source": "wds:/photos", "task": "self_retrieval"}
 
 
-@pytest.mark.parametrize("n", [12, 3_000, 80_000, None])
+@pytest.mark.parametrize("n", [12, 600, 3_000, 80_000, None])
 def test_the_configuration_is_complete_and_trains_longer_on_fewer_images(n):
     name, config = configuration("ViT-B-32", "laion2b_s34b_b79k", PHOTOS, 0.6, cores=4, n=n)
     complete = complete_config(config)
     assert name == "ViT-B-32" and complete["backbones"][name]["model"] == "ViT-B-32"
     assert complete["datasets"]["photos"]["jobs"]["train"] == 4 and complete["rate_targets"] == [0.6]
-    passes = complete["variants"]["default"]["heads"]["passes"]
-    assert passes == {12: 48, 3_000: 48, 80_000: 15, None: 48}[n]
+    variant = complete["variants"]["default"]
+    passes = [variant["heads"]["passes"], variant["image_gates"]["passes"]]
+    assert passes == {12: [200, 100], 600: [86, 86], 3_000: [48, 18], 80_000: [15, 1], None: [48, 6]}[n]
 
 
 def test_the_activation_of_the_weights_is_chosen():

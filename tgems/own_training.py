@@ -34,8 +34,8 @@ from tgems.workflow_config import complete_config
 DATASET, LOG = "photos", "train.log"
 HEAD_STEPS, GATE_STEPS, FORESIGHT_STEPS = 4_500, 100, 190
 """Steps of training heads, gates, and what gates foresee, after which the demo reached its plateau (docs/method.md)."""
-PASSES = 8, 48
-"""Least and most passes over the training images. Where the most are too few, gates take fewer steps in proportion."""
+PASSES, LEAST_STEPS = (8, 48), 200
+"""Least and most passes over the training images, and the steps that heads take even if that needs more passes."""
 UNKNOWN_IMAGES = 10_000
 """Number of training images that is assumed where they are not counted before they are fetched."""
 POLICIES = ("full", "fixed", "saturation", "tgem")
@@ -150,10 +150,10 @@ def configuration(
         n: Number of training images; None if it is not known yet.
     """
     n = n or UNKNOWN_IMAGES
-    plateau = HEAD_STEPS * HeadOptions().batch_size / n
-    chosen = passes or min(max(ceil(plateau), PASSES[0]), PASSES[1])
-    per_step = min(chosen / plateau, 1) * ImageGateOptions().batch_size / n
-    gates = {"passes": ceil(GATE_STEPS * per_step), "foresight_passes": ceil(FORESIGHT_STEPS * per_step)}
+    plateau, least = (ceil(steps / max(n / HeadOptions().batch_size, 1)) for steps in (HEAD_STEPS, LEAST_STEPS))
+    chosen = passes or max(min(max(plateau, PASSES[0]), PASSES[1]), least)
+    gate_steps = max(n / ImageGateOptions().batch_size, 1)
+    gates = {"passes": ceil(GATE_STEPS / gate_steps), "foresight_passes": ceil(FORESIGHT_STEPS / gate_steps)}
     backbone = {"pretrained": _absolute(pretrained)} | ({"model": with_activation(model, pretrained)} if model else {})
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", model or Path(pretrained.partition(":")[2]).name) or "backbone"
     return name, {
@@ -167,7 +167,7 @@ def configuration(
         "calibration": ["in_domain"],
         "score_normalisation": ["none"],
         "features": {"dtype": "float16", "device": device, "batch_size": 64},
-        "heads": {"hidden": 512, "passes": chosen, "fold_passes": max(1, chosen // 5)},
+        "heads": {"hidden": 512, "start": "ridge", "passes": chosen, "fold_passes": max(1, chosen // 5)},
         "image_gates": gates,
     }
 

@@ -1,4 +1,4 @@
-"""Write thresholds for one's own images into the folder of a saved T-GEM."""
+"""Write thresholds that were fitted to the user's images into the folder of a saved T-GEM."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from tgems.runtime.saved_config import read_config
 
 
 def save_calibrations(backbone: Backbone, early: EarlyExit, folder: Path) -> None:
-    """Write a T-GEM's folder anew with other calibrations; it goes on naming its backbone as it did.
+    """Rewrite a T-GEM's folder with other calibrations, and keep its reference to the backbone.
 
     Raises:
         UserError: See `save`.
@@ -21,7 +21,7 @@ def save_calibrations(backbone: Backbone, early: EarlyExit, folder: Path) -> Non
 
 
 def require_free_name(folder: Path, name: str, replaced: bool) -> None:
-    """Refuse a name for thresholds of one's own that would replace those of a run, unless that is wanted.
+    """Refuse a name for new thresholds that would replace those of a run, unless that is wanted.
 
     Raises:
         UserError: Thresholds of a run have this name; or the folder is not a T-GEM's on this machine.
