@@ -36,5 +36,6 @@ def start_from_ridge(heads: ExitHeads, pairs: Pairs, whiten: bool, among: Tensor
     size = weight.square().mean((1, 2), keepdim=True).sqrt()
     scale = SIZE / torch.where(size > 0, size, SIZE)
     heads.linear.weight.copy_(weight * scale)
-    if heads.architecture["hidden"]:
-        heads.down.bias.copy_(mean * scale[:, 0])
+    bias = heads.down.bias if heads.architecture["hidden"] else None
+    if bias is not None:
+        bias.copy_(mean * scale[:, 0])
