@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from tgems.errors import UserError
-from tgems.own_training import configuration, reached, train
+from tgems.own_results import reached
+from tgems.own_training import configuration, train
 from tgems.workflow_config import complete_config
 
 PHOTOS = {"source": "wds:/photos", "task": "self_retrieval"}
@@ -31,7 +34,7 @@ def test_relative_weights_are_made_absolute(tmp_path, monkeypatch):
     assert (name, config["backbones"]) == ("mine", {"mine": {"pretrained": f"local-dir:{tmp_path}/mine"}})
 
 
-def test_what_was_reached_is_read_beside_policies_of_no_higher_rate(tmp_path):
+def tables(folder, wins):
     metric, rows = "text_retrieval_recall@1", []
     for policy, rate, value, seed in [
         ("full", 1.0, 1.0, None),
@@ -41,11 +44,44 @@ def test_what_was_reached_is_read_beside_policies_of_no_higher_rate(tmp_path):
         ("tgem", 0.58, 0.6, "0"),
         ("tgem", 0.58, 0.6, "mean"),
     ]:
-        rows.append({"policy": policy, "rate": rate, "metric": metric, "value": value, "seed": seed, "n": 40})
-    pd.DataFrame(rows).assign(twin_of=None).to_csv(tmp_path / "t.csv", index=False)
-    found = reached(tmp_path / "t.csv", "self_retrieval", 0.6)
-    assert found.rows == [("full", 1.0, [1.0]), ("tgem", 0.58, [0.6]), ("fixed", 0.55, [0.7])]
-    assert (found.n, found.rate, found.fixed_is_as_good) == (40, 0.58, True)
+        half = 0 if policy == "full" else 0.1
+        ends = {"ci_low": value - half, "ci_high": value + half, "n": 40, "n_sources": 12}
+        rows.append({"policy": policy, "rate": rate, "metric": metric, "value": value, "seed": seed} | ends)
+    pd.DataFrame(rows).assign(twin_of=None).to_csv(folder / "tradeoff.csv", index=False)
+    columns = ["against", "competitor", "difference", "ci_low", "ci_high"]
+    frame = pd.DataFrame(wins, columns=columns).assign(policy="tgem", metric=metric)
+    frame.to_csv(folder / "wins.csv", index=False)
+
+
+def test_what_was_reached_is_read_beside_policies_of_no_higher_rate(tmp_path):
+    tables(tmp_path, [("best", "fixed", -0.12, -0.2, -0.04), ("shuffled", "tgem", 0.1, 0, 0.2)])
+    found = reached(tmp_path, "self_retrieval", 0.6)
+    shown = [(policy, rate, [str(value) for value in values]) for policy, rate, values in found.rows]
+    assert shown == [
+        ("full", 1.0, ["1.000"]),
+        ("tgem", 0.58, ["0.600 (0.500 to 0.700)"]),
+        ("fixed", 0.55, ["0.700 (0.600 to 0.800)"]),
+    ]
+    assert (found.n, found.n_sources, found.rate, found.fixed_is_as_good) == (40, 12, 0.58, True)
+    (one,) = found.differences
+    assert (one.competitor, str(one.gain)) == ("fixed", "-0.120 (-0.200 to -0.040)")
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ((0.01, 0.2), "the T-GEM is better"),
+        ((-0.2, -0.01), "the T-GEM is worse"),
+        ((-0.1, 0.1), "these images do not say which is better"),
+        ((None, None), "these images do not say which is better"),
+    ],
+)
+def test_a_difference_is_believed_only_if_its_interval_says_so(tmp_path, ends, verdict):
+    tables(tmp_path, [("best", "fixed", 0.0, *ends)])
+    (one,) = reached(tmp_path, "self_retrieval", 0.6).differences
+    assert one.verdict == verdict and ("unknown" in str(one.gain)) == (ends[0] is None)
+    tables(tmp_path, [("best", None, None, None, None)])
+    assert reached(tmp_path, "self_retrieval", 0.6).differences == []
 
 
 def test_bad_options_end_before_anything_is_encoded(tmp_path):
@@ -53,3 +89,31 @@ def test_bad_options_end_before_anything_is_encoded(tmp_path):
     with pytest.raises(UserError, match="there is no such folder"):
         train("ViT-B-32", "random", str(photos), 0.6, tmp_path / "out", tmp_path / "work")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "work", "message"),
+    [
+        (".", "w", "--out '.': name a new folder"),
+        (
+            "photos/mine",
+            "w",
+            "--out .*photos/mine: is inside .*photos, so that figures would be taken for images later",
+        ),
+        ("mine", "photos/w", "--work .*photos/w: is inside"),
+        ("mine", "mine/w", "--work .*mine/w: is inside --out"),
+        ("file", "w", "file: is a file; name a new folder"),
+        ("photos", "w", "--out .*photos: is inside"),
+        ("other", "w", "other: holds files that are not a T-GEM's"),
+        ("saved", "w", "saved: holds a T-GEM that was not trained in .*w; choose another --out, or delete it"),
+    ],
+)
+def test_places_that_are_taken_are_refused_before_anything_is_done(tmp_path, monkeypatch, out, work, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a.png", "file", "other/letter.txt", "saved/config.json", "saved/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"format": "tgems"}')
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        train("ViT-B-32", "random", "photos", 0.6, Path(out), Path(work))
+    assert sorted(tmp_path.rglob("*")) == before
