@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -110,12 +111,16 @@ def reached(tables: Path, task: str, rate: float) -> Reached:
 
 def _differences(table: Path, metrics: dict[str, str]) -> list[Difference]:
     wins = pd.read_csv(table)
-    wins = wins[wins["policy"].eq("tgem") & wins["against"].eq("best") & wins["difference"].notna()].set_index("metric")
-    some = [(metric, label) for metric, label in metrics.items() if metric in wins.index]
-    return [Difference(label, wins.loc[m, "competitor"], _measured(wins.loc[m], "difference")) for m, label in some]
+    wins = wins[wins["policy"].eq("tgem") & wins["against"].eq("best") & wins["difference"].notna()]
+    rows = {row["metric"]: row for _, row in wins.iterrows()}
+    return [
+        Difference(label, rows[metric]["competitor"], _measured(rows[metric], "difference"))
+        for metric, label in metrics.items()
+        if metric in rows
+    ]
 
 
-def _measured(row: "pd.Series | pd.DataFrame", column: str) -> Measured:
-    value, *ends = (None if pd.isna(row[name]) else float(row[name]) for name in (column, "ci_low", "ci_high"))
-    assert value is not None
-    return Measured(value, *ends)
+def _measured(row: Any, column: str) -> Measured:
+    """Return a column of a row of a table, with the interval beside it."""
+    low, high = (None if pd.isna(row[name]) else float(row[name]) for name in ("ci_low", "ci_high"))
+    return Measured(float(row[column]), low, high)

@@ -15,7 +15,8 @@ def estimate(
     cores: Annotated[int | None, typer.Option(min=1, help="Number of cores; the default is those of here.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Time to measure the throughput of one core.")] = 20,
     gmacs_per_second: Annotated[
-        float | None, typer.Option(min=0.001, help="Throughput of one core in encoding, instead of measuring it.")
+        float | None,
+        typer.Option(min=0.001, max=1e9, help="Throughput of one core in encoding, instead of measuring it."),
     ] = None,
 ) -> None:
     """Estimate images, texts, multiply-accumulates, hours and disk of a run by stage. Needs no network.

@@ -62,7 +62,7 @@ def train(
     header = ("policy", "rate", *found.metrics)
     print_table(header, ((name, f"{r:.3f}", *map(str, values)) for name, r, values in found.rows))
     groups = "" if found.n_sources == found.n else f" in {found.n_sources:,} groups"
-    say(f"in parentheses: 95 % intervals, over {found.n:,} images{groups} and for these modules")
+    say(f"in parentheses: 95 % intervals for these modules, from {found.n:,} images{groups}")
     for one in found.differences:
         say(f"tgem minus {one.competitor} at the same rate, {one.metric}: {one.gain}; {one.verdict}")
     say(f"{out}: spends {found.rate:.3f} of the encoder on {found.n:,} held-out images; see `tgems info {out}`")

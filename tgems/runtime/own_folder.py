@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tgems.backbones.load import Backbone
 from tgems.errors import UserError
+from tgems.runtime.calibration import check_name
 from tgems.runtime.early_exit import EarlyExit
 from tgems.runtime.folder import save
 from tgems.runtime.saved_config import read_config
@@ -24,8 +25,10 @@ def require_free_name(folder: Path, name: str, replaced: bool) -> None:
     """Refuse a name for thresholds of one's own that would replace those of a run, unless that is wanted.
 
     Raises:
-        UserError: Thresholds of a run have this name; or the folder is not a T-GEM's on this machine.
+        UserError: Thresholds of a run have this name; see `check_name`; or the folder is not
+            a T-GEM's on this machine.
     """
+    check_name(name)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder here; thresholds are written into a folder, so download it first")
     point = read_config(folder).calibrations.get(name)
