@@ -2,9 +2,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from tgems.cli import app
 from tgems.errors import UserError
-from tgems.own_results import reached
+from tgems.outputs import write_json
+from tgems.own_results import Difference, Measured, Reached, images_left_out, reached
 from tgems.own_training import configuration, train
 from tgems.workflow_config import complete_config
 
@@ -117,3 +120,47 @@ def test_places_that_are_taken_are_refused_before_anything_is_done(tmp_path, mon
     with pytest.raises(UserError, match=message):
         train("ViT-B-32", "random", "photos", 0.6, Path(out), Path(work))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_says_what_an_interval_rests_on_and_names_some_images_that_were_left_out(monkeypatch):
+    half = Measured(0.5, 0.4, 0.6)
+    rows = [("full", 1.0, [Measured(1.0, 1.0, 1.0)]), ("tgem", 0.6, [half]), ("fixed", 0.5, [half])]
+    found = Reached(40, 12, 0.6, rows, ["good images"], [Difference("good images", "fixed", Measured(0.1, -0.1, 0.3))])
+    bad = [(f"{i}.png", "cannot be read") for i in range(8)]
+    monkeypatch.setattr("tgems.own_training.train", lambda *_: (found, bad))
+    done = CliRunner().invoke(app, ["train", "--images", "photos", "--out", "mine"])
+    assert done.exit_code == 3
+    for line in (
+        "full    1.000  1.000",
+        "tgem    0.600  0.500 (0.400 to 0.600)",
+        "95 % intervals for these modules, from 40 images in 12 groups",
+        "tgem minus fixed at the same rate, good images: 0.100 (-0.100 to 0.300); these images do not say which",
+        "mine: spends 0.600 of the encoder on 40 held-out images",
+        "here a fixed exit is as good for no more computation",
+        "left out: 4.png cannot be read",
+        "left out: 3 more images; mine-work names them",
+    ):
+        assert line in done.output
+    assert "5.png" not in done.output
+
+
+def test_images_left_out_are_those_of_packing_or_of_tars_in_place(tmp_path):
+    packed, folder = tmp_path / "photos", tmp_path / "results/features/vit/photos/test"
+    packed.mkdir()
+    write_json(packed / "packed.json", {"left_out": [["a.png", "cannot be read"]]})
+    folder.mkdir(parents=True)
+    skipped = [{"shard": "7.tar", "key": "k", "reason": "has no captions (.txt)"}]
+    recorded = {"backbone": {}, "dtype": "float16", "device": "cpu", "batch_size": 1, "versions": {}, "commit": "c"}
+    about = {"weights": "0" * 64, "preprocess": "", "logit_scale": 1.0, "logit_bias": None, "precision": "float32"}
+    sizes = {"schema_version": 1, "blocks": [1, 2], "widths": [8], "grids": [1], "n": 1, "prompts": "0" * 64}
+    parts = {
+        "shards": {},
+        "parts": {"0": {"n": 1, "rows": [1], "files": {"000.safetensors": "0" * 64}, "bytes": {"000.safetensors": 9}}},
+    }
+    write_json(
+        folder / "manifest.json", about | sizes | parts | {"skipped": skipped, "recorded": recorded, "files": {}}
+    )
+    in_packed = images_left_out(tmp_path, "vit", "photos", {"source": f"wds:{packed}"})
+    assert in_packed == [("a.png", "cannot be read")]
+    in_place = images_left_out(tmp_path, "vit", "photos", {"source": "tars:/elsewhere"})
+    assert in_place == [("7.tar::k", "has no captions (.txt)")]

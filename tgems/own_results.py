@@ -1,10 +1,14 @@
-"""What a T-GEM that was trained on one's own images does with held-out ones, read from the tables of the run."""
+"""What became of training on one's own images: results on held-out images, and the images that were left out."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from tgems.data.own_packing import RECEIPT, left_out
+from tgems.features.manifest import Manifest, checked
+from tgems.provenance import RUN_AGAIN
 
 METRICS = {
     "zeroshot_retrieval": {
@@ -124,3 +128,22 @@ def _measured(row: Any, column: str) -> Measured:
     """Return a column of a row of a table, with the interval beside it."""
     low, high = (None if pd.isna(row[name]) else float(row[name]) for name in ("ci_low", "ci_high"))
     return Measured(float(row[column]), low, high)
+
+
+def images_left_out(work: Path, backbone: str, name: str, dataset: dict) -> list[tuple[str, str]]:
+    """Return name and reason of each image that was left out: by packing, or by the workflow from tars in place.
+
+    Args:
+        work: Folder of the run, which is finished.
+        backbone: Name of the backbone.
+        name: Name of the data set, and of the folder in `work` that images are packed into.
+        dataset: Entry of the data set.
+    """
+    packed = work / name
+    if dataset["source"] == f"wds:{packed.resolve()}" and (packed / RECEIPT).is_file():
+        return left_out(packed)
+    found = []
+    for manifest in sorted((work / "results/features" / backbone / name).glob("*/manifest.json")):
+        skipped = checked(Manifest, manifest, RUN_AGAIN)["skipped"]
+        found += [(f"{one['shard']}::{one['key']}", one["reason"]) for one in skipped]
+    return found

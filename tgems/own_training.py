@@ -6,6 +6,7 @@ process of its own (Snakemake), and its output goes to a log file there.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,14 +23,11 @@ from tgems.backbones.source import with_activation
 from tgems.checkout import CHECKOUT
 from tgems.config.training import HeadOptions, ImageGateOptions
 from tgems.data.own_images import own_dataset
-from tgems.data.own_packing import RECEIPT, left_out
 from tgems.data.tar_index import index_shard
 from tgems.data.webdataset import shard_paths
 from tgems.errors import UserError
-from tgems.features.manifest import Manifest, checked
 from tgems.outputs import write_text
-from tgems.own_results import Reached, reached
-from tgems.provenance import RUN_AGAIN
+from tgems.own_results import Reached, images_left_out, reached
 from tgems.runtime.export import from_results
 from tgems.runtime.folder import check_free
 from tgems.runtime.saved_config import is_saved
@@ -97,7 +95,7 @@ def train(
         write_text(work / "config.yaml", header + yaml.safe_dump(config, sort_keys=False))
         _run_workflow(work, cores, device, show)
         from_results(work / "results", name, "tgem", rate).save_pretrained(out)
-        return reached(work / "results/tables", dataset["task"], rate), _left_out(work, name, dataset)
+        return reached(work / "results/tables", dataset["task"], rate), images_left_out(work, name, DATASET, dataset)
 
 
 def configuration(
@@ -167,17 +165,6 @@ def _check_places(images: str, out: Path, work: Path) -> None:
         raise UserError(f"{out}: holds a T-GEM that was not trained in {work}; choose another --out, or delete it")
 
 
-def _left_out(work: Path, backbone: str, dataset: dict) -> list[tuple[str, str]]:
-    """Return name and reason of each image that was left out: by packing, or by the workflow from tars in place."""
-    if (work / DATASET / RECEIPT).is_file() and dataset["source"] == f"wds:{(work / DATASET).resolve()}":
-        return left_out(work / DATASET)
-    found = []
-    for manifest in sorted((work / "results/features" / backbone / DATASET).glob("*/manifest.json")):
-        skipped = checked(Manifest, manifest, RUN_AGAIN)["skipped"]
-        found += [(f"{one['shard']}::{one['key']}", one["reason"]) for one in skipped]
-    return found
-
-
 def _absolute(pretrained: str) -> str:
     """Make a folder or file of weights absolute, since the workflow runs in the work folder."""
     scheme, _, rest = pretrained.partition(":")
@@ -197,15 +184,19 @@ def _packed_images(dataset: dict) -> int | None:
 
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
-    """Keep others out of the work folder.
+    """Keep others out of the work folder; it is deleted if nothing was put into it.
 
     Raises:
         UserError: Another `tgems train` uses it.
     """
     work.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(work / ".train.lock", timeout=0):
-            yield
+        with FileLock(work / ".train.lock", timeout=0) as lock:
+            try:
+                yield
+            finally:
+                if [path.name for path in work.iterdir()] == [Path(lock.lock_file).name]:
+                    shutil.rmtree(work, ignore_errors=True)
     except Timeout:
         raise UserError(f"{work}: another `tgems train` uses this folder; wait for it, or set --work") from None
 
