@@ -24,6 +24,8 @@ def estimate(
     Multiply-accumulates follow from closed forms, and hours from the throughput of one core, which is measured with
     random weights. They assume that work is shared by all cores, that a stage takes at least as long as its longest
     job, and that stages do not overlap; downloads and the measuring of speed are not included.
+
+    `tgems estimate configs/laptop.yaml --cores 8`, or `tgems estimate my-tgem-work/config.yaml` after `tgems train`
     """
     from tgems.run_estimate import CountedWorkload, read_configuration, stages, table
     from tgems.throughput import Throughput, measure

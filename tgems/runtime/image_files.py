@@ -2,6 +2,7 @@
 
 import glob
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +95,13 @@ def decoded_batches(
     Raises:
         UserError: An image cannot be read, and `skip_bad` is false.
     """
-    loader = DataLoader(ImageFiles(images, preprocess), batch_size=batch_size, num_workers=workers, collate_fn=_as_is)
-    for batch in loader:
+    files = ImageFiles(images, preprocess)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "This DataLoader will create"
+        )  # more workers than cores are the user's choice
+        batches = iter(DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=_as_is))
+    for batch in batches:
         bad = [(images[place].name, found) for place, found in batch if isinstance(found, str)]
         if bad and not skip_bad:
             name, why = bad[0]

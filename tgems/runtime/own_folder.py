@@ -6,18 +6,29 @@ from pathlib import Path
 from tgems.backbones.load import Backbone
 from tgems.errors import UserError
 from tgems.runtime.calibration import check_name
-from tgems.runtime.early_exit import EarlyExit
+from tgems.runtime.early_exit import Calibration, EarlyExit
 from tgems.runtime.folder import save
 from tgems.runtime.saved_config import read_config
 
 
-def save_calibrations(backbone: Backbone, early: EarlyExit, folder: Path) -> None:
-    """Write a T-GEM's folder anew with other calibrations; it goes on naming its backbone as it did.
+def save_calibration(backbone: Backbone, early: EarlyExit, folder: Path, name: str) -> None:
+    """Write a T-GEM's folder anew with a further calibration; it goes on naming its backbone as it did.
+
+    All other calibrations are those that the folder holds now, since another process may have added some.
+
+    Args:
+        backbone: The T-GEM's backbone.
+        early: The T-GEM.
+        folder: Its folder.
+        name: Name of the calibration to add or replace.
 
     Raises:
         UserError: See `save`.
     """
-    entry = read_config(folder).backbone.model_dump(exclude_unset=True)
+    config = read_config(folder)
+    entry = config.backbone.model_dump(exclude_unset=True)
+    kept = {other: Calibration(**point.model_dump(exclude_unset=True)) for other, point in config.calibrations.items()}
+    early = replace(early, calibrations=kept | {name: early.calibrations[name]})
     save(replace(backbone, entry=entry), early, folder)
 
 
