@@ -16,14 +16,14 @@ DEMO = {"pretrained": f"local-dir:{ROOT}/assets/backbones/demo-vit-8"}
 
 
 def variant(heads: int = 8, gates: int = 4, **changes) -> dict:
-    """What `module_costs` reads of a variant."""
+    """The keys of a variant that `module_costs` reads."""
     hidden = {"heads": {"hidden": heads}, "image_gates": {"hidden": gates}, "bank_gates": {"hidden": gates}}
     own = {"exits": "all", "summary": {"grid": 2}, "training": {"scheme": "staged"}}
     return own | hidden | changes
 
 
 def options(stage: str, **changes):
-    """A section of the configuration with its defaults, but for some."""
+    """A section of the configuration with its defaults, except for some keys."""
     return RunConfig.model_fields[stage].annotation(**changes)
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("costs", "data"),
     ("architectures",),
     ("config", "provenance", "errors", "devices", "untrusted", "failures", "jobs", "process", "model_keys")
-    + ("checkout", "extras", "import_closure", "options", "outputs", "system_errors", "takeover"),
+    + ("checkout", "extras", "import_closure", "options", "markdown_text", "outputs", "system_errors", "takeover"),
 )
 """Packages and modules of tgems, highest first. Those of one layer do not import each other, but for the ground."""
 GROUND = set(LAYERS[-1])

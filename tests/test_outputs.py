@@ -1,4 +1,4 @@
-"""Outputs are written whole or not at all, by one writer, readable, and with one line where that fails."""
+"""Outputs are written completely or not at all, by one writer, readable, and with one line on failure."""
 
 import json
 import os

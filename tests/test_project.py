@@ -1,4 +1,4 @@
-"""What the project promises about itself."""
+"""Conventions of the project: pinned versions, links, imports and sizes of files."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ def test_readme_opens_with_exactly_two_commands():
     assert [c.split("#")[0].strip() for c in commands] == ["make reproduce", "make test"]
 
 
-def test_readme_links_lead_somewhere():
+def test_links_of_pages_lead_to_files():
     for page in [
         ROOT / "README.md",
         ROOT / "SECURITY.md",

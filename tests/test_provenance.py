@@ -15,7 +15,7 @@ QUIET = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
 
 
 def git(folder: Path, *words: str) -> str:
-    """Run git in a folder, without the settings of whoever runs the tests."""
+    """Run git in a folder, without the settings of the user who runs the tests."""
     identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
     run = subprocess.run(
         ["git", *identity, *words], cwd=folder, env=os.environ | QUIET, check=True, capture_output=True, text=True

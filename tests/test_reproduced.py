@@ -1,4 +1,4 @@
-"""What must hold of the default run, where results/ has one (`make reproduce`)."""
+"""Results of the default run, if results/ has one (`make reproduce`)."""
 
 import re
 

@@ -14,7 +14,7 @@ __all__ = ["EarlyExitCLIP", "__version__", "create_model_and_transforms", "from_
 
 
 def __getattr__(name: str) -> Any:
-    """Import `EarlyExitCLIP` when it is first asked for."""
+    """Import `EarlyExitCLIP` when it is first accessed."""
     if name == "EarlyExitCLIP":
         from tgems.runtime.model import EarlyExitCLIP
 
@@ -126,7 +126,7 @@ def get_tokenizer(
     tokenizer: str | None = None,
     hub_kwargs: dict[str, Any] | None = None,
 ) -> Callable:
-    """Load the tokenizer of a saved T-GEM's backbone, as `open_clip.get_tokenizer`; reads no weights.
+    """Load the tokenizer of a saved T-GEM's backbone, as `open_clip.get_tokenizer` does, without reading weights.
 
     Args:
         folder_or_hub_id: See `from_pretrained`.

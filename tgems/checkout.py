@@ -4,7 +4,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 INSTALLED = PACKAGE / "installed"
-"""Where a wheel holds what stands beside `tgems/` in a checkout (hatch_build.py)."""
+"""Folder inside a wheel for the files that are beside `tgems/` in a checkout (hatch_build.py)."""
 
 CHECKOUT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent
 """Folder of `Snakefile`, `workflow/`, `configs/`, `profiles/` and `assets/`."""

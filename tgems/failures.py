@@ -41,7 +41,7 @@ def one_line_errors(
     The exit code is 1 for a `UserError`, for a package that is not installed (tgems/extras.py) and for an error of the
     operating system (tgems/system_errors.py), 130 for an interrupt, and 70 for any other exception, which is a bug. The
     traceback of a bug is written to a new file in the temporary folder. If the reader of the output has closed it, the
-    process ends without a line.
+    process ends silently.
 
     Args:
         show: Function that prints a line; None to write it to stderr.

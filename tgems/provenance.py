@@ -20,7 +20,7 @@ PACKAGES = ("tgems", "torch", "open_clip_torch", "clip-benchmark", "fvcore", "nu
 RUN_AGAIN = "delete it and run again"
 FINISHED = "give the results folder of a finished run"
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-"""Environment variables that git sets in hooks, and that point it at another repository."""
+"""Environment variables that git sets in hooks, and by which it finds another repository than that of the folder."""
 
 
 def digest_file(path: Path) -> str:
@@ -58,8 +58,8 @@ def digest_tensors(tensors: "Iterable[tuple[str, Tensor]]") -> str:
 def commit() -> str:
     """Return the commit of tgems' code, or `unknown`.
 
-    It is that of the package's checkout, with `+dirty` if tracked files differ. In a container image, which has no
-    repository, it is the content of the file `COMMIT` in the package, which the build of the image writes.
+    In a checkout it is the checked-out commit, with `+dirty` if tracked files differ from it. A container image has no
+    repository: there it is the content of the package's file `COMMIT`, which the build of the image writes.
     """
     return _checked_out() or _built_from() or "unknown"
 

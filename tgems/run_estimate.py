@@ -1,4 +1,4 @@
-"""Estimate what a configuration takes: images, texts, multiply-accumulates, hours and disk, stage by stage."""
+"""Estimate what a run takes, stage by stage: images, texts, multiply-accumulates, hours and disk."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +20,9 @@ from tgems.workflow_config import complete_config
 from tgems.workload import Workload
 
 EVALUATED = 8_000
-"""Pairs of an image or caption and an exit that one core evaluates per second with all policies, as on the demo."""
+"""Pairs of an image or caption and an exit that one core evaluates per second with all policies of the demo."""
 DECODED_KB = 21_000
-"""Kilobytes of JPEG that one core decodes per second: 150 photographs."""
+"""Kilobytes of JPEG that one core decodes per second, about 150 photographs."""
 REPORTING = 8
 """Number of jobs that write tables and figures."""
 LOADED_MB = 250
@@ -40,9 +40,9 @@ class Stage:
         images: Number of images that it reads, or None.
         texts: Number of texts that it reads, or None.
         macs: Multiply-accumulates.
-        jobs: Time of each of its jobs in seconds, if it had one core for itself.
-        longest: Time of its longest job in seconds, on the cores that it has.
-        disk_mb: What it leaves on the disk.
+        jobs: Time of each of its jobs in seconds on a single core.
+        longest: Time of its longest job in seconds, on the cores that the job uses.
+        disk_mb: Size in MB of the files that it writes and keeps.
     """
 
     name: str
@@ -54,17 +54,17 @@ class Stage:
     disk_mb: float = 0
 
     def add(self, seconds: float, jobs: int = 1, threads: int = 1) -> None:
-        """Add jobs of equal length that use some threads each."""
+        """Add jobs of equal length, each of which uses a number of threads."""
         self.jobs += [seconds] * jobs
         self.longest = max(self.longest, seconds / threads)
 
     def seconds(self, cores: int) -> float:
-        """Return how long the stage takes: its work shared by all cores, and at least its longest job."""
+        """Return how long the stage takes: its work divided by the cores, or its longest job if that takes longer."""
         return max(sum(self.jobs) / cores, self.longest) if self.jobs else 0
 
 
 def read_configuration(files: Sequence[Path]) -> dict:
-    """Read configurations, of which later ones take precedence, and complete them.
+    """Read configuration files, merge them with later ones taking precedence, and fill in defaults.
 
     Raises:
         UserError: A file is missing or not YAML, or the configuration is not valid.
@@ -95,7 +95,7 @@ def _merged(first: dict, second: dict) -> dict:
 
 
 class CountedWorkload(Workload):
-    """The work of a run whose unknown images are counted where they are, or else left out and named."""
+    """The work of a run, with splits of unknown size counted if they are on this machine, else left out and listed."""
 
     def __init__(self, config: dict):
         super().__init__(config)
@@ -109,11 +109,11 @@ class CountedWorkload(Workload):
         return [f"{name}/{role}" for (name, role), n in self._counted.items() if n is None]
 
     def images(self, dataset: str, role: str) -> int:
-        """Return about how many images a split holds; 0 if that is not known."""
+        """Return the approximate number of images of a split; 0 if it is not known."""
         return self._counted.get((dataset, role)) or 0
 
     def texts(self, dataset: str, role: str) -> int:
-        """Return about how many texts are encoded with a split, also of a set whose class names are here."""
+        """Return the approximate number of texts that are encoded with a split; known class names are counted."""
         entry = self.config["datasets"][dataset]
         if self.known(dataset) or entry["source"] == "demo" or entry["task"] == "zeroshot_retrieval":
             return super().texts(dataset, role)
@@ -124,12 +124,12 @@ class CountedWorkload(Workload):
         return len(prompts.classnames) * len(prompts.templates)
 
     def _place(self, entry: dict) -> tuple[Path, str]:
-        """Return folder and layout of a set that is not generated."""
+        """Return the folder and the layout of a data set that is not generated."""
         scheme, _, rest = entry["source"].partition(":")
         return (Path(entry["root"]), "wds") if scheme == "hub" else (Path(rest), scheme)
 
     def _count(self, dataset: str, role: str) -> int | None:
-        """Return the number of images of a split, from what is known or from its shards if they are on this machine."""
+        """Return the number of images of a split if it is known, or if its shards are on this machine."""
         known = self.known_images(dataset, role)
         entry = self.config["datasets"][dataset]
         if known is not None:
@@ -139,7 +139,7 @@ class CountedWorkload(Workload):
         try:
             if layout == "tars":
                 shards = local_shards(root, part, layout, dataset)
-            else:  # of a set on the hub, other shards need not be here
+            else:  # only the shards of this split need to be on this machine
                 folder = root / part.folder
                 count = read_shard_count(folder / "nshards.txt", RUN_AGAIN)
                 shards = part.pick([folder / f"{i}.tar" for i in range(count)], str(folder))
@@ -149,7 +149,7 @@ class CountedWorkload(Workload):
 
 
 def stages(work: CountedWorkload, speed: Throughput) -> list[Stage]:
-    """Return the stages of a run with what they take, without the measuring of speed and the pretraining of backbones.
+    """Return the stages of a run with what each takes; measuring speed and pretraining backbones are not included.
 
     Args:
         work: The work of the run.
@@ -184,7 +184,7 @@ def stages(work: CountedWorkload, speed: Throughput) -> list[Stage]:
 
 
 def table(found: Sequence[Stage], cores: int) -> list[tuple[str, ...]]:
-    """Return rows of text: stage, images, texts, GMACs, core hours, hours on some cores, disk in GB; then totals."""
+    """Format the stages as rows of text, followed by their totals, for the table that `tgems estimate` prints."""
     rows = [
         (
             stage.name,
@@ -199,13 +199,13 @@ def table(found: Sequence[Stage], cores: int) -> list[tuple[str, ...]]:
 
 
 def _numbers(macs: float, seconds: float, elapsed: float, disk_mb: float) -> tuple[str, ...]:
-    """Return numbers of a row as text; those that are zero are left out."""
+    """Format the numbers of a row; zeros are left blank."""
     shown = (f"{macs / 1e9:,.0f}", f"{seconds / 3600:.3g}", f"{elapsed / 3600:.3g}", f"{disk_mb / 1e3:.3g}")
     return tuple(text if number else "" for text, number in zip(shown, (macs, seconds, elapsed, disk_mb), strict=True))
 
 
 def _train(work: Workload, backbone: str, variant: str, speed: Throughput, heads: Stage, gates: Stage) -> None:
-    """Add the training of a backbone's and variant's modules to the stages of heads and gates."""
+    """Add the training jobs of one backbone and variant to the stages of heads and gates."""
     size, costs = work.sizes(backbone, variant), work.config["variants"][variant]
     folds = 3 if costs["heads"]["fold_passes"] else 1
     for kind, job in work.training_jobs(variant).items():
@@ -219,7 +219,7 @@ def _train(work: Workload, backbone: str, variant: str, speed: Throughput, heads
 
 
 def _download(work: Workload, splits: Iterable[tuple[str, str]]) -> Stage:
-    """Return the stage of downloads: images of sets on the hub, and weights of backbones."""
+    """Return the stage of downloads: images of data sets on the hub, and weights of backbones."""
     remote = [(n, r) for n, r in splits if work.config["datasets"][n]["source"].startswith("hub:")]
     stage = Stage("download", sum(work.images(name, role) for name, role in remote))
     stage.disk_mb = sum(work.images(name, role) * _kilobytes(work, name) / 1e3 for name, role in remote)
@@ -230,6 +230,6 @@ def _download(work: Workload, splits: Iterable[tuple[str, str]]) -> Stage:
 
 
 def _kilobytes(work: Workload, dataset: str) -> float:
-    """Return about the size of an image in its shard."""
+    """Return the approximate size of an image in its shard, in kB."""
     demo = work.config["datasets"][dataset]["source"] == "demo"
     return DEMO_KB if demo else work.known(dataset).get("kilobytes", PHOTOGRAPH_KB)

@@ -1,8 +1,8 @@
 """Errors of the operating system that a user can act on: which they are, and the line that describes them.
 
-An `OSError` with an error number is one of them if it names a file outside the package, as for a folder without
-permission, or if its number says that the system has run out of something, which the exception need not name a file
-for. All others, such as a broken connection or a file of the package, are bugs.
+A user can act on an `OSError` that names a file outside the package, for example one without permission, and on one
+whose number says that the system has run out of a resource, even if it names no file. All others, such as a broken
+connection or an error about a file of the package, are treated as bugs.
 """
 
 import errno

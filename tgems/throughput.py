@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 TRAINING_SHARE = 4 / 3
-"""Multiply-accumulates per second in training, relative to encoding, where only the latter are known."""
+"""Throughput of training relative to that of encoding, assumed where only the latter is known."""
 START = 3.0
-"""Seconds that a job takes to start, where they are not measured."""
+"""Seconds that a job takes to start, assumed where they are not measured."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Throughput:
 
     @classmethod
     def given(cls, encoding: float) -> "Throughput":
-        """Return the throughput of a machine of which only that of encoding is known."""
+        """Return the throughput of a machine, given only that of encoding."""
         return cls(encoding, TRAINING_SHARE * encoding, START)
 
 
@@ -40,7 +40,7 @@ def measure(backbone: dict, macs: float, batch_size: int, head: tuple[int, int, 
         macs: Multiply-accumulates of the image encoder for one image.
         batch_size: Number of images per forward pass.
         head: Number of heads, inputs of a head, and its hidden units and outputs together.
-        seconds: Time to take, without that for building the model.
+        seconds: Duration of the measurement, not counting the time to build the model.
     """
     import torch
 
@@ -77,14 +77,14 @@ def measure(backbone: dict, macs: float, batch_size: int, head: tuple[int, int, 
 
 
 def _blank():
-    """Return an image."""
+    """Return a blank image."""
     from PIL import Image
 
     return Image.new("RGB", (256, 256))
 
 
 def _per_second(call: Callable, seconds: float) -> float:
-    """Return how often a function can be called per second, after a first call that does not count."""
+    """Return how often a function can be called per second, after a warm-up call."""
     call()
     begun, calls = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - begun) < seconds or not calls:

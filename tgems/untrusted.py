@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
-JSON_BYTES = TEXT_BYTES = 16 * 2**20  # no configuration and no list of classes is larger than this
+TEXT_BYTES = 16 * 2**20
+"""Largest size of a JSON or text file that is read; no configuration and no list of classes comes near it."""
 HUB_ID = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?$"
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
@@ -51,8 +52,8 @@ def read_json_as(model: type[Model], path: Path, way_out: str) -> Model:
         UserError: The file is missing, too large, not valid JSON, or does not satisfy the model.
     """
     try:
-        if Path(path).stat().st_size > JSON_BYTES:
-            raise UserError(f"{path}: larger than {JSON_BYTES >> 20} MB, too large for a configuration; {way_out}")
+        if Path(path).stat().st_size > TEXT_BYTES:
+            raise UserError(f"{path}: larger than {TEXT_BYTES >> 20} MB, too large for a configuration; {way_out}")
         return model.model_validate_json(Path(path).read_bytes())
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, model)}; {way_out}") from None

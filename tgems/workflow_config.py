@@ -108,7 +108,7 @@ def contenders(policies: list[str]) -> list[str]:
 
 
 def at_rates(policies: list[str]) -> bool:
-    """Return whether any policy has operating points at rate targets, which fixed exits and oracles have not."""
+    """Return whether any policy has operating points at rate targets, which fixed exits and oracles do not have."""
     found = [declared(word) for word in policies if word != "shuffled"]
     return any((own["adaptive"] or own["mixes"]) and not own["oracle"] for own in found)
 
@@ -148,7 +148,7 @@ def _check_training(config: dict) -> None:
         raise UserError(f"config: training.dataset {trained!r} is not a key of datasets; {hint}")
     if (task := config["datasets"][trained]["task"]) == "zeroshot_classification":
         raise UserError(
-            f"config: training.dataset {trained!r} has no captions (task {task!r}); name one that does, or set task: "
+            f"config: training.dataset {trained!r} has no captions (task {task!r}); name one with them, or set task: "
             "self_retrieval, which trains without captions"
         )
     if all(entry["splits"]["test"] == "none" for entry in config["datasets"].values()):

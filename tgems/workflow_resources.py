@@ -1,8 +1,8 @@
-"""Estimate the memory and the time of the workflow's jobs, for executors that must be told both.
+"""Estimate the memory and the time of the workflow's jobs, which executors such as that for Slurm request.
 
 The estimates follow the sizes of the tensors that a job holds and the multiply-accumulates that it spends, and are
-meant to be high rather than low: a job that asks for too little is killed. They change no result. Imports neither torch
-nor open_clip, for dry runs.
+meant to be high rather than low: a job that asks for too little is killed. They do not affect any result. Imports
+neither torch nor open_clip, for dry runs.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ SHARD_IMAGES = 10_000
 """Assumed number of images of a shard, whose features are held until it is complete."""
 
 PROCESS_MB, TORCH_MB, WORKER_MB, CUDA_MB = 1_000, 2_000, 600, 3_000
-"""Memory of Snakemake and pandas; of torch and its libraries; of a process that decodes; of a CUDA context."""
+"""Memory in MB of Snakemake and pandas; of torch and its libraries; of a process that decodes; of a CUDA context."""
 STREAMING_MB, RANKING_MB = 2_000, 1_000
-"""Memory of the rows at hand where summaries are read from disk; of ranking texts for images and images for texts."""
+"""Memory in MB of the rows that are read from disk at a time, and of ranking texts for images and images for texts."""
 POINT_MB = 0.004
-"""Memory per image or caption in evaluation, for each seed and rate target: what every policy did with it."""
+"""Memory per image or caption in evaluation, for each seed and rate target, of the outcomes of all policies."""
 HEAD_COPIES, GATE_COPIES = 30, 8
 """Tensors as large as all heads in training heads and gates: modules, gradients, states of the optimizer, folds."""
 CPU_MACS, TRAINING_MACS, GPU_MACS = 30e9, 40e9, 2e12
@@ -28,7 +28,7 @@ DECODED = 100
 EVALUATED = 4_000
 """Pairs of an image and an exit that one core evaluates per second, with all policies and resampling."""
 LEAST_MINUTES, SAFETY = 15, 3
-"""Minutes that every job asks for, and the factor by which it asks for more than the estimate."""
+"""Minutes that are added to every job, and the factor by which a job asks for more than the estimate."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""How much work a run is: numbers of images and texts, multiply-accumulates, and sizes of what is stored.
+"""The amount of work of a run: numbers of images and texts, multiply-accumulates, and sizes of stored features.
 
-All of it follows from the configuration, by closed forms. Imports neither torch nor open_clip, for dry runs.
+Everything follows from the configuration by closed forms. Imports neither torch nor open_clip, for dry runs.
 """
 
 from dataclasses import dataclass
@@ -155,23 +155,23 @@ class Workload:
         return [r for r, split in splits.items() if split != "none" and (r != "train" or dataset == self.trained_on)]
 
     def known(self, dataset: str) -> dict:
-        """Return what is known about a data set whose entry has the source of a known name; nothing for others."""
+        """Return what given.yaml states about a known data set; an empty mapping for other data sets."""
         about = given().get(dataset, {})
         return about if about.get("source") == self.config["datasets"][dataset]["source"] else {}
 
     def known_images(self, dataset: str, role: str) -> int | None:
-        """Return how many images a split holds: exact for a demo set, about so for a known name, or else None."""
+        """Return the number of images of a split: exact for a demo set, approximate for a known data set, else None."""
         if self.config["datasets"][dataset]["source"] == "demo":
             return self.config["demo"][role]
         return self.known(dataset).get("images", {}).get(role)
 
     def images(self, dataset: str, role: str) -> int:
-        """Return about how many images a split holds: exact for a demo set, else known by name or assumed."""
+        """Return the number of images of a split: exact for a demo set, else approximate or assumed."""
         known = self.known_images(dataset, role)
         return UNKNOWN_IMAGES if known is None else known
 
     def texts(self, dataset: str, role: str) -> int:
-        """Return about how many texts are encoded with a split: captions, or prompts of a set that is known."""
+        """Return the approximate number of texts of a split: captions, or prompts of a known data set."""
         entry = self.config["datasets"][dataset]
         if entry["task"] == "zeroshot_classification":
             return self.known(dataset).get("prompts", 0)
@@ -204,17 +204,17 @@ class Workload:
         return training_jobs(self.config["variants"][variant], len(self.config["seeds"]), self.gates)
 
     def most_training_macs(self, backbone: str, variant: str, kind: str) -> float:
-        """Return at most how many multiply-accumulates a training job takes, as if gates were as large as heads."""
+        """Return an upper bound of the multiply-accumulates of a training job, taking gates to be as large as heads."""
         size, job = self.sizes(backbone, variant), self.training_jobs(variant)[kind]
         bank = job.banks * BANK * size.embed_dim * size.exits
         images = self.images(self.trained_on, "train")
         return job.seeds * (job.passes + 2) * images * (3 * size.heads + bank)
 
     def training_macs(self, backbone: str, variant: str, kind: str) -> float:
-        """Return about how many multiply-accumulates a training job takes.
+        """Return the approximate number of multiply-accumulates of a training job.
 
         A step takes three times those of a forward pass. The statistics of a bank take the time of its products at half
-        of its largest size; gates that predict ranks are told them once.
+        of its largest size; the ranks that gates learn to predict are computed once.
         """
         size, job = self.sizes(backbone, variant), self.training_jobs(variant)[kind]
         costs = costs_of(self.config, backbone, variant)
@@ -227,7 +227,7 @@ class Workload:
         return job.seeds * self.images(self.trained_on, "train") * (3 * job.passes * gate + bank)
 
     def held_splits(self, variant: str) -> int:
-        """Return how many embeddings at every exit an evaluation holds of an image.
+        """Return how many sets of embeddings at all exits an evaluation keeps in memory per image.
 
         They are the frozen projection's and those of each seed, and of each rate target whose heads are trained
         together with its gates.

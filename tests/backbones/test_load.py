@@ -32,7 +32,7 @@ def test_demo_backbone_loads_like_any_other(demo_backbone):
         ("ViT-B-32", DEMO["pretrained"], "has embed_dim 512, but the weights .* have embed_dim 64"),
     ],
 )
-def test_bad_entries_are_named(model, pretrained, message):
+def test_bad_entries_are_refused_in_one_line(model, pretrained, message):
     with pytest.raises(UserError, match=message):
         model_config({"model": model, "pretrained": pretrained})
 
@@ -70,7 +70,7 @@ def test_a_checkpoint_file_gets_the_preprocessing_of_published_weights(tmp_path)
         ("models/x.pt", "file"),
     ],
 )
-def test_forms_of_weights(pretrained, form):
+def test_the_form_of_weights_follows_from_their_name(pretrained, form):
     assert weights_form(pretrained) == form
 
 

@@ -149,7 +149,7 @@ def test_states_are_indexed_split_and_concatenated_by_images(both, images):
     assert torch.allclose(rest, tower.finish(tower.block(1, state))[[3, 1]], atol=1e-5)
 
 
-def test_autocast_merges_the_same_tokens_mostly(both, images):
+def test_autocast_merges_mostly_the_same_tokens(both, images):
     _, tower, _ = both
     with torch.autocast("cpu"):
         fast = tower.encode(images)
@@ -197,7 +197,7 @@ def test_the_pattern_matches_timms_eva_towers_and_no_other():
         ),
     ],
 )
-def test_what_cannot_be_merged_is_refused_in_one_line(entry, message):
+def test_towers_that_cannot_merge_are_refused_in_one_line(entry, message):
     for build in (build_image_tower, load_backbone):
         with pytest.raises(UserError, match=message) as error:
             build(entry | {"pretrained": "random"})

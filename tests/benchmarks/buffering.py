@@ -1,13 +1,13 @@
-"""Throughput of early exit with and without buffers, beside the full encoder at the same batch size.
+"""Compare the throughput of early exit with and without buffers with that of the full encoder at the same batch size.
 
     python tests/benchmarks/buffering.py                            # 2,000 images at three rates, a quarter of an hour
     python tests/benchmarks/buffering.py --images 200 --rates 0.6   # under a minute
     python tests/benchmarks/buffering.py --threads 2 --wall         # wall-clock time of two threads
     python tests/benchmarks/buffering.py --model local-dir:assets/backbones/demo-vit-12 --hidden 256 --rates 0.3 0.6
 
-All three encode the same random images, some batches each in turn. Exits are drawn for each rate as for the table
-`latency`, and gates are asked all the same. Printed is the share of 1 / rate that became throughput, by the sum and by
-the median of the time of all turns: for early exit batch by batch, and for a stream at full batches.
+All three encode the same random images and alternate after some batches. Exits are drawn for each rate as for the table
+`latency`, and gates are still evaluated. The script prints the share of 1 / rate that became throughput, by the sum and
+by the median of the time of all turns, for early exit batch by batch and for a stream at full batches.
 """
 
 import argparse

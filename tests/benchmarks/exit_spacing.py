@@ -2,8 +2,8 @@
 
 taskset -c 1 python tests/benchmarks/exit_spacing.py [seconds]
 
-Weights of heads and gates are random. Full encoder and early exit run in turn on one core; times are medians of
-processor time.
+Weights of heads and gates are random. Full encoder and early exit alternate on one core; times are medians of processor
+time.
 """
 
 import statistics

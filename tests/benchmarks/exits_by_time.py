@@ -1,4 +1,4 @@
-"""What asking fewer exits costs in quality at the same rate: tests/benchmarks/exits_by_time.py [RESULTS] [BACKBONE].
+"""Print the quality that fewer exits cost at the same rate: tests/benchmarks/exits_by_time.py [RESULTS] [BACKBONE].
 
 Thresholds are fitted on validation images and applied to test images of a finished run, as means over its seeds. Sets
 of exits are those of `tgems.runtime.exits_by_time.spread_exits`, by their number; which number is worth its time

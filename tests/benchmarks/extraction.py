@@ -3,7 +3,7 @@
     python tests/benchmarks/extraction.py                    # ViT-B-32, random weights: ratio of images per second
     python tests/benchmarks/extraction.py --memory           # demo backbone: peak RSS for 2,000 and 20,000 images
 
-Both sides of the ratio run in turn in one process, each several times; medians are compared.
+Both sides of the ratio alternate in one process, each several times, and medians are compared.
 """
 
 import argparse

@@ -41,7 +41,7 @@ def ours(images, texts, owner, batch_size: int) -> dict[str, float]:
 
 
 def theirs(images, texts, owner, batch_size: int) -> dict[str, float]:
-    """What `zeroshot_retrieval.evaluate` does once everything is encoded."""
+    """Compute recalls as `zeroshot_retrieval.evaluate` does once everything is encoded."""
     import torch
     from clip_benchmark.metrics.zeroshot_retrieval import batchify, recall_at_k
 
@@ -105,7 +105,7 @@ def compare(args: argparse.Namespace) -> bool:
 
 
 def large(args: argparse.Namespace) -> bool:
-    """Print time and total peak of tgems alone and whether it stayed below the limit."""
+    """Print the time and peak memory of tgems alone, and whether the latter stayed below the limit."""
     m = measure("tgems")
     print(f"{args.images} images, {args.captions} captions each, D={args.dim}, {args.threads} threads")
     print(f"{m['seconds']:.1f} s, peak {m['peak'] / 2**20:.0f} MiB in total, {m['added'] / 2**20:.0f} MiB added")

@@ -12,7 +12,7 @@ __all__ = ["COMMIT", "Hub", "serve", "use"]
 
 @dataclass
 class Hub(hub_server.Hub):
-    """What a test sees of the server, and how it misbehaves.
+    """The state of the server that a test can read, and the ways in which it misbehaves.
 
     Attributes:
         break_off: Path -> bytes after which each of its next downloads breaks off.
@@ -57,7 +57,7 @@ class Misbehaving(Handler):
 
 @contextmanager
 def use(repos: dict[str, Path], monkeypatch):
-    """Run a hub and let huggingface_hub ask it, in this process."""
+    """Run a hub, and let huggingface_hub in this process use it."""
     from huggingface_hub import constants
 
     with serve(repos) as running:

@@ -236,7 +236,7 @@ def test_a_commit_that_is_gone_is_named(hub, moved, tmp_path):
     hub.past.clear()
     with pytest.raises(UserError) as error:
         fetch(tmp_path, "train", out="train.json")
-    assert f"@main: it was commit {COMMIT} when it was fetched, which is not there any more; set" in str(error.value)
+    assert f"@main: it was commit {COMMIT} when it was fetched, which no longer exists; set" in str(error.value)
 
 
 def test_a_hub_that_is_busy_says_how_long_and_the_next_fetch_goes_on(hub, tmp_path):

@@ -14,14 +14,14 @@ def _bytes(folder):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
 
 
-def test_same_seed_same_bytes(tmp_path):
+def test_equal_seeds_give_equal_bytes(tmp_path):
     generate_split("scenes", "validation", 25, 0, tmp_path / "a", 10)
     generate_split("scenes", "validation", 25, 0, tmp_path / "b", 10)
     assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
     assert len(shard_paths(tmp_path / "a")) == 3
 
 
-def test_round_trip(tmp_path):
+def test_samples_are_read_as_they_were_written(tmp_path):
     image = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(image, "PNG")
     written = [

@@ -27,7 +27,7 @@ def test_scenes_use_only_their_own_part():
 
 
 @pytest.mark.parametrize("dataset", list(demo.PROMPTS))
-def test_same_seed_same_samples(dataset):
+def test_equal_seeds_give_equal_samples(dataset):
     first = list(islice(demo.samples(dataset, "validation", 30, 3), 30))
     again = list(islice(demo.samples(dataset, "validation", 30, 3), 30))
     assert first == again
@@ -64,7 +64,7 @@ def test_descriptions_hold_of_their_scene_and_render_is_pure(seed, layout):
     assert pixels.max() > 60, "a digit is visible"
 
 
-def test_caption_is_english():
+def test_captions_are_english_sentences():
     two = sc.Claim(2, "red")
     assert sc.caption(sc.Description((two, sc.Claim(8, "blue")), "above")) == "a red two above a blue eight"
     assert sc.caption(sc.Description((sc.Claim(8),), handwritten=True)) == "a handwritten eight"

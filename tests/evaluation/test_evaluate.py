@@ -99,7 +99,7 @@ def test_oracle_bounds_every_deciding_policy(evaluated):
     assert at(evaluated, "oracle_agree", seed=0)["value"] == pytest.approx(at(evaluated, "full")["value"])
 
 
-def test_mean_and_deviation_over_seeds(evaluated):
+def test_mean_and_deviation_are_those_of_the_seeds(evaluated):
     row = at(evaluated, "tgem", seed="mean", rate_target=0.8)
     values = [at(evaluated, "tgem", seed=s, rate_target=0.8)["value"] for s in (0, 1)]
     assert row["value"] == pytest.approx(np.mean(values))
@@ -161,7 +161,7 @@ def test_exit_shares_sum_to_one(evaluated):
     assert shares.groupby(keys)["share"].sum().to_numpy() == pytest.approx(1.0)
 
 
-def test_tables_survive_a_parquet_file(evaluated, tmp_path):
+def test_a_table_can_be_stored_as_parquet(evaluated, tmp_path):
     frame = evaluated.table.astype({"seed": "string"})
     frame.to_parquet(tmp_path / "t.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), frame, check_dtype=False)

@@ -51,7 +51,7 @@ def test_only_policies_with_thresholds_have_streams(evaluated, online):
     assert evaluated.metric in hits and not any(name.startswith("image_retrieval") for name in hits)
 
 
-def test_seeds_have_orders_of_their_own():
+def test_each_seed_has_another_order():
     orders = [stream_order(70, seed).tolist() for seed in (0, 1, 2)]
     assert all(sorted(order) == list(range(70)) for order in orders) and orders[0] != orders[1] != orders[2]
     assert stream_order(70, None).tolist() == orders[0], "the frozen projection has one stream"
@@ -76,7 +76,7 @@ def test_drift_is_the_mean_of_the_images_so_far(evaluated, online, monkeypatch):
         assert own["images"].tolist() == [10, 30, 70]
 
 
-def test_accuracy_is_compared_with_own_thresholds_on_the_same_images(evaluated, online):
+def test_accuracy_is_compared_with_in_domain_thresholds_on_the_same_images(evaluated, online):
     points = points_of([*evaluated.rows, *(row for rows in online for row in rows)])
     table = drift_module.drift(points, POLICIES, evaluated.features, ["image_to_text"], ABOUT)
     compared = table[table["metric"].eq(evaluated.metric)]

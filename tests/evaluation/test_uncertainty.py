@@ -119,7 +119,7 @@ def test_intervals_cover_the_true_value_as_often_as_they_should(seeds, by_source
     assert 0.93 <= of_method / trials <= 0.985
 
 
-def test_holm_by_hand():
+def test_holm_equals_a_calculation_by_hand():
     assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
     assert holm(np.array([0.6, 0.7])).tolist() == [1.0, 1.0]
 

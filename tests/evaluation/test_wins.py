@@ -70,7 +70,7 @@ def test_nothing_is_concluded_beyond_the_end_of_a_curve():
     assert row[["difference", "p", "ci_low", "method_ci_high"]].isna().all() and "outside" in row["reason"]
 
 
-def test_wins_and_areas_of_a_split(evaluated):
+def test_t_gems_are_compared_with_allowed_competitors_and_areas_are_in_the_unit_interval(evaluated):
     table = wins(evaluated.curves, evaluated.curves, POLICIES, evaluated.sources, {"dataset": "x"})
     assert set(table["policy"]) == {"tgem", "tgem_bank"} and set(table["against"]) == {"best", "shuffled", "hull"}
     rivals = table[table["against"] == "best"]["competitor"]

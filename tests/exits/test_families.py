@@ -122,7 +122,7 @@ def test_full_is_the_last_exit(trained):
     assert torch.equal(split.embeddings[:, -1], features.embeddings)
 
 
-def test_what_fills_up_narrow_exits_has_no_influence():
+def test_padding_of_narrow_exits_has_no_influence():
     torch.manual_seed(0)
     widths, s = (2, 3, 4), torch.randn(5, 3, 8)
     true = torch.arange(8) % 4 < torch.tensor(widths)[:, None]
@@ -153,7 +153,7 @@ def test_one_exit_alone_is_the_same_in_its_true_width():
         assert torch.allclose(bank_gates.break_even_at(k, s[:, k], bank[:, k]), price[:, k], atol=1e-4)
 
 
-def test_true_dimensions_are_normalised_as_if_alone():
+def test_unpadded_values_are_normalised_without_the_padding():
     torch.manual_seed(0)
     norm, s = ExitNorm(2, 8, (2, 4)), torch.randn(5, 2, 8)
     narrow = s[:, 0, [0, 1, 4, 5]]

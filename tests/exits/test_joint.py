@@ -82,14 +82,14 @@ def test_a_drawn_bank_leaves_out_other_captions_of_the_image():
     assert features.shape == (40, 3, 11) and 2 <= size <= 10 and features.isfinite().all()
 
 
-def test_costs_of_one_number_per_exit():
+def test_joint_gates_cost_one_number_per_exit():
     assert relative_costs(COSTS, "image", 0).tolist() == pytest.approx(COSTS.image_guided().tolist())
     assert relative_costs(COSTS, "bank", 7).tolist() == pytest.approx(COSTS.bank_guided(7).tolist())
 
 
 @pytest.mark.parametrize("widths", [None, (4, 3)])
 @pytest.mark.parametrize("builder", [ImageGates, JointBankGates])
-def test_one_exit_alone_says_what_all_exits_say(builder, widths):
+def test_scores_at_one_exit_equal_those_at_all_exits(builder, widths):
     torch.manual_seed(0)
     gates = builder(2, 8, 5, widths=widths).eval().requires_grad_(False)
     summaries, bank = torch.randn(6, 2, 8), torch.randn(6, 2, 11)

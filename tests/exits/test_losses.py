@@ -57,7 +57,7 @@ def test_lagrangian_price_follows_the_excess():
 
 
 @pytest.mark.parametrize(("mode", "value"), [("penalty", 2 * 0.04), ("lambda", 3 * 0.7)])
-def test_other_regularizers(mode, value):
+def test_penalty_and_lambda_equal_their_formulas(mode, value):
     regularizer = losses.RateRegularizer(mode, 0.5, kappa=2.0, eta=0.1, weight=3.0)
     assert regularizer(torch.tensor(0.7)).item() == pytest.approx(value)
 
@@ -68,7 +68,7 @@ def test_unknown_regularizer_is_named():
 
 
 @pytest.mark.parametrize("target", [0.3, 0.55, 0.9])
-def test_exit_weights_meet_their_rate_and_favour_nobody_else(target):
+def test_exit_weights_meet_their_rate_with_the_highest_entropy(target):
     rates = torch.linspace(0.1, 1.0, 10)
     weights = losses.exit_weights(rates, target)
     assert weights.sum().item() == pytest.approx(1) and (weights @ rates).item() == pytest.approx(target, abs=1e-3)

@@ -58,7 +58,7 @@ def test_hit_probabilities_are_those_of_random_banks(trained):
     assert 0.02 < right[~early, 0].mean() < 0.5
 
 
-def test_foresight_tells_who_will_be_right_where(trained, foresight):
+def test_lookahead_gates_predict_which_images_are_right_at_which_exits(trained, foresight):
     pairs, (_, gates) = trained[0], foresight
     p = gates.predict_correctness(pairs.summaries).sigmoid()
     early = torch.arange(len(pairs)) % 2 == 0
@@ -88,7 +88,7 @@ def test_gates_without_a_pass_are_their_foresight_at_the_price_of_the_target(tra
     assert 0.5 <= history["rate_at_zero"].iloc[-1] <= 0.6 + 1e-6
 
 
-def test_confidence_gates_know_who_is_right(trained):
+def test_confidence_gates_predict_which_images_are_right(trained):
     pairs, _, _, z = trained
     chosen = ConfidenceTraining(hidden=8, passes=20, batch_size=64)
     gates, _ = train_confidence_gates(pairs, z, chosen, 0)
@@ -110,7 +110,7 @@ GATE_COSTS = {kind: (2,) * 3 for kind in ("image", "bank", "confidence", "varian
 COSTS = ExitCosts((1, 2, 3, 4), (250, 500, 750, 1000), (10,) * 3, GATE_COSTS, 5, 8, (4,) * 3, 10)
 
 
-def test_bank_gates_know_who_is_right(trained):
+def test_bank_gates_predict_which_images_are_right(trained):
     pairs, _, _, z = trained
     chosen = options("bank_gates", passes=20, batch_size=256, hidden=16)
     gates, history = train_bank_gates(pairs, z, COSTS, chosen, 0)
@@ -126,7 +126,7 @@ def test_bank_gates_know_who_is_right(trained):
     assert (expensive > 0).float().mean() > (cheap > 0).float().mean() + 0.2, "an expensive encoder is left early"
 
 
-def test_worth_of_going_on_by_hand():
+def test_worth_of_going_on_equals_a_calculation_by_hand():
     """An exit that is looked at costs its module, .02; going on costs the bank product at the exit, .01."""
     right, stay, last = torch.tensor([[0.1, 0.6, 0.2]]), torch.tensor([[0.0, 0.5, 0.7]]), torch.tensor([0.9])
     encoder, price = torch.tensor([0.25, 0.5, 0.75, 1.0]), torch.tensor([0.4])
@@ -156,7 +156,7 @@ def test_no_caption_of_the_image_stands_against_it(trained):
     assert owned.tolist() == [[c == 3, c == 7] for c in pairs.text_of_caption[:5].tolist()]
 
 
-def test_same_seed_same_weights_and_another_seed_others(trained):
+def test_equal_seeds_give_equal_weights_and_other_seeds_others(trained):
     pairs, heads, _, _ = trained
     again, _ = train_heads(pairs, RATES, HEADS, 0)
     other, _ = train_heads(pairs, RATES, options("heads", passes=1, batch_size=64, hidden=16), 1)

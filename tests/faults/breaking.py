@@ -1,6 +1,6 @@
-"""Break what a case of tests/faults/*.yaml says. A case holds what is broken, and what the one line to the user says.
+"""Break files as the cases in tests/faults/*.yaml say, each of which also holds the expected line.
 
-Operations are mappings; the first key is the operation, its value the path of a file or folder:
+An operation is a mapping, whose first key is the operation and its value the path of a file or folder:
 
     {text: a.json, is: "[1]"}                 {bytes: a.json, hex: fffe00, times: 64}    {folder: a}
     {sparse: a.txt, size: 1073741824}

@@ -44,7 +44,7 @@ MEASURED = ("latency", "pareto", "budgets", "benchmarks", "logs")
 
 @dataclass
 class Kill:
-    """A row of the table: what was done to a run, and what became of it."""
+    """A row of the table: how a run was killed, and the outcome."""
 
     number: int
     way: str

@@ -15,12 +15,12 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A file system of its own, mounted at `folder`."""
+    """A separate file system, mounted at `folder`."""
 
     folder: Path
 
     def fill(self, leave: int = 0) -> None:
-        """Fill the disk, but for about `leave` bytes."""
+        """Fill the disk except for about `leave` bytes."""
         room = os.statvfs(self.folder)
         blocks = (room.f_bavail * room.f_bsize - leave) // BLOCK
         with open(self._filler(), "ab", buffering=0) as file:
@@ -28,11 +28,11 @@ class SmallDisk:
                 file.write(bytes(BLOCK))
 
     def free(self) -> None:
-        """Free what `fill` has filled."""
+        """Free the space that `fill` has taken."""
         self._filler().unlink()
 
     def files(self) -> set[str]:
-        """Return the names of all files and folders on the disk, but for what fills it."""
+        """Return the names of all files and folders on the disk, without the file that fills it."""
         return {str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p != self._filler()}
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Commands that are given what they cannot use end with one line that names it, and leave nothing behind."""
+"""Commands with input that they cannot use end with one line that names it, and leave no files behind."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from tgems.cli import app
 
 @pytest.fixture(scope="module")
 def place(saved, results, make, tmp_path_factory):
-    """A folder of things that are not what they seem."""
+    """A folder of files that are not what their names say."""
     root = tmp_path_factory.mktemp("bad")
     shutil.copytree(saved, root / "tgem")
     make("margin").save_pretrained(root / "margin")

@@ -56,7 +56,7 @@ def broken(data, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_named_on_one_line(demo_backbone, data, case):
+def test_a_bad_data_set_is_named_on_one_line(demo_backbone, data, case):
     read = broken(data, case)
     with pytest.raises(UserError) as error:
         read(demo_backbone, "fail")

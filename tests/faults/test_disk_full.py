@@ -45,7 +45,7 @@ def without_parts(files: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("room", [0, 8192])
-def test_encode(saved, pictures, disk, room):
+def test_encode_ends_with_one_line_and_leaves_nothing(saved, pictures, disk, room):
     out = disk.folder / "i.parquet"
     words = ("encode", pictures, "-m", saved, "-o", out)
     disk.fill(leave=room)
@@ -99,7 +99,7 @@ def test_export_to_a_new_folder(results, demo_backbone, disk, monkeypatch):
     assert "tgem" in tgems("info", disk.folder / "new")
 
 
-def test_tables(disk):
+def test_tables_are_absent_and_named(disk):
     table, path = pd.DataFrame({"a": range(2000)}), disk.folder / "t.csv"
     disk.fill(leave=4096)
     with pytest.raises(UserError, match=rf"t\.\w+: {FULL}"):
@@ -110,7 +110,7 @@ def test_tables(disk):
     assert disk.files() == {"t.csv", "t.md", "t.tex"}
 
 
-def test_figures(disk):
+def test_figures_are_absent_and_named(disk):
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots()
@@ -126,7 +126,7 @@ def test_figures(disk):
 
 
 @pytest.mark.parametrize("room", [0, 65_536])
-def test_a_feature_cache(demo_backbone, demo_data, disk, room):
+def test_a_feature_cache_ends_with_one_line_and_resumes(demo_backbone, demo_data, disk, room):
     split, out = SplitFiles.of_folder(demo_data / "digits/test", "zeroshot_classification"), disk.folder / "f/digits"
     disk.fill(leave=room)
     with pytest.raises(UserError, match=rf"{out}.*: {FULL}"):
@@ -215,7 +215,7 @@ def test_a_job_on_a_read_only_disk(disk):
 
 
 @pytest.mark.workflow
-def test_the_workflow(tmp_path, disk):
+def test_the_workflow_ends_with_one_line_and_resumes(tmp_path, disk):
     project = make_project(tmp_path / "project")
     (project / "results").symlink_to(disk.folder)
     target = "results/smoke/data/digits/validation"

@@ -1,4 +1,4 @@
-"""Functions of the library that are given files they cannot use: each ends with one line that names the file."""
+"""Functions of the library with files that they cannot use raise an error of one line that names the file."""
 
 import pytest
 from faults.breaking import check_line
@@ -41,7 +41,7 @@ DOORS = {
 
 
 @pytest.mark.parametrize("case", DOORS)
-def test_the_library_names_it_on_one_line(tmp_path, case):
+def test_bad_input_to_the_library_is_named_on_one_line(tmp_path, case):
     (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe{}")
     (tmp_path / "list.json").write_text("[]")

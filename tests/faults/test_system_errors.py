@@ -96,7 +96,7 @@ def test_a_name_that_leads_nowhere(saved, results, pictures, tmp_path, monkeypat
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_a_device_is_not_replaced(tmp_path):
+def test_an_output_does_not_replace_a_pipe(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(UserError, match=rf"pipe: cannot be written \(it is not a regular file\); {AWAY}"):
@@ -105,12 +105,12 @@ def test_a_device_is_not_replaced(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux has this file, whose first byte is unreadable")
-def test_a_failing_disk():
+def test_a_failing_disk_is_described_in_one_line():
     with pytest.raises(UserError, match=r"/proc/self/mem: cannot be read \(Input/output error\); check the disk"):
         digest_file(Path("/proc/self/mem"))
 
 
-def test_too_many_open_files(tmp_path):
+def test_too_many_open_files_are_described_in_one_line(tmp_path):
     path = tmp_path / "a.txt"
     path.touch()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""What is wrong with a T-GEM's folder is said in one line that names the file, and never in a traceback."""
+"""A damaged folder of a T-GEM gives one line that names the file, and never a traceback."""
 
 import copy
 import json

@@ -5,7 +5,6 @@ import torch
 from PIL import Image
 
 from tgems.demo.datasets import samples
-from tgems.errors import UserError
 from tgems.features.encode import class_embeddings, encode_images, encode_texts
 
 
@@ -41,11 +40,6 @@ def test_intermediates_equal_forward_intermediates(demo_backbone, images):
         for cell, (i, j) in enumerate([(0, 0), (0, 2), (2, 0), (2, 2)]):
             mean = rows[:, i : i + 2, j : j + 2].mean((1, 2))
             assert torch.allclose(ours[:, k, 64 * (2 + cell) : 64 * (3 + cell)], mean, atol=1e-6)
-
-
-def test_a_grid_finer_than_the_positions_is_refused(demo_backbone, images):
-    with pytest.raises(UserError, match="summary.grid 5 is too fine for VisionTransformer, which has 4 x 4 positions"):
-        encode_images(demo_backbone.tower, images, demo_backbone.blocks, grids=(5,))
 
 
 def test_fewer_exits_are_a_selection_of_all(demo_backbone, images):

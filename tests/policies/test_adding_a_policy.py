@@ -1,4 +1,4 @@
-"""docs/adding-a-policy.md, to the letter."""
+"""The code of docs/adding-a-policy.md works as it stands there."""
 
 import re
 

@@ -27,7 +27,7 @@ def stream(scores, target, batch=1, thresholds=VISITED, spread=1.0, prices=PRICE
 
 @st.composite
 def hostile_scores(draw):
-    """Stretches of images whose scores are anything finite, which make all images leave, or none, or some."""
+    """Stretches of images with arbitrary finite scores, in which all images leave, or none, or some."""
     finite = st.floats(-1e300, 1e300)
     parts = draw(st.lists(st.tuples(st.integers(1, 400), finite, finite, st.booleans()), min_size=1, max_size=5))
     stretches = []
@@ -62,7 +62,7 @@ def test_a_hostile_stream_runs_up_a_debt_that_is_paid_back():
 @pytest.mark.parametrize("away", [-3.0, 0.0, 3.0])
 @pytest.mark.parametrize("batch", [1, 8])
 def test_the_mean_rate_is_within_a_hundredth_after_500_images(target, away, batch):
-    """Whether scores are those that thresholds were fitted on, or three deviations lower or higher."""
+    """Scores are like those that thresholds were fitted on, or three standard deviations lower or higher."""
     scores = away + np.random.default_rng(round(100 * target)).normal(size=(1000, 3))
     exits, rates, _ = stream(scores, target, batch)
     so_far = rates.cumsum() / np.arange(1, 1001)

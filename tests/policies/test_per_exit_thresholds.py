@@ -17,7 +17,7 @@ def costs_of_confidence():
 
 
 def random_problem(seed, n=200, exits=3):
-    """Scores that tell something about rewards, which grow with depth."""
+    """Scores that are correlated with rewards, which grow with depth."""
     rng = np.random.default_rng(seed)
     ease = rng.normal(size=(n, 1))
     rewards = 1 / (1 + np.exp(-(ease + np.linspace(-1, 2, exits + 1) + 0.3 * rng.normal(size=(n, exits + 1)))))
@@ -26,7 +26,7 @@ def random_problem(seed, n=200, exits=3):
 
 
 @pytest.mark.parametrize("visited", [(), (1,), (0, 2), (0, 1, 2)])
-def test_costs_are_taken_apart_and_put_together(visited):
+def test_costs_are_restored_from_their_parts(visited):
     for prices in (
         lambda v: POLICIES["margin"].costs(COSTS, 5, v),
         lambda v: POLICIES["tgem_bank"].costs(COSTS, 7, v),
@@ -95,8 +95,8 @@ def test_a_rate_that_cannot_be_reached_gives_the_cheapest():
     )
 
 
-def test_a_dear_look_is_left_out():
-    """The middle exit tells nothing and costs much, so that it is passed unseen."""
+def test_exits_whose_visit_costs_too_much_are_not_visited():
+    """The middle exit is uninformative and expensive, so that it is not visited."""
     scores, rewards = random_problem(1)
     scores[:, 1], rewards[:, 1] = np.random.default_rng(0).normal(size=200), 0.01
     costs = costs_of_confidence()

@@ -160,7 +160,7 @@ def test_a_decision_depends_on_one_image_alone(name, seed, order, cut):
 
 
 def naive_cost(name, taken, bank):
-    """What an image pays, by walking the exits it visits; the product at the exit it takes is the answer's."""
+    """Cost of an image by a walk through the exits; the product at the exit taken belongs to the answer."""
     visited, passed = min(taken + 1, 3), taken
     head, product, early = COSTS.head[0], bank * COSTS.embed_dim, taken < 3
     spent = {

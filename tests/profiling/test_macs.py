@@ -34,7 +34,7 @@ def test_trace_equals_the_closed_form_to_the_last_mac(backbone):
     assert count_encoder(build_image_tower(backbone)) == encoder_cost(model_config(backbone))
 
 
-def test_vit_b_32_by_hand():
+def test_vit_b_32_equals_a_calculation_by_hand():
     """49 patches of 32 x 32 x 3, 50 tokens, 12 blocks of 12 * 768^2 a token and two attention products."""
     stem = 49 * 3072 * 768
     block = 50 * 12 * 768**2 + 2 * 50 * 50 * 768
@@ -74,7 +74,7 @@ def test_fewer_exits_and_smaller_summaries_cost_less(tmp_path):
     ("placement", "blocks"),
     [("all", [1, 2, 3, 4, 5]), ("every_other", [1, 3, 5]), ("last_half", [2, 3, 4, 5]), ([4, 2], [2, 4, 5])],
 )
-def test_exit_placement(placement, blocks):
+def test_exits_are_placed_as_their_key_says(placement, blocks):
     assert exit_blocks(placement, range(1, 6)) == blocks
 
 
@@ -145,7 +145,7 @@ def test_variants_choose_among_the_exits_that_are_kept():
         module_costs(model_config(DEMO), variant(exits=[4]) | {"kept": [1, 2]})
 
 
-def test_table_of_a_model(capsys):
+def test_a_table_has_a_row_per_exit(capsys):
     print_tables(["RN50", DEMO["pretrained"]])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 4 + 2 + 8 and lines[0] == "RN50: 6.111 GMACs"

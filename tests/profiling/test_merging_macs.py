@@ -56,7 +56,7 @@ def counted(tower) -> list[int]:
 
 
 def test_torch_counts_the_closed_form_of_every_plain_vit():
-    """Of the first three blocks. Tensors have shapes only, as on the meta device, which has no autocast."""
+    """The first three blocks are compared. Tensors have shapes only, as on the meta device, which has no autocast."""
     seen = set()
     for name in open_clip.list_models():
         cfg = architecture(name)
@@ -76,7 +76,7 @@ def test_torch_counts_the_closed_form_of_every_plain_vit():
     assert len(seen) > 20
 
 
-def test_vit_b_16_by_hand():
+def test_vit_b_16_equals_a_calculation_by_hand():
     """196 patches of 16 x 16 x 3; 8 tokens merged in each of 12 blocks: 197, 189, ..., 109 tokens."""
     macs = 196 * 768 * 768 + 768 * 512
     for k in range(12):
@@ -119,7 +119,7 @@ def test_the_stage_writes_the_costs_of_the_encoder_that_merges(tmp_path):
     assert sorted(blocks, reverse=True) == blocks and costs.full < plain.full and costs.head == plain.head
 
 
-def test_the_table_of_a_model_that_merges(capsys):
+def test_the_table_counts_merged_tokens(capsys):
     print_tables(["ViT-B-16"], 8)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "ViT-B-16: 13.108 GMACs, 8 tokens merged per block" and lines[-1].split()[:3] == [

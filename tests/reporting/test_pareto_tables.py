@@ -1,4 +1,4 @@
-"""The tables and the figure of what is worth its cost, on a made-up run of three encoders."""
+"""The tables `pareto` and `budgets` and their figure, on a made-up run of three encoders."""
 
 from itertools import product
 
@@ -20,7 +20,7 @@ CONFIG = {
 GMACS = {"large": 8.0, "small": 4.0, "thin": 5.0}
 BEST = {"large": 0.9, "small": 0.86, "thin": 0.8}
 LOSS = {"fixed": 0.3, "hull": 0.28, "margin": 0.05, "entropy": 0.04, "tgem": 0.1, "tgem_bank": 0.02, "oracle": 0.0}
-"""What a policy loses at half of the cost; on validation images, entropy loses .06."""
+"""Loss of each policy at half of the cost; on validation images, entropy loses .06."""
 METRICS = {"digits": ["acc1"], "scenes": ["text_retrieval_recall@1", "image_retrieval_recall@1"]}
 
 

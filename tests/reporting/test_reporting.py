@@ -143,7 +143,7 @@ def test_flops_are_those_of_the_closed_form(made):
     assert table["rate"].iloc[-1] > 1
 
 
-def test_summary_means_and_spread():
+def test_the_summary_holds_means_and_deviations_over_seeds():
     frame = summary(pd.concat([points(d) for d in DATASETS]))
     row = frame.query("policy == 'tgem' and rate_target == 0.45").iloc[0]
     assert row["digits acc1"] == pytest.approx(0.45)

@@ -1,4 +1,4 @@
-"""How tables of streams are summed up, and that thresholds that move are shown nowhere else."""
+"""Tables of streams are summed up, and thresholds that move are shown nowhere else."""
 
 import pandas as pd
 import pytest

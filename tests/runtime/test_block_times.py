@@ -67,7 +67,7 @@ def test_the_bound_counts_the_calls_that_the_engine_makes(exits, chunk):
     assert early_seconds(times, np.array(exits), COSTS.blocks, chunk) == pytest.approx(spent)
 
 
-def test_bound_in_closed_form():
+def test_the_bound_equals_a_closed_form():
     """Stem 1, blocks 3, 4, 5, 6 and end 2 times (1 + n)."""
     exits = np.array([[0, 0], [3, 1]])
     calls = [3 * (1 + 3), 3 * (1 + 3 + 4) + 2 * (5 + 6 + 2)]

@@ -47,7 +47,7 @@ def widest_gap(scores: torch.Tensor) -> float:
 
 @cache
 def case(family: str, policy_name: str, depth: int = DEPTH):
-    """A tower, images, and what decides: an untrained policy with thresholds that let images leave at every exit."""
+    """A tower, images, and an untrained policy with thresholds that let images leave at every exit."""
     tower, policy = small_tower(family, depth), POLICIES[policy_name]
     torch.manual_seed(1)
     widths, n = list(tower.widths[:-1]), tower.depth - 1
@@ -126,7 +126,7 @@ def test_planned_exits_are_taken():
     assert torch.equal(torch.cat([part.exits for part in got]), planned)
 
 
-def test_nothing_comes_of_nothing():
+def test_an_empty_stream_gives_no_results():
     tower, images, decider = case("ViT", "margin")
     assert list(encode_stream(tower, decider, [], 4)) == []
     (none,) = encode_stream(tower, decider, [images[:0]], 4)

@@ -1,4 +1,4 @@
-"""What makes a visit of an exit cheap changes no result, and is never out of date."""
+"""Shortcuts that make visits of exits cheap change no result, and are never out of date."""
 
 import copy
 

@@ -114,7 +114,7 @@ def test_a_mixed_index_is_a_warning(full_index, saved, pictures, tmp_path):
     assert "has no column 'policy'" in tgems("search", "x", "-i", tmp_path / "other.parquet", code=1)
 
 
-def test_export_and_info(results, tmp_path):
+def test_an_exported_t_gem_is_described_by_info(results, tmp_path):
     words = ["export", "demo", tmp_path / "g", "--results", results]
     assert "tgems info" in tgems(*words)
     output = tgems("info", tmp_path / "g")

@@ -1,4 +1,4 @@
-"""Early exit for real takes the exits and gives the embeddings that the harness computes from cached features."""
+"""Early exit at run time takes the exits and gives the embeddings that the evaluation computes from cached features."""
 
 import pytest
 import torch
@@ -129,7 +129,7 @@ class Recorder:
             block.register_forward_pre_hook(lambda m, args, k=k: self.seen[k].append(len(args[0])))
 
 
-def test_blocks_run_for_those_who_are_left_alone(make, known):
+def test_blocks_run_only_for_images_that_have_not_left(make, known):
     model = with_bank(make("tgem"), known)
     model.chunk = 16
     recorder = Recorder(model.tower)
@@ -154,7 +154,7 @@ def test_no_block_runs_after_the_last_image_has_left(make, known):
 
 
 @pytest.mark.parametrize("policy", [*RUNNABLE, OWN])
-def test_none_and_one_image(make, known, policy):
+def test_batches_of_no_and_one_image_are_encoded(make, known, policy):
     model = with_bank(make(policy), known)
     none = model.encode_image(known.images[:0], return_exits=True)
     assert none.embeddings.shape == (0, 64) and none.exits.shape == (0,) and none.exits.dtype == torch.int64
@@ -205,7 +205,7 @@ class EveryOther(ThresholdPolicy):
 
 
 @pytest.mark.parametrize("grid", [0, 1, 3])
-def test_exits_of_different_widths(grid):
+def test_exits_may_differ_in_width(grid):
     from tgems.backbones.load import build_image_tower
     from tgems.features.encode import encode_images
 

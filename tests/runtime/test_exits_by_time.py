@@ -32,7 +32,7 @@ def times(visit: float, head: float = 0.0) -> BlockTimes:
 
 
 def prices(asked):
-    """Each block is a tenth of the encoder, and asking an exit a thousandth."""
+    """Each block costs a tenth of the encoder, and evaluating the policy at an exit a thousandth."""
     visited = np.isin(np.arange(DEPTH - 1), asked)
     return np.arange(1, DEPTH + 1) / DEPTH + 0.001 * np.append(np.cumsum(visited), visited.sum())
 
@@ -49,7 +49,7 @@ def test_the_most_exits_are_asked_that_their_time_allows(visit, target, batch_si
     assert free.asked == tuple(range(DEPTH - 1)) and free.share == 0
 
 
-def test_expectations_in_closed_form():
+def test_the_expected_speedup_equals_a_closed_form():
     """One exit, after half of the blocks, which four of eight single images take."""
     images = 64
     chosen = exits_by_time(times(0.5, 0.25), lambda asked: np.arange(1, 11) / 10.0, BLOCKS, 0.6, 1, 1, share=0.06)
@@ -78,7 +78,7 @@ def test_exits_that_are_drawn_meet_the_rate():
 
 @pytest.mark.parametrize("policy", ["tgem", "tgem_bank"])
 def test_thresholds_are_fitted_among_the_exits(known, policy):
-    """One that may be asked everywhere is fitted as ever; fewer exits meet the rate on the same images."""
+    """With all exits the fit is the usual one; fewer exits meet the rate on the same images."""
     outputs, used = known.splits[policy].outputs, POLICIES[policy]
     (every,) = fit_among(used, outputs, [0.6], range(7))
     (usual,) = used.fit(outputs, [0.6])
@@ -90,7 +90,7 @@ def test_thresholds_are_fitted_among_the_exits(known, policy):
     assert set(exits) <= {1, 4, 7} and price[exits].mean() <= 0.6 + 1e-9
 
 
-def test_policies_that_have_to_be_asked_everywhere_are_refused(known):
+def test_policies_that_must_be_evaluated_at_every_exit_are_refused(known):
     costs = known.split.costs
     for policy in ("router", "saturation", "patience"):
         with pytest.raises(UserError, match=f"'{policy}' remembers .*--by-time"):
@@ -100,13 +100,13 @@ def test_policies_that_have_to_be_asked_everywhere_are_refused(known):
         def fit(self, validation, rate_targets):
             return []
 
-    with pytest.raises(UserError, match="has a fit of its own"):
+    with pytest.raises(UserError, match="has its own fit"):
         require_choice(Own(), costs)
 
 
 @pytest.fixture
 def slow_visits(monkeypatch):
-    """Asking an exit takes half as long as a block."""
+    """Evaluating the policy at an exit takes half as long as a block."""
 
     def measured(tower, decider, largest, seconds, **options):
         n = np.array([1.0, float(largest)]) if largest > 1 else np.ones(1)

@@ -79,7 +79,7 @@ def test_a_cap_holds_while_a_rate_is_held(make, known):
     assert rates.max() <= 0.6 and abs(rates.mean() - 0.5) < 0.01
 
 
-def test_what_changes_the_thresholds_begins_anew(make, known):
+def test_methods_that_change_thresholds_start_a_new_stream(make, known):
     for change in (
         lambda model: model.use_calibration("digits"),
         lambda model: model.set_max_rate(2.0),
@@ -121,7 +121,7 @@ def test_threads_lose_no_image(make, known):
     assert float(model.held.rate) == pytest.approx(model.rates[torch.cat(exits).numpy()].mean())
 
 
-def test_autocast_and_empty_batches(make, known):
+def test_streams_may_use_autocast_and_empty_batches(make, known):
     model = make("tgem")
     model.hold_rate(0.4)
     assert len(model.encode_image(known.images[:0])) == 0 and model.held.images == 0

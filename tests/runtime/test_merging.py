@@ -72,7 +72,7 @@ def trained(backbone, features, tmp_path_factory):
 
 
 def split_of(features, trained, frozen: bool) -> Split:
-    """What the harness makes of the features."""
+    """The features as a split of the evaluation."""
     costs, heads, gates, _ = trained
     cached = load_features(features).at_exits(costs.blocks, costs.summary_dim)
     return Split(cached, costs) if frozen else Split(cached, costs, ExitModules(heads, {("image", RATE): gates}), 0)

@@ -1,4 +1,4 @@
-"""What a user of the model object may do to it."""
+"""The model object: calibrations, caps, text banks and devices."""
 
 from dataclasses import replace
 
@@ -73,7 +73,7 @@ def test_the_bank_outlives_other_thresholds_and_moves(make, known):
 
 
 @pytest.mark.parametrize("policy", BANK_POLICIES)
-def test_a_bank_of_one_text(make, known, policy):
+def test_a_bank_may_have_a_single_text(make, known, policy):
     model = make(policy)
     model.set_text_bank(bank_of(model, ("a one",)))
     got = model.encode_image(known.images, return_exits=True)

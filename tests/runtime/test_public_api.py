@@ -1,4 +1,4 @@
-"""What a program that imports tgems relies on: options, copies, precision, and policies of its own."""
+"""The public interface: options, copies, precision, and policies of the user's own."""
 
 import copy
 import inspect
@@ -120,7 +120,7 @@ def test_a_policy_of_ones_own_is_run_only_if_its_file_is_trusted(make, own_polic
 
 
 def test_the_page_on_policies_ends_with_an_encoded_image(results, own_policy, known, tmp_path, monkeypatch):
-    """The command and the code of docs/adding-a-policy.md, to the letter but for the backbone's name."""
+    """The command and the code of docs/adding-a-policy.md, unchanged except for the backbone's name."""
     page = (ROOT / "docs/adding-a-policy.md").read_text()
     monkeypatch.chdir(tmp_path)
     shutil.copy(own_policy.rpartition(":")[0], "my_policies.py")

@@ -1,4 +1,4 @@
-"""What pip installs works without the checkout: commands, data files and types."""
+"""An installed wheel works without the checkout: commands, data files and types."""
 
 import os
 import subprocess

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from data.hub_server import serve
+from faults.small_disk import mounted
 from running import planned, snakemake
 
 from tgems.demo.hub_copies import repository, write_copy
@@ -73,3 +74,17 @@ def test_each_refusal_ends_with_one_line_and_the_next_run_goes_on(project, hub):
     assert set(hub.downloads()) == {"test/0.tar"} and len(hub.requests) > 1, "finished files are kept"
     receipt = read_json(project / RECEIPT)
     assert receipt["commit"] == receipt["revision"] == pinned_commits(CONFIG)[repository("pets")]
+
+
+def test_a_full_disk_ends_with_one_line_and_the_next_run_goes_on(project, hub, tmp_path):
+    with mounted(tmp_path / "disk", "12m") as disk:
+        (project / "data").symlink_to(disk.folder)
+        disk.fill(leave=200_000)
+        run = snakemake(project, "--cores", "1", RECEIPT, *LAPTOP, check=False)
+        assert run.returncode == 1 and "Traceback" not in run.stdout, run.stdout
+        (line,) = {line for line in run.stdout.splitlines() if line.startswith("tgems: error:")}
+        assert re.fullmatch(r"tgems: error: data/pets/\S+: cannot be written \(No space left on device\); .*", line)
+        assert not (project / RECEIPT).exists() and not [name for name in disk.files() if name.endswith(".tar")]
+        disk.free()
+        snakemake(project, "--cores", "1", RECEIPT, *LAPTOP)
+        assert (project / RECEIPT).exists() and "pets/test/0.tar" in disk.files()

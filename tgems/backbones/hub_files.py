@@ -1,6 +1,6 @@
 """Download the files of a backbone from the Hugging Face hub, and compare them with the hub's digests.
 
-Files lie in the cache of huggingface_hub, which has one copy for all runs of a user (HF_HOME).
+Files are kept in the cache of huggingface_hub (HF_HOME), one copy for all runs of a user.
 """
 
 import os
@@ -17,8 +17,9 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 def hub_file(repository: str, filename: str | None = None) -> Path:
     """Return a file of a model repository, downloaded unless it is in the cache.
 
-    open_clip's `download_pretrained_from_hf` chooses the same file, but takes every failure to download safetensors,
-    also that of the network or the disk, for their absence, and reports that the next choice does not exist.
+    open_clip's `download_pretrained_from_hf` chooses the same file. But it takes every failure to download safetensors,
+    such as one of the network or the disk, to mean that there are none, and then reports that the next choice does not
+    exist.
 
     Args:
         repository: `ORG/REPO`.
@@ -49,9 +50,9 @@ def _choices(filename: str) -> tuple[str, ...]:
 
 
 def _checked(path: Path, repository: str) -> Path:
-    """Compare a file of the cache with the digest that the hub stated, after which the cache names what it links to.
+    """Compare a file of the cache with the hub's digest, which is the name of the blob that the file links to.
 
-    Where a file system has no links, files of the cache do not have that name, and are not compared.
+    On a file system without links, the cache has no such names, and files are not compared.
     """
     blob = path.parent / os.readlink(path) if path.is_symlink() else path
     found = re.fullmatch(r"([0-9a-f]{64})|([0-9a-f]{40})", blob.name)

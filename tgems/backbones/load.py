@@ -30,7 +30,7 @@ class Backbone:
         architecture: The configuration that the model was built from.
         model: open_clip model in eval mode, gradients off.
         tower: Its image tower, which merges tokens if the entry says so; the model's own `visual` never does.
-        blocks: Exits that features are kept for, 1-based, ascending; the last is L.
+        blocks: Exits for which features are kept, 1-based and ascending; the last is L.
         preprocess: PIL image -> float32 `[3, h, w]`.
         tokenizer: Texts -> int64 `[m, context_length]`.
         weights_digest: Digest of the checkpoint, or of the model if its weights are random; see `encoder_digest`.

@@ -1,6 +1,6 @@
 """Find the files of a backbone and check them, before a model or a tokenizer is built from them.
 
-This module reads and downloads files. The configuration that it returns is validated; open_clip never sees another.
+This module reads and downloads files. open_clip is only ever given configurations that it has validated.
 """
 
 import logging
@@ -76,10 +76,10 @@ def find_source(backbone: dict) -> Source:
 
 
 def encoder_digest(state: Mapping[str, Tensor], backbone: dict) -> str:
-    """Return the digest that tells encoders apart: SHA-256 of the tensors as float32.
+    """Return the digest by which encoders are told apart: SHA-256 of the tensors as float32.
 
-    With token merging, it is that of the digest and the number of tokens, since other features follow from the same
-    weights.
+    With token merging, it is the digest of that digest and the number of merged tokens, since the same weights then
+    give other features.
     """
     weights, merged = digest_tensors(state.items()), token_merging_of(backbone)
     return digest_json({"weights": weights, "token_merging": merged}) if merged else weights
@@ -151,7 +151,7 @@ def _fetched(pretrained: str, name: str | None, download: Callable[[], Path]) ->
 def _check_tag(name: str, tag: str) -> dict:
     """Return what open_clip knows about a tag.
 
-    Weights that were trained with QuickGELU lose accuracy without a warning in a model with GELU, and the reverse.
+    Weights that were trained with QuickGELU lose accuracy without a warning in a model with GELU, and vice versa.
 
     Raises:
         UserError: open_clip does not know the tag, or the weights were trained with another activation.
@@ -176,8 +176,8 @@ def _check_tag(name: str, tag: str) -> dict:
 def with_activation(name: str, pretrained: str) -> str:
     """Return the architecture with the activation function that the weights of a tag were trained with.
 
-    open_clip has such architectures twice, as `ViT-B-32` and as `ViT-B-32-quickgelu`. Other names and weights are
-    returned as they are.
+    open_clip has two versions of such architectures, for example `ViT-B-32` and `ViT-B-32-quickgelu`. All other
+    architectures are returned unchanged.
     """
     if weights_form(pretrained) != "tag":
         return name

@@ -1,4 +1,4 @@
-"""What a tower computes between two blocks: one tensor, or tokens of which some were merged."""
+"""The state of a tower between two blocks: one tensor, or tokens some of which were merged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -28,12 +28,12 @@ class Matching(NamedTuple):
 def match_tokens(keys: Tensor, prefix: int, r: int) -> Matching:
     """Match tokens by bipartite soft matching (section 3, "Bipartite Soft Matching").
 
-    Tokens are divided in turn into two sets A and B. Each token of A is matched with the token of B to which its key
-    has the largest cosine similarity, and the r most similar pairs are merged. What is left of A comes before B, as in
-    the paper's appendix D. Of two equally similar pairs, the one that comes first is merged.
+    Tokens are divided alternately into two sets A and B. Each token of A is matched with the token of B to which its
+    key has the largest cosine similarity, and the r most similar pairs are merged. The remaining tokens of A come
+    before B, as in the paper's appendix D. Of two equally similar pairs, the one that comes first is merged.
 
     Args:
-        keys: What tokens are compared by `[n, N, d]`.
+        keys: Features `[n, N, d]` by which tokens are compared.
         prefix: Number of class and register tokens, which come first and are never merged.
         r: Number of tokens to merge, at least 1 and at most `(N - prefix) // 2`.
     """

@@ -69,7 +69,7 @@ def build_tokenizer(text: TextConfig, chosen: str | None = None) -> Callable:
 def require_hub_id(name: str, way_out: str) -> None:
     """Refuse a name that is not a repository id, or that transformers would read from the current folder instead.
 
-    transformers prefers a local folder where one has the name of the repository.
+    If there is a local folder with the name of the repository, transformers reads it instead.
 
     Raises:
         UserError: The name is not a repository id, or a file or folder of that name exists.

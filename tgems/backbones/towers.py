@@ -18,7 +18,7 @@ class Tower(ABC):
     """An open_clip image tower that can be run block by block.
 
     The state between two steps is one tensor whose first dimension is the images, so that `state[keep]` drops images; a
-    tower that merges tokens has `MergedTokens` instead, of which the same is true.
+    tower that merges tokens has `MergedTokens` instead, which can be indexed in the same way.
 
     Attributes:
         visual: open_clip's image tower.
@@ -166,7 +166,7 @@ class TimmTower(TokenTower):
 
 
 class EvaTower(TimmTower):
-    """A `TimmTower` whose blocks turn queries and keys by position; the angles are the tower's, not the state's."""
+    """A `TimmTower` whose blocks rotate queries and keys by position, by angles that belong to the tower."""
 
     def stem(self, images: Tensor) -> Tensor:
         """See `TimmTower.stem`."""

@@ -99,7 +99,7 @@ class DatasetEntry(Section):
     """Task to evaluate; optional for known names. 'self_retrieval' is for images without captions: the embedding of an
     image by the full encoder takes the place of its caption, so that exits learn to imitate the full encoder."""
     directions: Directions = ("image_to_text", "text_to_image")
-    """Ways of retrieval to report; policies that look at the texts have no text_to_image."""
+    """Directions of retrieval to report; policies that look at the texts have no text_to_image."""
     splits: Splits = Splits()
     revision: Text | None = None
     """Commit, branch or tag of a 'hub:' source; default 'main', or that of a known name."""
@@ -189,7 +189,7 @@ class EvaluationOptions(Section):
 
 
 class LatencyOptions(Section):
-    """Measuring the speed of full encoder and early exit, in turn; without batch sizes nothing is measured."""
+    """Measurement of the speed of full encoder and early exit; without batch sizes nothing is measured."""
 
     batch_sizes: Annotated[tuple[Count, ...], AfterValidator(distinct)] = ()
     """Numbers of images per call."""
@@ -197,9 +197,9 @@ class LatencyOptions(Section):
     """Seconds for each backbone and batch size, and once more for each backbone's blocks; at least three rounds are
     measured."""
     exits: Literal["trained", "drawn"] = "trained"
-    """Exits to take: 'trained', those of policy tgem on the training data set; 'drawn', as random as rates allow."""
+    """Exits to take: 'trained', those of policy tgem on the training data set; 'drawn', random ones of equal rate."""
     policies: Annotated[tuple[Text, ...], AfterValidator(distinct)] = ()
-    """Policies of the run that are measured too, with their own exits on every data set (docs/method.md#pareto)."""
+    """Further policies to measure, with the exits that they take on every data set (docs/method.md#pareto)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the encoder; bfloat16 is autocast."""
     device: Device = "cpu"
@@ -270,8 +270,8 @@ class RunConfig(Section):
     'querybank', by similarity minus the penalty of the section query_bank. Results are reported for each."""
     risk_targets: RiskTargets = ()
     """Shares of images that may lose the full encoder's best text, in (0, 0.5]: for each, the table and the figure
-    `risk` compare what policies spend if this is promised (docs/method.md#promises-of-quality). It needs data sets with
-    calibration 'in_domain'. Without targets there is no such table."""
+    `risk` compare what policies spend if this is promised (docs/method.md#promises-of-quality). This requires data sets
+    with calibration 'in_domain'. Without targets, neither is written."""
     query_bank: QueryBankOptions = QueryBankOptions()
     summary: SummaryOptions = SummaryOptions()
     exits: Exits = "all"

@@ -45,6 +45,9 @@ class HeadOptions(Schedule):
     fold_passes: Annotated[Whole, Field(ge=0)] = 6
     """Number of passes over each half of the pairs for the heads that gates learn from, so that each image is embedded
     by heads that have not seen it. With 0, gates learn from the heads themselves."""
+    start: Literal["random", "ridge"] = "random"
+    """What heads start from: random weights, or the ridge regression of the last exit's embeddings on the summaries.
+    With the latter they need fewer images and steps (docs/method.md#few-images)."""
     whiten: bool = True
     """Whether heads are trained on whitened summaries. This takes fewer passes, but each step takes longer if summaries
     are streamed from disk."""

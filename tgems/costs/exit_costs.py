@@ -39,7 +39,7 @@ class ExitCosts:
         embed_dim: Dimension `D` of the embeddings.
         widths: Number of channels `d` of a token or position.
         summary_dim: Length `S` of a summary; summaries of narrower exits are padded to it.
-        query_bank: MACs of query-bank normalisation, which every image pays at whichever exit it leaves.
+        query_bank: MACs of query-bank normalisation, which every image pays, whichever exit it takes.
     """
 
     blocks: tuple[int, ...]
@@ -163,7 +163,7 @@ def check_targets(costs: ExitCosts, rate_targets: Sequence[float], owner: str) -
     Args:
         costs: Costs of the exits.
         rate_targets: Mean relative costs.
-        owner: What has these exits, for the message.
+        owner: Name of the backbone and variant, for the message.
 
     Raises:
         UserError: A target is too low; the message names the first one.

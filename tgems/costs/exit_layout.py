@@ -1,4 +1,4 @@
-"""Positions of exits, and lengths of the summaries that exit modules see there. Imports nothing heavy, for dry runs."""
+"""Positions of exits, and lengths of the summaries there. Imports neither torch nor open_clip, for dry runs."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def require_grid(grid: int, positions: Sequence[int], owner: str) -> None:
     Args:
         grid: Number of rows and columns of the grid.
         positions: Number of rows and columns of positions.
-        owner: What has these positions, for the message.
+        owner: Name of the backbone or of its tower, for the message.
 
     Raises:
         UserError: The grid has more rows or columns than there are positions.

@@ -37,7 +37,7 @@ class Part:
 
         Args:
             shards: All shards of the split folder, in order.
-            place: What holds them, for the message.
+            place: Name of the folder or receipt that lists them, for the message.
 
         Raises:
             UserError: There are too few shards.
@@ -54,8 +54,8 @@ def parse_part(text: str, place: str) -> Part:
     """Parse a part of a data set, written as `FOLDER` or `FOLDER[a:b]`.
 
     Args:
-        text: What the configuration says.
-        place: The key that says it, for the message.
+        text: Value in the configuration.
+        place: Key of the configuration, for the message.
 
     Raises:
         UserError: The text has neither form, or describes no shard.

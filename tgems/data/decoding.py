@@ -9,7 +9,7 @@ from tgems.errors import UserError, reason
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Formats that are decoded, whatever the name of the file says. Pillow's other decoders are never given the bytes."""
 MOST_ELONGATED = 1000
-"""Largest ratio of the sides. An image of 1 x 65500 pixels is small, but fills gigabytes once its short side is 224."""
+"""Largest ratio of the sides. An image of 1 x 65500 pixels takes gigabytes once its short side is resized to 224."""
 
 
 class ImageError(UserError):
@@ -41,7 +41,7 @@ def open_rgb(data: bytes) -> Image.Image:
 
 
 def _unidentified(data: bytes) -> str:
-    """Return why no decoder of `FORMATS` takes the bytes; other formats are told by their first bytes alone."""
+    """Return why no decoder of `FORMATS` accepts the bytes; other formats are recognised by their first bytes."""
     Image.init()
     start = data[:16].ljust(16)
     known = (name for name, (_, accept) in Image.OPEN.items() if accept is not None and accept(start))

@@ -71,12 +71,12 @@ def fetch_split(
 
 
 def pinned_commit(out: Path, repo: str, revision: str) -> str | None:
-    """Return the commit that a revision meant when a split of the data set was fetched, as receipts say.
+    """Return the commit that a revision referred to when a split of the data set was fetched, from its receipts.
 
     Args:
-        out: The receipt to write. It is asked first if it is there, then those of other splits beside it.
+        out: The receipt to write. If it exists it is read first, and then the receipts of other splits beside it.
         repo: Repository on the hub.
-        revision: Revision that is asked for.
+        revision: Requested revision.
 
     Returns:
         The commit, or None if no receipt names the same repository and revision.

@@ -1,8 +1,8 @@
-"""A clip_benchmark data set of the Hugging Face hub and its copy on disk: complete the copy, file by file, verified.
+"""Complete the local copy of a clip_benchmark data set from the Hugging Face hub, and verify every file.
 
-Beside the copy, `.tgems/` holds a record of every file that was fetched or checked against the hub, and what is
-under way; an interrupted download resumes where it stopped. A complete copy is used without a network. A branch or tag
-is followed once: all later files are of the commit that it meant when the first one was fetched.
+The folder `.tgems/` of the copy holds a record of every file that was fetched or checked against the hub, and partial
+downloads, so that an interrupted download resumes where it stopped. A complete copy is used without a network. A branch
+or tag is resolved once: all later files come from the commit that it referred to when the first file was fetched.
 """
 
 import hashlib
@@ -60,8 +60,8 @@ class HubCopy:
         repo: Repository on the hub, `ORG/REPO`.
         revision: Commit, branch or tag.
         root: Folder of the copy.
-        pinned: Commit that the revision meant in an earlier fetch, such as a receipt names; None without one. The
-            records of the copy are asked next.
+        pinned: Commit that the revision referred to when another split was fetched, as its receipt states; None without
+            such a receipt, in which case the records of the copy are read.
     """
 
     def __init__(self, dataset: str, repo: str, revision: str, root: Path, pinned: str | None = None):
@@ -91,7 +91,7 @@ class HubCopy:
         return [files[path] for path in shards], [files[path] for path in prompts]
 
     def _complete(self, paths: list[str]) -> list[dict]:
-        """Provide files, comparing them with the hub's if one is missing, and without network if none is."""
+        """Provide files: without a network if none is missing, else by comparing all of them with the hub's."""
         missing = [path for path in paths if not self._usable(path)]
         if len({record.commit for path in paths if (record := self._record(path))}) > 1:
             missing = missing or paths
@@ -123,7 +123,7 @@ class HubCopy:
         except errors.RevisionNotFoundError:
             if pinned not in (None, self.revision):
                 raise UserError(
-                    f"{place}: it was commit {pinned} when it was fetched, which is not there any more; set "
+                    f"{place}: it was commit {pinned} when it was fetched, which no longer exists; set "
                     f"datasets.{self.dataset}.revision to another commit"
                 ) from None
             raise UserError(f"{place}: no such revision; check datasets.{self.dataset}.revision") from None
@@ -162,7 +162,7 @@ class HubCopy:
         return os.path.isfile(self.root / path)
 
     def _take(self, path: str) -> dict:
-        """Describe one file for the receipt, after checking it or, where necessary, downloading it."""
+        """Return a file's entry in the receipt, after checking the file or, where necessary, downloading it."""
         local, record = self.root / path, self._record(path)
         if not self._usable(path):
             return self._fetch(path)

@@ -1,4 +1,4 @@
-"""The receipt of a split: which files it consists of, with their digests, and where they are from."""
+"""The receipt of a split, which lists its files with their digests and states their origin."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ class Receipt(Closed):
         folder: Folder of the split below `root`.
         root: Folder of the data set.
         repo: Repository on the hub, or None.
-        revision: Revision that was asked for, or None.
+        revision: Requested revision, or None.
         commit: Commit that was downloaded, or None.
         shards: Shards in order.
         prompts: Files of class names and templates; none for retrieval.

@@ -152,7 +152,7 @@ def _entry(
 
 
 def _regular(members: dict[str, list[tarfile.TarInfo]], suffix: str) -> tarfile.TarInfo:
-    """Return a member that is a file with its own content, as webdataset reads no others."""
+    """Return a member that is a regular file; webdataset reads no others."""
     member, *others = members[suffix]
     if others:
         raise ValueError(f"has more than one .{suffix}")

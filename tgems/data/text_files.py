@@ -30,7 +30,8 @@ def read_templates(path: Path) -> tuple[str, ...]:
     """Read prompt templates, one per line.
 
     Raises:
-        UserError: As in `read_lines`, or a template lacks `{c}`, or has other braces, which clip_benchmark would fill.
+        UserError: As in `read_lines`, or a template lacks `{c}`, or has other braces, which clip_benchmark would try to
+            fill.
     """
     templates = read_lines(path)
     for number, template in enumerate(templates, 1):

@@ -1,4 +1,4 @@
-"""Write what the hub would serve for `configs/laptop.yaml`: generated images in its layout, and random weights."""
+"""Write repositories like those of `configs/laptop.yaml`, with generated images and random weights."""
 
 import io
 from collections.abc import Iterator
@@ -16,8 +16,7 @@ from tgems.demo.photographs import samples
 from tgems.outputs import whole_folder, write_json
 
 TEMPLATES = ("a photo of a {c}.", "a drawing of a {c}.")
-"""Templates; a data set of more than `FEW` classes has only the first, since encoding texts takes most of the time."""
-FEW = 50
+"""Prompt templates of all data sets with classes."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ SIZES = (
     "bank_gates={passes: 2, banks_per_image: 1, bank_batch_size: 16, batch_size: 16, largest_bank: 64}",
     "confidence_gates={passes: 2, batch_size: 16}",
 )
-"""What the rehearsal changes: numbers of seeds, rates and passes, and sizes of batches and banks."""
+"""Changes that the rehearsal makes: fewer seeds, rates and passes, and smaller batches and banks."""
 
 
 def write_remote(folder: Path, config: dict) -> dict[str, Path]:
@@ -65,7 +65,7 @@ def pinned_commits(config: dict) -> dict[str, str]:
 
 
 def environment(hub: Hub, out: Path) -> dict[str, str]:
-    """Return the environment of a run that asks this hub and keeps its downloads in a folder of its own."""
+    """Return the environment of a run that downloads from this hub, into a cache of its own."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE"))}
     return kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(out / "huggingface"), "PYTHONPATH": str(ROOT)}
 
@@ -74,7 +74,7 @@ def rehearse(out: Path, cores: str, more: list[str]) -> int:
     """Run the workflow and its report against a hub on this machine.
 
     Args:
-        out: Folder of results, downloads and all else.
+        out: Folder of results, downloads and everything else.
         cores: Number of cores, or `all`.
         more: More arguments for Snakemake.
 

@@ -1,4 +1,4 @@
-"""A hub on the loopback interface: data sets and models from folders, over the URLs that huggingface_hub asks for."""
+"""A hub on the loopback interface, which serves data sets and models from folders over huggingface_hub's URLs."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ class Hub:
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def downloads(self) -> list[str]:
-        """Return the paths of the files that were asked for, in order."""
+        """Return the paths of the requested files, in order."""
         return [path for method, path, _ in self.requests if method == "GET"]
 
     def commit(self, repo: str) -> str:
@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
     """Requests of the API for a revision, and of files."""
 
     def log_message(self, *_) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         """Answer without the content."""
@@ -124,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(status, headers, 0)
 
     def send_file(self, folder: Path, name: str, commit: str) -> None:
-        """Answer with a file, or with the part of it that is asked for."""
+        """Answer with a file, or with the requested part of it."""
         path, asked = folder / name, self.headers.get("Range")
         self.hub.requests.append((self.command, name, asked))
         if not path.is_file():
@@ -139,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         self.answer(206 if ranged else 200, headers, size - start)
         if self.command == "GET":
-            with open(path, "rb") as file, suppress(ConnectionError):  # of a client that has gone away
+            with open(path, "rb") as file, suppress(ConnectionError):  # the client has closed the connection
                 file.seek(start)
                 self.send_content(name, file, start)
 

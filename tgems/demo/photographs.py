@@ -1,6 +1,6 @@
 """Draw digit scenes as large as photographs, with captions or labels, to rehearse runs on real data.
 
-They exercise the code path, sizes and formats of a run on photographs; metrics on them are meaningless.
+The images exercise the code path, sizes and formats of a run on photographs; metrics on them are meaningless.
 """
 
 import io
@@ -41,7 +41,7 @@ def samples(kind: str, split: str, n: int, seed: int) -> Iterator[Sample]:
 
 
 def photo(scene: sc.Scene) -> bytes:
-    """Draw a scene large on a noisy gradient, and return it as a JPEG of 500 x 375 or 375 x 500 pixels.
+    """Draw a scene on a large noisy gradient, and return it as a JPEG of 500 x 375 or 375 x 500 pixels.
 
     The scene is drawn at half that size and enlarged, which takes a third of the time.
     """

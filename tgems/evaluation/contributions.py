@@ -19,11 +19,11 @@ STEPS: dict[str, str | None] = {
     "bank_gates": "heads_confidence",
     "score_normalisation": "image_gates",
 }
-"""Each step, and the step that it builds on."""
+"""Steps, each with the step that it builds on."""
 
 
 def policies_of_steps(policies: dict[str, Policy]) -> dict[str, list[str]]:
-    """Return the policies of each step, of which the one that is best on validation counts.
+    """Return the policies of each step; the one that is best on validation stands for the step.
 
     The steps without gates consider all policies that decide by the image without a trained gate, and the hull of
     fixed exits.
@@ -63,8 +63,8 @@ def contributions(
         about: Columns common to all rows.
 
     Returns:
-        One row per metric, rate and step: the policy that was picked, its value, and what it gains over the step it
-        builds on, each with both intervals. The rows `full` and `oracle` have rates of their own.
+        One row per metric, rate and step: the policy that was picked, its value, and its gain over the step that it
+            builds on, each with both intervals. The rows `full` and `oracle` have rates of their own.
     """
     sources, named = SharedSources(features.sources), policies_of_steps(policies)
     records = []

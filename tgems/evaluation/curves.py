@@ -1,4 +1,4 @@
-"""Curves of quality over realised rate, one per seed: their height at a rate and the area under them."""
+"""Curves of quality over realised rate, one per seed, with their height at a rate and the area under them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Curve:
         return float(np.mean([self._between(s, rate)[3] for s in range(len(self.rates))]))
 
     def read(self, rate: Estimate) -> Estimate:
-        """Read the height at a rate, for each seed `[S]`; NaN outside of a curve.
+        """Read the height at a rate, for each seed `[S]`; NaN outside a curve.
 
         To first order, the height changes with the values of the two knots around the rate, and by the slope times the
         change of the rate relative to theirs.
@@ -115,7 +115,7 @@ def curves_of(
     costs: ExitCosts,
     normalisation: str = "none",
 ) -> Curves:
-    """Make the curves of one split: metric -> (policy, twin_of, calibration) -> curve.
+    """Make the curves of one split, as a mapping metric -> (policy, twin_of, calibration) -> curve.
 
     A curve begins with all images at the cheapest exit and ends with all images at the last. The curve of a policy that
     leaves computation unused, because accuracy falls with depth, continues at its last height.
@@ -148,7 +148,7 @@ def curves_of(
 
 
 def _unused(point: Point, tolerance: float = 0.01) -> bool:
-    """Return whether a mix of fixed exits spends less than its target, by more than the chance of the draw."""
+    """Return whether a mix of fixed exits spends less than its target by more than the draw explains."""
     return float(point.rates.values.mean()) < point.about["rate_target"] - tolerance
 
 

@@ -1,4 +1,4 @@
-"""Tabulate how the mean rate of a stream approaches its target, and what accuracy thresholds lose that are not own."""
+"""Tabulate how the mean rate of a stream approaches its target, and the accuracy lost against in-domain thresholds."""
 
 from collections.abc import Sequence
 
@@ -38,8 +38,8 @@ def drift(
         about: Columns common to all rows: backbone, variant, dataset.
 
     Returns:
-        A row per point, seed (or `mean` over seeds) and number of images; `excess` is the rate less its target. Where
-        all images were seen there is a row per headline metric, with the difference to thresholds of the data set's own
+        A row per point, seed (or `mean` over seeds) and number of images; `excess` is the rate less its target. The
+        rows for all images, one per headline metric, also have the difference to thresholds from the data set's own
         validation images, if there are any, and its paired intervals.
     """
     own = [
@@ -74,7 +74,7 @@ def _rates(point: Point) -> list[dict]:
 
 
 def _comparisons(points: list[Point], features: FeatureSet, directions: Sequence[str]) -> list[pd.DataFrame]:
-    """Compare points with those of own thresholds, on the same images and seeds, by metric and by seeds."""
+    """Compare points with those of in-domain thresholds, on the same images and seeds, by metric and by seeds."""
     sources, frames = SharedSources(features.sources), []
     base = {_key(p): p for p in points if p.about["calibration"] == "in_domain"}
     for metric in HEADLINE:

@@ -21,7 +21,7 @@ def direction_of(metric: str) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """One operating point: what identifies it, and its rows, one per seed, or a single one without seeds."""
+    """One operating point: the columns that identify it, and its rows, one per seed or a single one without seeds."""
 
     about: dict
     rows: list[Row]

@@ -1,4 +1,4 @@
-"""Pick test images of every exit from shards, as PNG thumbnails, to show which left early and which left late."""
+"""Pick test images of every exit from shards, as PNG thumbnails, to show which images leave early and which late."""
 
 import io
 
@@ -72,7 +72,7 @@ def gallery(
 
 
 def _text(entry: Entry, classes: tuple[str, ...] | None) -> str:
-    """Return what an image shows: its class, its first caption, or without both its name."""
+    """Return the text of an image: its class or its first caption, or its key if it has neither."""
     if classes is not None and entry.label is not None:
         return classes[entry.label]
     return entry.captions[0] if entry.captions else entry.key

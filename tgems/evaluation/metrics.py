@@ -4,10 +4,10 @@ On embeddings without ties they equal those of clip_benchmark's `zeroshot_classi
 they have the same names.
 
 A retrieval score is the float64 dot product of two embeddings, and scores that differ by less than its rounding are a
-tie. A float32 product of matrices settles nearly every comparison, because its error is bounded; the few scores within
-that bound of the one they are compared to are computed again. Therefore ranks depend neither on the block size nor on
-how the device orders a float32 sum, and equal embeddings always tie. The bound does not hold for TF32, which torch
-leaves off.
+tie. A float32 matrix product settles nearly every comparison, because its error is bounded; the few scores that lie
+within that bound of the score they are compared with are computed again in float64. Therefore ranks depend neither on
+the block size nor on how the device orders a float32 sum, and equal embeddings always tie. The bound does not hold for
+TF32, which torch does not use by default.
 """
 
 import math

@@ -56,9 +56,9 @@ def exits_of_streams(
     targets: np.ndarray,
     order: np.ndarray,
 ) -> np.ndarray:
-    """Return the exits that images take in streams whose rates are held, each by a controller of its own.
+    """Return the exits that images take in streams, each of which is held to its rate by a separate controller.
 
-    All streams take their steps together.
+    All streams advance together, image by image.
 
     Args:
         scores: Scores of the images at every exit before the last, per stream `[n, E-1]`.
@@ -82,7 +82,7 @@ def exits_of_streams(
 
 
 def stream_order(n: int, seed: int | None) -> np.ndarray:
-    """Return the order `[n]` in which the images of a split make a stream, which is drawn anew for each seed."""
+    """Return the order `[n]` in which the images of a split form a stream; each seed has another random order."""
     return np.random.default_rng([seed or 0, n]).permutation(n)
 
 

@@ -57,7 +57,7 @@ class Scorer:
         return {name: table @ shares for name, table in self.image_hits.items()}
 
     def shuffled(self, exits: np.ndarray, text_to_image: bool, seed: list[int]) -> dict:
-        """Return hits of the same exits, shuffled: exact, and for text-to-image a mean over permutations."""
+        """Return hits of these exits shuffled over images: the expectation, or for text-to-image a mean over draws."""
         shares = np.bincount(exits, minlength=len(self.split.costs.blocks)) / len(exits)
         hits = self.expected(shares)
         if text_to_image and self.truth.text_image is not None:
@@ -164,7 +164,7 @@ def identity(fit: Fitted, policy: Policy, calibration: str, split: Split) -> dic
 
 
 def exit_shares(rows: list[Row], costs: ExitCosts, about: dict) -> pd.DataFrame:
-    """Tabulate the share of images by exit, for every row that is calibrated to a rate target and decides."""
+    """Tabulate the share of images by exit, for every row with a rate target whose policy decides image by image."""
     records = []
     for row in rows:
         if row.exits is None or "rate_target" not in row.about or row.about["score_normalisation"] != "none":

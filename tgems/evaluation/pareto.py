@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 FULL, FIXED, TGEM, RULE = "full encoder", "fixed exit", "T-GEM", "other exit rule"
 MERGING, MERGED = "token merging", " on merged tokens"
 KINDS = (FULL, MERGING, FIXED, RULE, TGEM, FIXED + MERGED, RULE + MERGED, TGEM + MERGED)
-"""Kinds of settings: the full encoder, and the ways to make it cheaper that are compared."""
+"""Kinds of settings that are compared: the full encoder, and ways to make it cheaper."""
 ALMOST = 1e-9
 """Share of a budget by which a cost may exceed it through rounding."""
 

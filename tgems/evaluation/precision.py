@@ -16,7 +16,7 @@ class MetricChange(Closed):
 
 
 class PrecisionChange(Closed):
-    """The changes that autocast makes on `n` images; `cosine` is the smallest one between embeddings of one image."""
+    """The changes that autocast makes on `n` images; `cosine` is the smallest between an image's two embeddings."""
 
     precision: str
     n: int

@@ -1,8 +1,8 @@
 """Query-bank normalisation of text-to-image scores (docs/method.md#query-bank-normalisation; Bogolin et al., 2022).
 
 The similarity of an image to a text is lowered by beta times the log-sum-exp of its similarities to a fixed bank of
-training captions. That is one number per image, taken when the image is indexed, so that any index of inner products
-can hold it as one more coordinate.
+training captions. That is one number per image, computed when the image is indexed, so that any inner-product index can
+store it as one more coordinate.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,7 +45,7 @@ class QueryBank:
         return {"query_bank_size": len(self.texts), "query_bank_beta": self.beta}
 
     def penalties(self, embeddings: Tensor) -> Tensor:
-        """Compute what is subtracted from an image's similarities: unit embeddings `[n, ..., D]` -> `[n, ...]`."""
+        """Compute the penalty of an image's similarities: unit embeddings `[n, ..., D]` -> `[n, ...]`."""
         return self.beta / self.scale * self.log_sums(embeddings)
 
     def log_sums(self, embeddings: Tensor) -> Tensor:

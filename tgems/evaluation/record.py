@@ -1,4 +1,4 @@
-"""The provenance.json of an evaluation: digests of all that its tables were made from. Checked when read."""
+"""The provenance.json of an evaluation: the digests of all its inputs, validated when read."""
 
 from pathlib import Path
 
@@ -24,12 +24,12 @@ class TestedImages(Closed):
 
 
 class EvaluationRecord(Closed):
-    """The record of everything that an evaluation was made from.
+    """The record of all inputs of an evaluation.
 
     Attributes:
         weights: Digest of the backbone's weights.
         test: The test images.
-        precision: What autocast changes; None without autocast.
+        precision: Changes that autocast makes; None without autocast.
         validation: By calibration, the validation images of the thresholds.
         query_bank: By calibration, the chosen query bank, if any.
         modules: Digest of every trained module, by folder.

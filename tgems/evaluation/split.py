@@ -1,4 +1,4 @@
-"""One split with the modules of one seed: what the evaluation reads from files, and what is computed once from it."""
+"""One split with the modules of one seed: the files that an evaluation reads, and results that policies share."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property

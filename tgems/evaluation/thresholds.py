@@ -1,4 +1,4 @@
-"""Fit policies on validation features only, and keep their operating points as JSON."""
+"""Fit policies on validation features only, and store their operating points as JSON."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -50,7 +50,7 @@ class Fitted:
 
 
 def usable(policies: dict[str, Policy], costs: ExitCosts) -> dict[str, Policy]:
-    """Return the policies that can be used at exits of such costs; log why others cannot."""
+    """Return the policies that can be used with these exits, and log why others cannot."""
     reasons = {name: policy.unusable(costs) for name, policy in policies.items()}
     for name, reason in reasons.items():
         if reason:

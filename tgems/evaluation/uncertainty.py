@@ -2,7 +2,7 @@
 
 Pure numpy. Every number that the evaluation reports is a smooth function of means over images, so that its sampling
 error is, to first order, the mean of an *influence* of each image. The variance of such a mean is a sandwich estimate:
-the products of the influences of all pairs of images that have a source in common.
+the sum of the products of the influences of all pairs of images that have a source in common.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ class SharedSources:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Numbers of every seed, and the influence of each image on them: n times the change it makes, to first order.
+    """Numbers of every seed, and the influence of each image on them: n times the change that it makes, to first order.
 
     Attributes:
         values: `[S, ...]`; a single row, which is broadcast, for numbers without seeds, such as the full encoder's.

@@ -1,4 +1,4 @@
-"""Closed models of an exit module's kind and sizes, as its config.json holds them. Does not import torch."""
+"""Closed pydantic models of the kind and sizes of exit modules, as in their config.json. Does not import torch."""
 
 from typing import Annotated, Literal, Self
 

@@ -21,13 +21,13 @@ SMALLEST_BANK = 4
 
 @dataclass(frozen=True)
 class BankExamples:
-    """What bank-guided gates learn from: one image before one bank.
+    """Training examples of bank-guided gates, each of which is one image with one text bank.
 
     Attributes:
-        images: `[N]`.
+        images: Index of the image of each example `[N]`.
         features: `bank_features` at every exit before the last `[N, E-1, 11]`.
         right: Probability that the last exit gives to each exit's best text `[N, E]`: a soft label of being right.
-        sizes: Texts in the bank `[N]`.
+        sizes: Number of texts in the bank `[N]`.
     """
 
     images: Tensor
@@ -50,7 +50,7 @@ def bank_logits(pairs: Pairs, z: Tensor, images: Tensor, own: Tensor, size: int,
         images: `[B]`.
         own: The caption of each image, index into texts `[B]`.
         size: Number of texts M.
-        generator: Of the draw.
+        generator: Generator of the draw.
 
     Returns:
         `[B, E, M]`; -inf where a text is another caption of the image, and therefore not part of its bank.
@@ -65,16 +65,16 @@ def bank_logits(pairs: Pairs, z: Tensor, images: Tensor, own: Tensor, size: int,
 def draw_bank_examples(
     pairs: Pairs, z: Tensor | MappedRows, options: BankGateOptions, generator: torch.Generator
 ) -> BankExamples:
-    """Put every image before random banks: a caption of its own among M - 1 of all distinct captions.
+    """Pair every image with random banks, each of one caption of the image and M - 1 others.
 
-    M is log-uniform between 4 and `largest_bank` and the same within a batch; other captions of an image are never in
-    its bank.
+    M is log-uniform between 4 and `largest_bank` and the same within a batch. The other texts are drawn from all
+    distinct captions; other captions of an image are never in its bank.
 
     Args:
         pairs: Training pairs.
         z: Embeddings at every exit `[n, E, D]`.
         options: Number and sizes of the banks.
-        generator: Of the draws.
+        generator: Generator of the draws.
     """
     most = min(options.largest_bank, len(pairs.texts))
     batches = list(shuffled_batches(len(pairs), options.bank_batch_size, options.banks_per_image, generator))
@@ -93,15 +93,15 @@ def train_bank_gates(
 ) -> tuple[BankGates, pd.DataFrame]:
     """Train one network for all prices of computation.
 
-    At each exit it learns, by cross-entropy, whether the best text is right; and, by regression, what going on is
-    worth at a random price: fitted value iteration backwards through the exits, as in the valuation of American
-    options (Longstaff & Schwartz 2001; Tsitsiklis & Van Roy 2001). Exits are passed over at random, since not all of
-    them will be visited.
+    At each exit it learns, by cross-entropy, whether the best text is right, and, by regression, what going on is worth
+    at a random price. The latter is fitted value iteration backwards through the exits, as in the valuation of American
+    options (Longstaff & Schwartz 2001; Tsitsiklis & Van Roy 2001). Exits are skipped at random in training, since not
+    all of them will be visited.
 
     Args:
         pairs: Training pairs.
         z: Embeddings at every exit `[n, E, D]` by the frozen heads.
-        costs: What exits and looks at the bank cost.
+        costs: Costs of the exits and of bank products.
         options: Width, steps and banks.
         seed: Seed.
     """
@@ -180,11 +180,12 @@ def worth_of_going_on(
         right: Estimated probability of being right `[B, E-1]`.
         stay: Estimated worth of going on `[B, E-1]`.
         last: Probability of being right at the last exit `[B]`.
-        price: Of the whole encoder's computation `[B]`.
+        price: Price of the whole encoder's computation `[B]`.
         encoder: Relative cost of reaching every exit `[E]`.
         module: Relative cost of head and gate at each exit `[E-1]`.
-        product: Relative cost of comparing the image with its bank `[B]`: lost at an exit that is not taken.
-        visited: `[E-1]` bool.
+        product: Relative cost of comparing the image with its bank `[B]`, which is paid at a visited exit that is not
+            taken.
+        visited: Whether each exit is visited `[E-1]` bool.
 
     Returns:
         `[B, E-1]`.

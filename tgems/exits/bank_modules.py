@@ -52,11 +52,11 @@ class BankGuidedGates(Gates):
 
 
 class BankGates(BankGuidedGates):
-    """The bank-guided gates: is the exit's best text right, and what is going on worth at a price of computation?
+    """Bank-guided gates, which predict whether the exit's best text is right and what going on is worth at a price.
 
     A price shifts the hidden layer by a vector that is the same for all images (docs/method.md#bank-guidance). The
-    score is minus the log of the break-even price, plus a share of the log odds of the best text, which hold where
-    texts are unlike those of the training.
+    score is minus the log of the break-even price, plus a share of the log odds of the best text, which are more
+    reliable where texts are unlike the training captions.
     """
 
     def __init__(self, n_exits: int, summary_dim: int, hidden: int, widths: Sequence[int] | None = None):
@@ -91,7 +91,7 @@ class BankGates(BankGuidedGates):
         return self.right(hidden).sigmoid() - self.worth(hidden, price)
 
     def gains_at(self, exit_index: int, summaries: Tensor, bank: Tensor, prices: Tensor) -> Tensor:
-        """Compute what going on gains over leaving at a single exit, at every price: `[n, S]`, `[g]` -> `[n, g]`."""
+        """Compute the gain of going on over leaving at a single exit, at every price: `[n, S]`, `[g]` -> `[n, g]`."""
         hidden = self.embed_at(exit_index, summaries, bank)
         right = self.leave.at_exit(exit_index, F.gelu(hidden)).sigmoid()
         shifted = hidden[:, None] + _price_inputs(prices) @ self.shift[exit_index]
@@ -208,13 +208,13 @@ def break_even_price(gates: BankGates, summaries: Tensor, bank: Tensor, grid: in
     """Compute the log of the price of computation above which an image leaves, at every exit.
 
     Args:
-        gates: Trained.
+        gates: Trained bank-guided gates.
         summaries: `[n, E-1, S]`.
         bank: `bank_features`.
         grid: Prices tried, log-uniform within `PRICES`; between them the gain of going on is interpolated.
 
     Returns:
-        `[n, E-1]` float64; beyond the ends of `PRICES` continued by what going on gains there.
+        `[n, E-1]` float64; beyond the ends of `PRICES` it is extrapolated by the gain of going on at that end.
     """
     hidden = gates.embed(summaries, bank)
     right = gates.right(hidden).sigmoid()

@@ -1,4 +1,4 @@
-"""What an exit's similarities to a bank of texts say: probabilities, margin, entropy and the inputs of bank gates."""
+"""Statistics of an exit's similarities to a bank of texts: probabilities, margin, entropy and inputs of bank gates."""
 
 import math
 from typing import NamedTuple
@@ -45,10 +45,10 @@ def bank_statistics(logits: Tensor, scale: float) -> BankStatistics:
 
 
 def bank_features(logits: Tensor, scale: float) -> Tensor:
-    """Compute the inputs of bank gates from an exit's own similarities, so that exits may be passed over.
+    """Compute the inputs of bank gates from the similarities of each exit alone, so that exits may be skipped.
 
     Args:
-        logits: Scaled similarities `[n, E, M]`; -inf is not in the bank.
+        logits: Scaled similarities `[n, E, M]`; -inf marks texts that are not in the bank.
         scale: Logit scale. A logit bias must not be among the logits: features hold the best cosine.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Train heads, and gates without a rate, on cached training pairs. Pure: tensors in, frozen modules out."""
+"""Train heads, and gates without a rate target, on cached training pairs. Reads and writes no files."""
 
 import pandas as pd
 import torch
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from tgems.config.training import ConfidenceTraining, HeadOptions
 from tgems.exits import losses
 from tgems.exits.modules import ExitHeads, ImageGates
+from tgems.exits.ridge_start import start_from_ridge
 from tgems.exits.training_loop import fit
 from tgems.exits.training_pairs import Pairs
 from tgems.features.row_access import MappedRows, Rows, map_rows
@@ -31,6 +32,8 @@ def train_heads(
     _, exits, dim = pairs.summaries.shape
     heads = ExitHeads(exits, dim, options.hidden, pairs.last.shape[1], pairs.widths)
     pairs.prepare(heads.norm)
+    if options.start == "ridge":
+        start_from_ridge(heads, pairs, options.whiten, among)
     shares = losses.exit_weights(rates, options.rate_target)
     inputs = pairs.whitened if options.whiten else pairs.normalised
 
@@ -78,8 +81,8 @@ def embed_out_of_fold(folds: list[ExitHeads], unseen_by: Tensor, pairs: Pairs) -
 
     Args:
         folds: Heads.
-        unseen_by: Which of them each image is embedded by `[n]` uint8.
-        pairs: Training pairs; where their summaries are streamed, rows are computed when they are asked for.
+        unseen_by: Number of the heads that embed each image `[n]` uint8.
+        pairs: Training pairs; where their summaries are streamed, rows are computed on request.
     """
 
     @torch.no_grad()

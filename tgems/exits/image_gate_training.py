@@ -18,15 +18,15 @@ from tgems.features.row_access import MappedRows, Rows, map_rows
 
 @torch.no_grad()
 def hit_probabilities(pairs: Pairs, z: Tensor | MappedRows, bank_size: int, generator: torch.Generator) -> Tensor:
-    """Estimate how probably an image's longest caption ranks first at each exit among `bank_size - 1` others.
+    """Estimate the probability that an image's longest caption ranks first at each exit among `bank_size - 1` others.
 
-    Estimated from the share of a batch's captions that score at least as high, equal captions left out.
+    It follows from the share of a batch's other captions that score at least as high, without equal captions.
 
     Args:
         pairs: Training pairs.
         z: Embeddings at every exit `[n, E, D]`.
-        bank_size: Texts of an imagined bank.
-        generator: Of the draw.
+        bank_size: Number of texts in the bank.
+        generator: Generator of the draw.
 
     Returns:
         `[n, E]`.
@@ -48,7 +48,7 @@ def hit_probabilities(pairs: Pairs, z: Tensor | MappedRows, bank_size: int, gene
 def train_lookahead(
     pairs: Pairs, right: Tensor, rates: Tensor, options: LookaheadOptions, seed: int
 ) -> tuple[LookaheadGates, pd.DataFrame]:
-    """Train gates to foresee, from one exit's summary, how probably the image is right there and at all later exits.
+    """Train gates to predict, from one exit's summary, how probably the image is right there and at all later exits.
 
     Args:
         pairs: Training pairs.
@@ -80,22 +80,23 @@ def train_image_gates(
     options: ImageGateOptions,
     seed: int,
 ) -> tuple[LookaheadGates, pd.DataFrame]:
-    """Train the gates of one rate target under the rate regularizer, from gates that foresee already.
+    """Train the gates of one rate target under the rate regularizer, starting from lookahead gates.
 
-    Minimises `E sum_l pi_l (1 - hit_l) + regularizer(R)`, `R = E sum_l pi_l r_l`. In mode `lagrangian` the price in
-    the gates is the multiplier, which starts where the foresight meets the target on the training images.
+    Minimises `E sum_l pi_l (1 - hit_l) + regularizer(R)`, `R = E sum_l pi_l r_l`. In mode `lagrangian` the price in the
+    gates is the multiplier, which starts at the price at which the lookahead gates meet the target on the training
+    images.
 
     Args:
         pairs: Training pairs.
-        right: `hit_probabilities` `[n, E]`, those that the foresight learned from.
+        right: `hit_probabilities` `[n, E]` that the lookahead gates learned from.
         rates: Relative cost of every exit `[E]`.
-        foresight: Of the same seed; left as it is.
+        foresight: Lookahead gates of the same seed, which are not changed.
         target: Rate target.
         options: Steps and regularizer.
         seed: Seed.
 
     Returns:
-        Frozen gates; and over steps the loss, expected rate, price, and last the rate at a positive logit.
+        Frozen gates; and the loss, expected rate and price over steps, with the rate at a positive logit at the end.
     """
     gates = copy.deepcopy(foresight).requires_grad_(True)
     gates.norm.requires_grad_(False)
@@ -155,6 +156,6 @@ def train_router(pairs: Pairs, right: Tensor, options: RouterTraining, seed: int
 
 @torch.no_grad()
 def hard_rate(gates: LookaheadGates, summaries: Rows, rates: Tensor) -> float:
-    """Return the mean rate if every image left at its first positive gate logit, as the regularizer alone achieves."""
+    """Return the mean rate if images leave at the first positive gate logit, which the regularizer alone achieves."""
     leaves = torch.cat((map_rows(gates, summaries) > 0, torch.ones(len(summaries), 1, dtype=torch.bool)), 1)
     return rates[leaves.int().argmax(1)].mean().item()

@@ -13,6 +13,7 @@ from tgems.exits.bank_gate_training import bank_logits, random_bank_size
 from tgems.exits.bank_modules import JointBankGates
 from tgems.exits.bank_statistics import bank_features
 from tgems.exits.modules import ExitHeads, ImageGates
+from tgems.exits.ridge_start import start_from_ridge
 from tgems.exits.training_loop import fit
 from tgems.exits.training_pairs import Pairs
 
@@ -31,7 +32,7 @@ def train_joint(
     Args:
         pairs: Training pairs.
         costs: Costs of the exits.
-        guidance: `image` or `bank`: what gates see.
+        guidance: `image` or `bank`, the input of the gates.
         target: Rate target.
         options: Sizes, losses, steps and regularizer.
         seed: Seed.
@@ -51,6 +52,8 @@ def train_joint(
     modules = nn.ModuleDict({"heads": heads, "gates": gates})
     for module in (heads, gates):
         pairs.prepare(module.norm)
+    if options.start == "ridge":
+        start_from_ridge(heads, pairs, options.whiten)
     with torch.no_grad():  # all exits are equally probable at first
         logits = torch.tensor([-math.log(exits - k) for k in range(exits)])
         gates.down.load_state_dict({"weight": gates.down.weight, "bias": logits[:, None]})
@@ -102,8 +105,8 @@ def draw_bank(
         z: Head embeddings `[B, E-1, D]`.
         images: `[B]`.
         own: The caption of each image, index into texts `[B]`.
-        largest: Largest bank.
-        generator: Of the draw.
+        largest: Largest number of texts in a bank.
+        generator: Generator of the draw.
 
     Returns:
         `bank_features` `[B, E-1, 11]`, and the number of texts.

@@ -84,7 +84,7 @@ def exit_log_probabilities(gate_logits: Tensor) -> Tensor:
 
 
 class RateRegularizer:
-    """What steers the expected rate R while gates are trained.
+    """The rate regularizer, which steers the expected rate R while gates are trained.
 
     Args:
         mode: `lagrangian`: mu (R - rho) + kappa/2 (R - rho)^2 with mu ascending; `penalty`: kappa (R - rho)^2;

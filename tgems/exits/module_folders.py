@@ -1,4 +1,4 @@
-"""Names of the folders that trained exit modules are in; imports nothing heavy, since dry runs need them."""
+"""Names of the folders of trained exit modules. Imports neither torch nor open_clip, for dry runs."""
 
 from pathlib import PurePath
 
@@ -27,7 +27,7 @@ def shared_gates(gates: list[str], scheme: str) -> list[str]:
 
 
 def job_folders(seed: int, rate_targets: list[float], gates: list[str], scheme: str) -> list[str]:
-    """Return the folders that jobs write: those of `module_folders`, but one for heads and gates trained together."""
+    """Return the folders that jobs write, of which heads and gates that are trained together have one."""
     folders = module_folders(seed, rate_targets, gates, scheme)
     return list(dict.fromkeys(str(PurePath(f).parent) if f.startswith("joint-") else f for f in folders))
 

@@ -92,7 +92,7 @@ class Gates(nn.Module):
 
 
 class ImageGates(Gates):
-    """One logit per exit from only the image: `w . gelu(V u + v) + b`."""
+    """Gates that compute one logit per exit from the image alone: `w . gelu(V u + v) + b`."""
 
     def __init__(
         self, n_exits: int, summary_dim: int, hidden: int, outputs: int = 1, widths: Sequence[int] | None = None
@@ -193,7 +193,7 @@ class LookaheadGates(ImageGates):
         return ((self.price - slope.amax(-1)) / self.temperature).double()
 
     def _later(self, exit_index: int) -> tuple[Tensor, Tensor | None]:
-        """What each later exit adds to the rate of this one `[k]`, and which of them add nothing; None if all add."""
+        """Rate that each later exit adds to this one's `[k]`, and a mask of those that add nothing; None if all add."""
         if self._known_later is None or self._known_later[0] is not self.rates:
             added = [row[k + 1 :] for k, row in enumerate(self.added_rates)]
             masks = [row <= 0 for row in added]

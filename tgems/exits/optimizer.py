@@ -1,4 +1,4 @@
-"""AdamW on a one-cycle schedule, with the numbers of torch's classes and without the compiler that they import."""
+"""AdamW on a one-cycle schedule, equal to torch's classes bit for bit but without importing torch's compiler."""
 
 import math
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ class OneCycleAdamW:
     """AdamW whose learning rate rises to a peak and falls to zero by cosines, while its momentum does the opposite.
 
     Equal to `torch.optim.AdamW(..., fused=True)` with `torch.optim.lr_scheduler.OneCycleLR(..., pct_start=0.1)` bit for
-    bit. Any instance of `torch.optim.Optimizer` imports torch's compiler, which takes longer than many a training job;
-    the function `torch.optim.adamw.adamw`, which does the arithmetic here and there, does not.
+    bit. Creating a `torch.optim.Optimizer` imports torch's compiler, which takes longer than many training jobs; the
+    function `torch.optim.adamw.adamw`, which does the arithmetic in both, does not.
 
     Args:
-        parameters: What is trained, in place; one without a gradient stays as it is.
+        parameters: Parameters, which are updated in place; those without a gradient are left unchanged.
         peak: Highest learning rate.
-        weight_decay: Of every parameter.
-        steps: Length of the cycle, 20 at least.
+        weight_decay: Weight decay of every parameter.
+        steps: Number of steps of the cycle, at least 20.
     """
 
     def __init__(self, parameters: Iterable[Tensor], peak: float, weight_decay: float, steps: int):
@@ -39,7 +39,7 @@ class OneCycleAdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the parameters along their gradients, and the schedule by one step."""
+        """Update the parameters, and advance the schedule by one step."""
         own = (self.parameters, self._means, self._squares, self._counts)
         moved = [each for each in zip(*own, strict=True) if each[0].grad is not None]
         rate, momentum = self._schedule(self._taken)

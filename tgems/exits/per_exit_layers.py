@@ -1,4 +1,4 @@
-"""Layers with parameters of their own per exit, applied at all exits at once or at a single one. Pure torch."""
+"""Layers with separate parameters for each exit, applied at all exits at once or at a single one. Pure torch."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ EPSILON = 1e-5  # of F.layer_norm
 
 
 class ExitNorm(nn.Module):
-    """LayerNorm with its own scale and shift per exit: `[n, E, S] -> [n, E, S]`.
+    """LayerNorm with a separate scale and shift for each exit: `[n, E, S] -> [n, E, S]`.
 
     Args:
         n_exits: Number of exits before the last.
@@ -69,7 +69,7 @@ class ExitNorm(nn.Module):
 
 
 class ExitLinear(nn.Module):
-    """A linear map of its own per exit, as one batched matrix product: `[n, E, i] -> [n, E, o]`."""
+    """A separate linear map for each exit, as one batched matrix product: `[n, E, i] -> [n, E, o]`."""
 
     weight: nn.Parameter
     bias: nn.Parameter | None

@@ -116,7 +116,7 @@ def load_folds(folder: Path | str) -> tuple[list[ExitHeads], Tensor] | None:
 
 
 def part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Return the tensors of one module in a file of several, whose keys there begin with its name and a dot."""
+    """Return the tensors of one module from a file of several, in which its keys begin with its name and a dot."""
     return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
 

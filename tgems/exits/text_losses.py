@@ -1,4 +1,4 @@
-"""The losses with texts of all exits at once, with their gradient in closed form: the inner loop of training heads.
+"""The losses with texts at all exits, with gradients in closed form: the inner loop of training heads.
 
 Autograd would go over the [E, B, B] similarities about forty times; this goes over them about ten times. The tests
 compare it with its definition in a few lines of torch.
@@ -18,7 +18,8 @@ class TextLosses(NamedTuple):
     Attributes:
         per_image: `text` times the image-to-text cross-entropy, plus half of `similarity` times the divergence of the
             image's softmax over texts from the teacher's.
-        per_text: The same of every text over images; the cross-entropy is that of `mixed_gallery_loss` if asked for.
+        per_text: The same of every text over images; with `mixed_gallery`, the cross-entropy is that in the mixed
+            gallery.
     """
 
     per_image: Tensor

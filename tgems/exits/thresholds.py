@@ -24,8 +24,8 @@ def fit_threshold(scores: Tensor, costs: np.ndarray, target: float) -> tuple[flo
         target: Mean rate not to be exceeded.
 
     Returns:
-        The threshold, midway between adjacent distinct finite scores, and the mean rate it gives. Where even the
-        lowest threshold costs more than the target, that threshold and the rate it does give.
+        The threshold, midway between adjacent distinct finite scores, and the mean rate it gives. If even the lowest
+        threshold costs more than the target, that threshold and its rate.
 
     Raises:
         UserError: No score is finite.

@@ -1,4 +1,4 @@
-"""The exits stage: read training features, train, write module folders that appear whole or not at all."""
+"""The jobs that train exit modules: read training features, train, and write folders, each completely or not at all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ PathLike = str | Path
 
 @dataclass(frozen=True)
 class Training:
-    """Training pairs as a variant's modules see them, and what exits cost."""
+    """Training pairs as the modules of a variant see them, and the costs of the exits."""
 
     features: FeatureSet
     costs: ExitCosts
@@ -94,7 +94,7 @@ def run_lookahead(
     out: Sequence[PathLike],
     in_memory_gb: float = IN_MEMORY_GB,
 ) -> None:
-    """Train and write the foresight of image-guided gates, with the hit probabilities that it learned from."""
+    """Train and write lookahead gates, with the hit probabilities that they learned from."""
     data = Training.read(features, macs, in_memory_gb)
     for seed, head, folder in zip(seeds, heads, out, strict=True):
         generator = torch.Generator().manual_seed(seed)

@@ -19,12 +19,12 @@ def fit(
     """Minimise a loss over shuffled batches by AdamW on a one-cycle schedule, then freeze the module.
 
     Args:
-        module: What is trained, in place.
-        loss_of: (indices of a batch, generator) -> loss `[]`.
+        module: Module, which is trained in place.
+        loss_of: Function of the indices of a batch and a generator that returns the loss `[]`.
         n: Number of examples; a last incomplete batch of a pass is dropped.
-        options: Passes and steps.
-        seed: Seed of the order and of what `loss_of` draws.
-        name: For the progress bar.
+        options: Number of passes, batch size, learning rate and weight decay.
+        seed: Seed of the order and of the generator of `loss_of`.
+        name: Name of the module for the progress bar and messages.
         products: Precision of matrix products, see `products_in`.
 
     Returns:
@@ -56,7 +56,7 @@ def fit(
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Treat denormal numbers as zero, where the CPU can: products with them are many times slower, and mean nothing."""
+    """Treat denormal numbers as zero if the CPU can: products with them are many times slower and of no use."""
     before = (torch.tensor(1e-30) * torch.tensor(1e-10)).item() == 0
     torch.set_flush_denormal(True)
     try:
@@ -67,7 +67,7 @@ def denormals_flushed() -> Iterator[None]:
 
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """Multiply float32 matrices in `float32`, or in `bfloat16` with float32 sums where the CPU has units for that."""
+    """Multiply float32 matrices in `float32`, or in `bfloat16` with float32 sums if the CPU has units for that."""
     settings = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = settings.fp32_precision
     settings.fp32_precision = {"float32": "ieee", "bfloat16": "bf16"}[precision]

@@ -24,11 +24,12 @@ class Pairs:
         texts: Distinct captions `[m, D]`.
         first: First caption row of each image `[n + 1]`.
         text_of_caption: `[captions]` index into texts.
-        longest: The longest caption of each image, most likely to be true of no other `[n]` index into texts.
+        longest: The longest caption of each image, which is the least likely to be true of another `[n]` index into
+            texts.
         scale: Logit scale.
         widths: Unpadded width of each part of a summary, per exit; None if all exits are equally wide.
         part_width: Numbers of each part of a summary, padding included.
-        streamed: Whether summaries stay in their files, since they need not fit in memory.
+        streamed: Whether summaries are read from their files, because they may not fit in memory.
     """
 
     summaries: Rows
@@ -44,7 +45,7 @@ class Pairs:
 
     @classmethod
     def of(cls, features: FeatureSet) -> "Pairs":
-        """Take what training needs from a retrieval feature set."""
+        """Take the training pairs of a retrieval feature set."""
         if features.captions is None:
             raise UserError("exit modules are trained on captions, but the training data set is a classification set")
         counts = torch.bincount(features.text_image, minlength=len(features.samples))

@@ -59,7 +59,7 @@ def encode_images(tower: Tower, images: Tensor, blocks: Sequence[int], grids: Se
 def encode_texts(model: Any, tokenizer: Callable, texts: list[str], batch_size: int = 64) -> Tensor:
     """Encode texts to unit embeddings `[m, D]` float32."""
     device = model.logit_scale.device
-    starts = tqdm(range(0, len(texts), batch_size), desc="texts", unit="batch", mininterval=2)
+    starts = tqdm(range(0, len(texts), batch_size), desc="texts", unit="batch", mininterval=2, delay=2)
     batches = (tokenizer(texts[i : i + batch_size]).to(device) for i in starts)
     return torch.cat([model.encode_text(tokens, normalize=True).float().cpu() for tokens in batches])
 

@@ -60,16 +60,10 @@ def extract_features(backbone: Backbone, split: SplitFiles, out: Path, encoding:
     found = _encode(backbone, split, shards, encoding, range(len(split.shards)))
     with whole_folder(out) as partial:
         samples, captions = _gather(shards, found)
-        if split.task == "self_retrieval":
-            captions = pd.DataFrame(
-                {"image": range(len(samples)), "text": range(len(samples)), "caption": samples["key"]}
-            )
-            texts, prompts = _full_embeddings(shards, found), []
-        else:
-            texts, prompts = _texts(backbone, split, samples, captions)
+        texts, captions, prompts = _texts(backbone, split, samples, captions, shards, found)
         save_file({"embeddings": texts}, partial / "texts.safetensors")
         samples.dropna(axis=1, how="all").to_parquet(partial / "samples.parquet")
-        if split.task != "zeroshot_classification":
+        if captions is not None:
             captions.to_parquet(partial / "captions.parquet")
         if encoding.precision != "float32":
             _gather_reference(shards, found, partial)
@@ -156,11 +150,19 @@ def _manifest(backbone: Backbone, encoding: Encoding, found: dict[str, dict], pr
     }
 
 
-def _texts(backbone: Backbone, split: SplitFiles, samples: pd.DataFrame, captions: pd.DataFrame) -> tuple[Tensor, list]:
-    """Encode the classes or the distinct captions, and number the latter in a new column `text` of `captions`.
+def _texts(
+    backbone: Backbone,
+    split: SplitFiles,
+    samples: pd.DataFrame,
+    captions: pd.DataFrame,
+    shards: Path,
+    found: dict[str, dict],
+) -> tuple[Tensor, pd.DataFrame | None, list]:
+    """Encode the texts of a split's task: the classes, the distinct captions, or the images themselves.
 
     Returns:
-        Embeddings `[m, D]`, and the texts for their digest.
+        Embeddings `[m, D]`; captions with a new column `text`, their row of the embeddings, or None for classes; and
+        the texts for their digest.
     """
     model, tokenizer = backbone.model, backbone.tokenizer
     if split.task == "zeroshot_classification":
@@ -172,7 +174,11 @@ def _texts(backbone: Backbone, split: SplitFiles, samples: pd.DataFrame, caption
                 f"{split.name} has a sample of class {highest}; correct one of them"
             )
         texts = class_embeddings(model, tokenizer, prompts.classnames, prompts.templates)
-        return texts, [prompts.classnames, prompts.templates]
+        return texts, None, [prompts.classnames, prompts.templates]
+    if split.task == "self_retrieval":
+        rows = range(len(samples))
+        captions = pd.DataFrame({"image": rows, "text": rows, "caption": samples["key"]})
+        return _full_embeddings(shards, found), captions, []
     number, distinct = pd.factorize(captions["caption"])
     captions.insert(1, "text", number)
-    return encode_texts(model, tokenizer, list(distinct)), list(distinct)
+    return encode_texts(model, tokenizer, list(distinct)), captions, list(distinct)

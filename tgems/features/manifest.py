@@ -53,7 +53,7 @@ class ShardRecord(Part):
 
 
 class Recorded(Closed):
-    """Facts that are recorded although the features do not depend on them."""
+    """Facts that are recorded for information; features do not depend on them."""
 
     backbone: dict[str, JsonValue]
     dtype: str

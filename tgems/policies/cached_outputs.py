@@ -1,4 +1,4 @@
-"""What the exit modules of one seed say about the cached images of a split, and views of it for policies."""
+"""Outputs of the exit modules of one seed for the cached images of a split, and views of them for policies."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -77,7 +77,7 @@ class CachedOutputs:
 
     @cached_property
     def last_exits_view(self) -> Tensor:
-        """Probability that the last exit gives to each exit's best text `[n, E]` float64: what leaving there is worth.
+        """Probability that the last exit gives to each exit's best text `[n, E]` float64: the reward of leaving there.
 
         It is the best estimate of being right that needs no labels. At the last exit it is the largest probability.
         """
@@ -86,7 +86,7 @@ class CachedOutputs:
         return torch.cat([(self.scale * z @ self.bank.T).double().softmax(-1).gather(1, w) for z, w in parts])
 
     def select(self, rows: Tensor) -> "CachedOutputs":
-        """Return some of the images, by index `[m]`, with what has been computed of them already."""
+        """Return some of the images, by index `[m]`, with what has already been computed for them."""
         some = replace(
             self,
             keys=[self.keys[i] for i in rows.tolist()],
@@ -107,7 +107,7 @@ class CachedOutputs:
         Args:
             gates: Kind of the policy's gates, or None.
             rate_target: Rate target of the gates.
-            allowed: What the policy may read at each exit.
+            allowed: Parts of the view that the policy may read at each exit.
         """
         module = None if gates is None or self.modules is None else self.modules.gates_for(gates, rate_target)
         for start in range(0, len(self), ROWS):
@@ -118,7 +118,7 @@ class CachedOutputs:
 
 @dataclass(frozen=True)
 class _Block:
-    """Some rows of a split; what the gates say of them is computed for all exits at once."""
+    """Some rows of a split; the gates' scores are computed for all exits at once."""
 
     outputs: CachedOutputs
     rows: slice

@@ -1,4 +1,4 @@
-"""Fit a policy's thresholds where only some of the exits may be asked."""
+"""Fit a policy's thresholds if it is evaluated at some of the exits only."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,16 +18,16 @@ def require_choice(policy: ThresholdPolicy, costs: ExitCosts) -> None:
     """Refuse a policy whose exits cannot be chosen.
 
     Raises:
-        UserError: It has to be asked at every exit, or fits its thresholds in a way of its own.
+        UserError: It must be evaluated at every exit, or overrides `fit`.
     """
     if remembers(policy.reads(costs)):
         raise UserError(
-            f"policy {policy.name!r} remembers what it saw at earlier exits, so that it is asked at all of them; "
+            f"policy {policy.name!r} remembers what it saw at earlier exits, so it must be evaluated at all of them; "
             "calibrate it without choosing exits by time (--by-time)"
         )
     if type(policy).fit is not ThresholdPolicy.fit:
         raise UserError(
-            f"policy {policy.name!r} has a fit of its own, which knows no choice of exits; calibrate it without "
+            f"policy {policy.name!r} has its own fit, for which exits cannot be chosen; calibrate it without "
             "choosing exits by time (--by-time)"
         )
 

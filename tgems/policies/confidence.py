@@ -76,7 +76,7 @@ class MarginRaw(Margin):
 
 
 class Patience(ThresholdPolicy):
-    """Leaves after t exits that confirm the prediction of the exit before (PABEE, Zhou et al., NeurIPS 2020).
+    """Leaves after t consecutive exits that confirm the previous prediction (PABEE, Zhou et al., NeurIPS 2020).
 
     t is a whole number, so that only few rates can be met.
     """
@@ -86,7 +86,7 @@ class Patience(ThresholdPolicy):
     needs_bank = True
 
     def score(self, view: ExitView) -> Tensor:
-        """Return how many exits in a row agree on the best text, this one included; it leaves above t."""
+        """Return the number of consecutive exits, this one included, that agree on the best text."""
         winner = view.bank.winner
         streak = torch.ones_like(winner, dtype=torch.float64)
         if "winner" in view.memory:
@@ -122,7 +122,7 @@ class Saturation(ThresholdPolicy):
     color, marker = "#E69F00", "X"
 
     def unusable(self, costs: ExitCosts) -> str:
-        """Require that exits are equally wide, and that the frozen projection accepts them if it is used."""
+        """Return a reason if exits differ in width, or if the frozen projection is used and does not accept them."""
         different = len(set(costs.widths)) > 1
         return super().unusable(costs) or (
             f"it compares exits, which are {costs.widths} channels wide" if different else ""

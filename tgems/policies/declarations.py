@@ -1,6 +1,6 @@
-"""What policies declare about themselves, read from their source without importing torch or running any code.
+"""Read the class attributes of policies from their source, without importing torch or running any code.
 
-Dry runs need to know which gates a policy needs, and figures how it is called.
+Dry runs need to know which gates a policy requires, and figures how to label and draw it.
 """
 
 import ast

@@ -1,7 +1,7 @@
-"""What a policy sees of the images at one exit. The view is also a meter: whatever is read must be paid for.
+"""A policy's view of the images at one exit. The view is also a meter: everything that is read must be paid for.
 
-The evaluation shows a policy all cached images of a split; the runtime shows it the images that are still in the
-encoder. Both are views, so that a policy is written once and its simulated and real exits agree.
+The evaluation passes a policy all cached images of a split, and the runtime those that are still in the encoder. Both
+are views, so that a policy is written once, and its simulated and real exits agree.
 """
 
 from abc import ABC, abstractmethod
@@ -19,13 +19,13 @@ from tgems.exits.bank_statistics import BankStatistics, bank_statistics
 
 @dataclass
 class Reads:
-    """What a policy reads at one exit, and so what an image that visits the exit pays for.
+    """Parts of the view that a policy reads at one exit, for which an image that visits the exit pays.
 
     Attributes:
         head: The embedding, by the exit's head or by the frozen pooling and projection.
         bank: Similarities to the text bank.
         gate: The output of the policy's trained gate.
-        charged: MACs that the policy spends by itself.
+        charged: MACs of the policy's own arithmetic.
         remembered: Whether it reads or keeps what it saw at an earlier exit.
     """
 
@@ -42,8 +42,8 @@ class ExitView(ABC):
     Attributes:
         exit_index: The exit (0-based, before the last).
         costs: Costs and sizes of all exits.
-        reads: What the policy has read so far.
-        allowed: What the policy may read, since it is paid for; None for no limit.
+        reads: Parts that the policy has read so far.
+        allowed: Parts that the policy may read, since they are paid for; None for no limit.
     """
 
     def __init__(self, exit_index: int, costs: ExitCosts, memory: dict[str, Tensor], allowed: Reads | None = None):
@@ -100,13 +100,13 @@ class ExitView(ABC):
     def remember(self, **tensors: Tensor) -> None:
         """Keep a tensor `[n, ...]` per name for later exits.
 
-        A policy that remembers is asked at every exit on the way, even where it never lets an image leave.
+        A policy that remembers is evaluated at every exit on the way, even at those where no image may leave.
         """
         self._read("remembered")
         self._memory.update(tensors)
 
     def charge(self, macs: int) -> None:
-        """Charge every visiting image for multiply-accumulates that the policy itself spends here."""
+        """Charge every visiting image for multiply-accumulates of the policy's own arithmetic at this exit."""
         self.reads.charged += macs
         if self.allowed is not None and self.reads.charged > self.allowed.charged:
             raise self._unpaid(f"{self.reads.charged} MACs of its own")
@@ -139,12 +139,12 @@ class ExitView(ABC):
 
 
 class TrialView(ExitView):
-    """Two made-up images at an exit, on which a policy is tried to see what it reads.
+    """Two artificial images at an exit, on which a policy is evaluated to find out what it reads.
 
     Args:
         exit_index: The exit.
         costs: Costs and sizes of all exits.
-        memory: What was remembered at the exits before.
+        memory: Tensors that the policy remembered at earlier exits.
         gate_reads_bank: Whether the policy's gate, if it has one, reads the text bank.
     """
 

@@ -1,7 +1,7 @@
 """The interface of exit policies (docs/adding-a-policy.md).
 
-A policy is fitted on validation images for every rate target. It then decides for each image by itself, never by the
-others of its batch. Its cost follows from what it reads (tgems/policies/exit_view.py).
+A policy is fitted on validation images for every rate target. It then decides for each image independently of the other
+images in its batch. Its cost follows from what it reads (tgems/policies/exit_view.py).
 """
 
 from collections.abc import Sequence
@@ -37,13 +37,13 @@ class Policy:
         color: Color in figures; the default is one of a palette, by the name.
         marker: Marker in figures.
         line: Line style in figures; empty for none.
-        guidance: `none`, `image` or `bank`: what a trained gate sees, for the tables.
+        guidance: Input of the trained gate, for the tables: `none`, `image` or `bank`.
         gates: Kind of trained gates that it needs (`tgems.costs.exit_costs.GATES`); None for none.
         needs_bank: Whether the texts must be known before the image is encoded. If so, it cannot build an image index.
         adaptive: Whether it looks at the image; adaptive policies are compared with their own exits shuffled.
         frozen_head: Whether it embeds by the backbone's own pooling and projection, which need no training.
         oracle: Whether it looks at the right answer, which makes it a bound instead of a competitor.
-        mixes: Whether chance decides, with the same `shares` for all images; results are expectations.
+        mixes: Whether exits are drawn at random, with the same `shares` for all images; results are expectations.
         contender: Whether it is a T-GEM, which is compared with all other policies.
         runs: Whether it decides image by image, so that it can be exported and run.
         own_file: File that the class comes from, if it is not one of tgems' own.
@@ -68,14 +68,14 @@ class Policy:
     own_digest: str | None = None
 
     def unusable(self, costs: ExitCosts) -> str:
-        """Return why the policy cannot be used at exits of such costs; empty if it can."""
+        """Return why the policy cannot be used with these exits; empty if it can."""
         if self.frozen_head and costs.projection is None:
             return "the frozen projection accepts only the tokens of the last block"
         return ""
 
     @property
     def index_safe(self) -> bool:
-        """Whether it can build an image index, which needs decisions without the texts and without the answer."""
+        """Whether it can build an image index, for which it must decide without the texts and without the answer."""
         return not (self.needs_bank or self.oracle)
 
     def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
@@ -108,7 +108,7 @@ class Policy:
         raise NotImplementedError
 
     def reads(self, costs: ExitCosts) -> tuple[Reads, ...]:
-        """Return what it reads at each exit before the last: nothing, unless it looks at the image."""
+        """Return what the policy reads at each exit before the last: by default nothing."""
         return (Reads(),) * (len(costs.blocks) - 1)
 
     def costs(self, costs: ExitCosts, bank_size: int, visited: Sequence[int] | None = None) -> np.ndarray:
@@ -117,7 +117,8 @@ class Policy:
         Args:
             costs: Costs of encoder and modules.
             bank_size: Number of texts.
-            visited: Exits (0-based) that it is asked at; None for all. A policy that remembers is asked at all.
+            visited: Exits (0-based) at which it is evaluated; None for all. A policy that remembers is evaluated at
+                all.
 
         Returns:
             `[E]` float64.
@@ -142,7 +143,8 @@ class ThresholdPolicy(Policy):
 
     Attributes:
         per_exit: Whether each exit has a threshold of its own, and `fit` also chooses the exits that are worth a visit
-            (tgems/policies/per_exit_thresholds.py). It learns from each exit's best text what leaving there is worth.
+            (tgems/policies/per_exit_thresholds.py). The fit takes from each exit's best text what leaving there is
+            worth.
     """
 
     adaptive = True
@@ -161,7 +163,7 @@ class ThresholdPolicy(Policy):
         raise NotImplementedError
 
     def reads(self, costs: ExitCosts) -> tuple[Reads, ...]:
-        """Try the policy on made-up images to see what it reads at each exit."""
+        """Evaluate the policy on artificial images to find out what it reads at each exit."""
         key = (costs.widths, costs.summary_dim, costs.embed_dim)
         if key not in self._known_reads:
             memory: dict[str, Tensor] = {}
@@ -201,7 +203,7 @@ class ThresholdPolicy(Policy):
     def path(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
         """Return about `PATH_POINTS` operating points that cost less than the encoder, from expensive to cheap.
 
-        Where gates were trained for one rate target each, every point has those whose target is nearest to its rate.
+        If there are separate gates for each rate target, every point uses those whose target is nearest to its rate.
         """
         gates = {} if validation.modules is None else validation.modules.gates
         targets = [target for target in rate_targets if (self.gates, target) in gates] or [rate_targets[0]]
@@ -251,7 +253,7 @@ class ThresholdPolicy(Policy):
 
 
 def remembers(reads: Sequence[Reads]) -> bool:
-    """Return whether a policy that reads this has to be asked at every exit on the way."""
+    """Return whether a policy that reads this must be evaluated at every exit on the way."""
     return any(read.remembered for read in reads)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 GAIN = 0.15
-"""Movement of the thresholds, in units of the spread of the scores, for each full encoder spent too much."""
+"""Movement of the thresholds, in units of the spread of the scores, for each full encoder of computation too much."""
 LEARNING = 0.04
 """Share of that movement, per image, that becomes permanent."""
 RANGE = 6.0
@@ -109,7 +109,7 @@ def score_spread(scores: np.ndarray) -> float:
 
 
 def largest_debt(target: float, cheapest: float, dearest: float, batch: int = 1) -> float:
-    """Bound the absolute value of `HeldRate.debt` for any finite scores whatsoever, in any order.
+    """Bound the absolute value of `HeldRate.debt` for any finite scores in any order.
 
     Beyond a debt of 2 `RANGE` / gain, the learned part of the offset, which is at most `RANGE`, is outweighed: all
     images leave at the first open exit, or none leaves early, so that the debt shrinks. An update beyond that point is

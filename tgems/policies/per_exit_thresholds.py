@@ -1,4 +1,4 @@
-"""A threshold for every exit, and which exits to look at, by dynamic programming on unlabelled validation images.
+"""Fit a threshold for every exit, and choose the exits to visit, by dynamic programming on unlabelled images.
 
 Pure numpy. Costs are relative to the full encoder. An exit that is not visited has the threshold +inf and costs
 nothing (docs/method.md#thresholds).
@@ -20,8 +20,8 @@ class PathCosts:
     """Costs that an image accumulates on its way through the exits.
 
     Attributes:
-        leaving: Cost of leaving at each exit without a look at any `[E]`.
-        per_visit: Additional cost of a look at each exit before the last `[E-1]`.
+        leaving: Cost of leaving at each exit if no exit is visited `[E]`.
+        per_visit: Additional cost of visiting each exit before the last `[E-1]`.
         per_pass: Additional cost of going on from a visited exit `[E-1]`.
     """
 
@@ -31,7 +31,7 @@ class PathCosts:
 
     @classmethod
     def of(cls, prices: Callable[[tuple[int, ...]], np.ndarray]) -> "PathCosts":
-        """Take apart the costs of a policy, given as a function from the visited exits to the cost of every exit."""
+        """Derive these costs from a function that maps visited exits to the cost of leaving at every exit."""
         leaving = prices(())
         alone = [prices((k,)) - leaving for k in range(len(leaving) - 1)]
         per_visit = np.array([extra[k] for k, extra in enumerate(alone)])
@@ -59,7 +59,7 @@ def descending(scores: np.ndarray) -> np.ndarray:
 def best_thresholds(
     scores: np.ndarray, order: np.ndarray, rewards: np.ndarray, costs: PathCosts, price: float, sweeps: int = 2
 ) -> np.ndarray:
-    """Choose thresholds for a large mean reward less `price` times mean cost, going backwards over exits.
+    """Choose thresholds that maximise the mean reward minus `price` times the mean cost, backwards over the exits.
 
     The first pass supposes that all images reach every exit. Each further sweep goes backwards again with only those
     images that reach an exit by the thresholds so far: every step is then an exact maximum over one exit's threshold
@@ -69,8 +69,8 @@ def best_thresholds(
         scores: `[n, E-1]`; the higher, the sooner an image leaves. The score of an exit must depend only on that exit,
             or on exits that are always visited.
         order: `descending(scores)`.
-        rewards: What leaving at each exit is worth `[n, E]`.
-        costs: Of the exits.
+        rewards: Reward of leaving at each exit `[n, E]`.
+        costs: Costs of the exits.
         price: Reward that the computation of one full encoder is worth.
         sweeps: Sweeps after the first pass.
 
@@ -108,15 +108,15 @@ def fit_thresholds(
 ) -> np.ndarray:
     """Fit thresholds `[E-1]` whose mean rate comes close to `target` without exceeding it.
 
-    The price is bisected. What it leaves of the target, since the solution changes in steps, is spent by a common shift
-    of all thresholds. Where no price meets the target, the thresholds are those of the highest.
+    The price is found by bisection. Since the solution changes in steps, a part of the target remains, which is spent
+    by a common shift of all thresholds. If no price meets the target, the thresholds are those of the highest price.
 
     Args:
-        scores: Of validation images, see `best_thresholds`.
-        rewards: See there.
-        costs: See there.
+        scores: Scores of validation images; see `best_thresholds`.
+        rewards: See `best_thresholds`.
+        costs: See `best_thresholds`.
         target: Mean rate not to be exceeded.
-        sweeps: See there.
+        sweeps: See `best_thresholds`.
     """
     split = _Split(scores, descending(scores), costs)
     low, high = LOG_PRICES
@@ -137,9 +137,9 @@ def path_of_prices(
     neighbours whose rates differ most. Between them, thresholds are shifted as in `fit_thresholds`.
 
     Args:
-        scores: Of validation images, see `best_thresholds`.
-        rewards: See there.
-        costs: See there.
+        scores: Scores of validation images; see `best_thresholds`.
+        rewards: See `best_thresholds`.
+        costs: See `best_thresholds`.
         points: Number of rates, at least 2.
         sweeps: See `best_thresholds`.
     """
@@ -175,7 +175,7 @@ class _Split:
         return self.costs.at_exits(thresholds)[exits_taken(self.scores, thresholds)].mean(), thresholds
 
     def tuned(self, found: list[tuple[float, np.ndarray]], target: float) -> np.ndarray:
-        """Take the best of some rated thresholds for a target, and spend what they leave of it by a common shift.
+        """Take the best of some rated thresholds for a target, and spend the rest of the target by a common shift.
 
         If none meets the target, the first are returned.
         """

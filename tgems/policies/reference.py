@@ -24,7 +24,7 @@ class Full(Policy):
     frozen_head = True
 
     def unusable(self, costs: ExitCosts) -> str:
-        """Return nothing: the whole encoder can always be used."""
+        """Return an empty reason, since the whole encoder can always be used."""
         return ""
 
     def fit(self, validation: CachedOutputs, rate_targets: Sequence[float]) -> list[OperatingPoint]:
@@ -68,14 +68,14 @@ class FixedRaw(Fixed):
 
 
 class Hull(Policy):
-    """Mixes two fixed exits so that the mean rate is the target: the best that needs no look at the image.
+    """Mixes two fixed exits so that the mean rate is the target, the best that ignores the image.
 
     The two are an edge of the upper concave hull of validation accuracy over rate. Accuracy need not grow with depth:
     the hull ends at the best exit, and a target beyond it leaves computation unused.
 
     Which images take which exit is drawn by a hash of seed and key. Where texts are ranked for an image, results are
-    expectations over the draw. An index of images needs the draw itself, and has a mix of its own: of the hull's edge,
-    the two exits around the target and the single exits, the one with the best validation recall.
+    expectations over the draw. An index of images needs the draw itself and uses another mix: of the hull's edge, the
+    two exits around the target and the single exits, the one with the best validation recall.
     """
 
     name = "hull"
@@ -163,7 +163,7 @@ class Random(Policy):
         return points
 
     def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
-        """Invert the cumulative histogram at a number in [0, 1) that the key gives."""
+        """Draw exits by inverting the cumulative histogram at a number in [0, 1) that follows from the key."""
         exits = outputs.embeddings.shape[1]
         shares = [required(point.parameters)[f"share_{k}"] for k in range(exits)]
         edges = torch.tensor(shares, dtype=torch.float64).cumsum(0)
@@ -198,7 +198,7 @@ class OracleAgree(Oracle):
     line = ""
 
     def decide(self, outputs: CachedOutputs, point: OperatingPoint) -> Tensor:
-        """Start of the final run of agreement with L."""
+        """Return the first of the last exits that all agree with the last one."""
         winner = outputs.statistics.winner
         differs = winner != winner[:, -1:]
         after = torch.arange(1, winner.shape[1] + 1)
@@ -206,7 +206,7 @@ class OracleAgree(Oracle):
 
 
 def required(value: Value | None) -> Value:
-    """Return a value that must be there, such as a parameter of an operating point."""
+    """Return a value that must not be None, such as a parameter of an operating point."""
     if value is None:
         raise ValueError("an operating point or a split lacks what its policy needs")
     return value

@@ -25,8 +25,8 @@ class TGem(ThresholdPolicy):
 class TGemBank(ThresholdPolicy):
     """The T-GEM's gate on image and text bank (docs/method.md#bank-guidance).
 
-    Staged gates leave at the price of computation from which going on is not worth it, so that one network serves every
-    target; gates that are trained together with heads serve one target.
+    The score of staged gates is the price of computation at which going on is no longer worth it, so that one network
+    serves every target; gates that are trained together with heads serve one target.
     """
 
     name = "tgem_bank"
@@ -75,7 +75,7 @@ class LraGate(ThresholdPolicy):
     per_exit = True
 
     def unusable(self, costs: ExitCosts) -> str:
-        """Require a grid, which spatial variance is computed on."""
+        """Return a reason if there is no grid of means, on which spatial variance is computed."""
         return "" if costs.grid else "its spatial variance needs a grid of means; set summary.grid to 2 or more"
 
     def score(self, view: ExitView) -> Tensor:
@@ -84,7 +84,7 @@ class LraGate(ThresholdPolicy):
 
 
 class Router(ThresholdPolicy):
-    """Decides once, at the first exit, how simple the image is, which fixes the exit that it takes.
+    """Predicts at the first exit how simple the image is, which determines the exit that it takes.
 
     A reconstruction of ICAR's routing by image complexity (arXiv 2512.15372): a gate on the first exit's summary,
     trained on how many exits rank the image's caption first, takes the place of a separate network on the pixels, and

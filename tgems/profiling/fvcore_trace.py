@@ -38,7 +38,7 @@ class UnsupportedOperationError(RuntimeError):
 
 @dataclass(frozen=True)
 class MacCount:
-    """MACs of matrix products and convolutions, and apart from them fvcore's count for normalisation layers."""
+    """MACs of matrix products and convolutions, and separately fvcore's count for normalisation layers."""
 
     macs: int
     normalisation: int

@@ -19,7 +19,7 @@ NAMES = {"hull": "the hull of fixed exits", "fixed": "fixed exits", "full": "the
 
 
 def all_policies(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:
-    """Tabulate in colour what each policy adds to the hull of fixed exits, in whole points, at every rate target.
+    """Draw a table of what each policy adds to the hull of fixed exits, in whole points, at every rate target.
 
     A policy's value at a rate target is compared with the hull at the rate that is realised. Policies without rate
     targets, such as oracles, are read at the target. The first row is the hull itself, in percent.

@@ -1,4 +1,4 @@
-"""Choose the rows to show for a data set if only one calibration and score normalisation is shown."""
+"""Select the rows to show for a data set where only one calibration and score normalisation is shown."""
 
 import pandas as pd
 
@@ -6,7 +6,7 @@ import pandas as pd
 def shown_first(rows: pd.DataFrame) -> pd.DataFrame:
     """Keep, for each data set, the rows under its own thresholds, or under transferred ones if it has none.
 
-    Rows without a calibration are kept; rows with normalised scores and of thresholds that move are left out.
+    Rows without a calibration are kept; rows with normalised scores or with thresholds that move are left out.
     """
     rows = rows[rows["calibration"].ne("online")]
     if "score_normalisation" in rows:

@@ -66,7 +66,7 @@ def reference(means: pd.DataFrame) -> str:
 
 
 def level(value: float) -> MeanCurve:
-    """Return the curve of a policy that has the same value (in percent) at all rates, as the full encoder."""
+    """Return a curve with the same value (in percent) at all rates, such as that of the full encoder."""
     return MeanCurve(np.array([0.0, 1.0]), np.array([value, value]))
 
 

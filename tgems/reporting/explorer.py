@@ -24,7 +24,7 @@ from tgems.policies.declarations import declared
 from tgems.reporting.style import METRIC_NAMES
 
 CHOICES = ("variant", "backbone", "dataset", "metric", "score_normalisation", "calibration")
-"""Columns of `tradeoff.csv` that a reader chooses one value of, in the order in which one restricts the next."""
+"""Columns of `tradeoff.csv` of which a reader selects one value, in order; each restricts those that follow."""
 NUMBERS = ("rate_target", "exit_block", "rate", "rate_ci_low", "rate_ci_high", "gmacs", "value", "low", "high")
 NUMBERS += ("delta_full", "delta_low", "delta_high", "n", "n_sources")
 LABELS = {
@@ -56,7 +56,7 @@ TOOLTIP = {
     "exit_block": "exit block",
     "images": "n",
 }
-"""Fields of a row that explorer.js makes, and how the tooltip calls them."""
+"""Fields of a row that explorer.js computes, and their names in the tooltip."""
 
 
 def plot_explorer(tradeoff: str | Path, policies: Sequence[str], page: str | Path) -> None:
@@ -150,7 +150,7 @@ def _chart(series: list[dict], top: float) -> dict:
 
 
 def _series(policies: Sequence[str], found: set[str]) -> list[dict]:
-    """Return how to draw every policy that occurs, and its exits shuffled over images, which are `of` the policy."""
+    """Return how to draw every policy that occurs, and its shuffled exits, whose `of` is the policy."""
     classes = [declared(word) for word in policies if word != "shuffled"]
     drawn = []
     for policy in sorted(classes, key=lambda own: (not own["contender"], own["frozen_head"] or not own["adaptive"])):
@@ -164,7 +164,7 @@ def _series(policies: Sequence[str], found: set[str]) -> list[dict]:
 
 
 def _labels(rows: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """Return, by choice, what to call those values that have a name of their own."""
+    """Return, by choice, the labels of values that are not shown by their own name."""
     metrics = {}
     for metric in rows["metric"].unique():
         name, _, depth = metric.partition("@")

@@ -12,7 +12,7 @@ from tgems.reporting.style import DASHES, GREY, MARKERS, OKABE_ITO, save, short,
 from tgems.reporting.tables import write_table
 
 ASKED = {"early exit": "all exits", "early exit, exits by time": "by time"}
-"""Title of the panels of each encoder in the table `latency`, which says at which exits the policy is asked."""
+"""Title of the panels of each encoder in the table `latency`, which says at which exits the policy is evaluated."""
 
 
 def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> None:
@@ -33,11 +33,11 @@ def report_latency(parts: Sequence[str], table: Path, pdf: str, png: str) -> Non
 
 
 def plot(frame: pd.DataFrame) -> Figure:
-    """Plot speed-up over rate for every backbone and batch size, beside its bound and what the saving in MACs promises.
+    """Plot speed-up over rate for every backbone and batch size, beside its bound and the saving in MACs, 1 / rate.
 
-    Where exits were chosen by time too, these have a second row. Small dots are the bounds. Bars are 95 % intervals of
-    the median over rounds, or ranges where there are fewer than six rounds. Of several policies and data sets that were
-    measured, the first is drawn: the image-guided T-GEM on the training data set.
+    Exits that were chosen by time, if there are any, have a second row. Small dots are the bounds. Bars are 95 %
+    intervals of the median over rounds, or ranges where there are fewer than six rounds. Of several policies and data
+    sets that were measured, the first is drawn: the image-guided T-GEM on the training data set.
     """
     early = frame[frame["encoder"].isin(ASKED) & frame["exit_block"].isna()]
     early = early.drop_duplicates(["encoder", "backbone", "batch_size", "rate_target"])

@@ -19,9 +19,9 @@ from tgems.reporting.panels import by_length, panels
 from tgems.reporting.style import METRIC_NAMES
 
 MORE = "<!-- more -->"
-"""What stands in the overview between the result and its details; the report writes there what to look at."""
+"""Marker in the overview between the result and its details, where the report inserts what to look at."""
 GATES = ("bank_gates", "image_gates")
-"""Steps that are T-GEMs; the first that can do a task is the headline."""
+"""Steps that are T-GEMs; the first that has values for a task is the headline."""
 BESIDE = {
     "heads_confidence": STEPS["heads_confidence"],
     "heads_fixed": STEPS["heads_fixed"],
@@ -72,7 +72,7 @@ def write_overview(tables: Path, figure: Path, config: dict, overview: Path, sum
         tables: Folder of the tables.
         figure: The figure `tradeoff` as PNG.
         config: The recorded part of the configuration.
-        overview: HTML file to write: headline numbers, the figure, after `MORE` tables and the configuration.
+        overview: HTML file to write: headline numbers, the figure and, after `MORE`, tables and the configuration.
         summary: HTML file to write.
     """
     variant, compared = next(iter(config["variants"])), config["evaluation"]["compared"]
@@ -139,7 +139,7 @@ def verdicts(wins: pd.DataFrame, labels: dict[str, str]) -> str:
 
     Args:
         wins: Rows of `wins.csv`.
-        labels: What to call policies, by name.
+        labels: Labels of policies, by name.
     """
     counts = wins.groupby(["backbone", "policy", "against", "verdict"], sort=False).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(VERDICTS), fill_value=0).reset_index()
@@ -149,7 +149,7 @@ def verdicts(wins: pd.DataFrame, labels: dict[str, str]) -> str:
 
 
 def _headline(table: pd.DataFrame) -> list[str]:
-    """Return the headline numbers: T-GEMs of the deepest backbone at the middle rate, and what they compare with."""
+    """Return the headline numbers: T-GEMs of the deepest backbone at the middle rate, beside their comparisons."""
     if table.empty or not table["step"].isin(GATES).any():
         return []
     backbone = by_length(table["backbone"])[-1]

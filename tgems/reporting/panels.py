@@ -44,7 +44,7 @@ def figure_width(columns: int) -> float:
 def panel_slots(
     blocks: list[list[tuple]], height: float, most: int = 4, labels: float = 0
 ) -> tuple[Figure, dict[tuple, SubplotSpec]]:
-    """Make a figure with room for panels in rows; every block begins a new row.
+    """Make a figure with slots for panels in rows; every block begins a new row.
 
     Args:
         blocks: Keys of the panels, by block.
@@ -104,7 +104,7 @@ def legend_below(figure: Figure, axes: Iterable[Axes], label: str = "", columns:
         figure: Figure.
         axes: Panels.
         label: Label of all x axes; empty for none.
-        columns: Number of columns of the legend; the default is what fits into the width of the figure.
+        columns: Number of columns of the legend; the default is the number that fits into the width of the figure.
     """
     handles = {}
     for axis in axes:

@@ -1,4 +1,4 @@
-"""Plot early exit beside all else that can be done at the same cost, and write the tables that the figure shows."""
+"""Plot early exit and its alternatives at the same cost, and write the tables behind the figure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -131,7 +131,7 @@ def _line(axis: Axes, own: pd.DataFrame, look: Look, filled: bool) -> None:
 
 
 def _limits(axis: Axes, part: pd.DataFrame, early: pd.DataFrame) -> None:
-    """Show costs and values from those of the cheapest T-GEM or rule on; the rest is in the table."""
+    """Limit the axes to costs and values from those of the cheapest T-GEM or rule on; the table has all."""
     focus = early if len(early) else part
     low, high = focus["value"].min(), part["value"].max()
     room = max(1.0, (high - low) * 0.08)

@@ -1,4 +1,4 @@
-"""Write the tables `pareto` and `budgets`: early exit beside all else that can be done at the same cost."""
+"""Write the tables `pareto` and `budgets`, which compare early exit with its alternatives at the same cost."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -94,8 +94,8 @@ def pareto(points: pd.DataFrame, validation: pd.DataFrame, speeds: pd.DataFrame,
 def in_milliseconds(rows: pd.DataFrame, speeds: pd.DataFrame, variant: str) -> pd.DataFrame:
     """Return the rows whose speed was measured, once per batch size, with milliseconds per image as cost.
 
-    The full encoder counts with the faster of its two ways; a fixed exit takes the same time on all data sets. A data
-    set on which no early exit was measured has no rows.
+    The full encoder is represented by the faster of the two ways to run it; a fixed exit takes the same time on all
+    data sets. A data set on which no early exit was measured has no rows.
 
     Args:
         rows: Settings.

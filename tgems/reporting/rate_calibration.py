@@ -17,7 +17,7 @@ CALIBRATIONS = {
 OTHERS = ("all other policies", "#B5B5B5")
 RIVALS = 2
 LEAST = 2.0
-"""Points of rate that the vertical axis spans at least on either side, since smaller misses do not matter."""
+"""Smallest range of the vertical axis on either side, in points of rate; smaller deviations do not matter."""
 
 
 def rate_calibration(frames: dict[str, pd.DataFrame], looks: Looks) -> Figure:

@@ -1,4 +1,4 @@
-"""Check the results of full encoders against published ones; a harness that misses them measures something else.
+"""Check the results of full encoders against published values, so that a faulty setup is noticed.
 
 The file published.csv holds zero-shot results of released models as open_clip's documentation reports them. The
 tolerance allows for differences between two tool chains in the decoding of images and in half precision, which come to

@@ -46,7 +46,7 @@ def write_provenance(evaluations: Sequence[str], config: dict, out: Path) -> Non
         config: The recorded part of the configuration.
         out: JSON file to write.
     """
-    from tgems.evaluation.record import read_evaluation_record  # imports torch, which a dry run does without
+    from tgems.evaluation.record import read_evaluation_record  # imports torch, which dry runs avoid
 
     parts = {"/".join(Path(path).parts[-4:-1]): read_evaluation_record(Path(path)).model_dump() for path in evaluations}
     write_json(out, {"config": config, "evaluations": parts})

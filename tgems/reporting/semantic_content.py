@@ -1,4 +1,4 @@
-"""Plot the abstract's first finding: how much semantic content each block holds, and for which images."""
+"""Plot how much semantic content each block holds, and for which images, which is the abstract's first finding."""
 
 import pandas as pd
 from matplotlib.axes import Axes

@@ -1,8 +1,8 @@
 """The style that all figures share: how each policy is drawn, fonts, and output as PDF and PNG.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; what is drawn in one panel also differs
-in marker and dash, so that it can be told apart in grey. Figures are as wide as one or two columns of a paper, and
-no text in them is smaller than 8 points.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart; lines in one panel also differ in marker
+and dash, so that they can be told apart in grey. Figures are as wide as one or two columns of a paper, and no text in
+them is smaller than 8 points.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ METRIC_NAMES = {
 
 
 class Look(NamedTuple):
-    """How to draw a policy, and what its class says about it (`tgems.policies.interface.Policy`).
+    """How to draw a policy, and the attributes that its class declares (`tgems.policies.interface.Policy`).
 
     Attributes:
         label: Name in figures.

@@ -1,7 +1,5 @@
 """Write the tables of a run (CSV, Markdown, LaTeX) from the files of the evaluations and of the profiler."""
 
-import html
-import re
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
@@ -10,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from tgems.costs.saved_costs import Profile, read_profile
-from tgems.errors import UserError, printable
+from tgems.errors import UserError
 from tgems.evaluation.record import read_evaluation_record
 from tgems.evaluation.uncertainty import holm
+from tgems.markdown_text import literal
 from tgems.outputs import write_text
 from tgems.policies.declarations import declared
 from tgems.provenance import RUN_AGAIN
@@ -189,14 +188,8 @@ def markdown(table: pd.DataFrame) -> str:
     def cell(value: Any) -> str:
         if pd.isna(value):
             return ""
-        return f"{value:.4g}" if isinstance(value, float) else _literal(str(value))
+        return f"{value:.4g}" if isinstance(value, float) else literal(value)
 
-    lines = ["| " + " | ".join(map(_literal, table.columns)) + " |", "|" + "---|" * len(table.columns)]
+    lines = ["| " + " | ".join(map(literal, table.columns)) + " |", "|" + "---|" * len(table.columns)]
     lines += ["| " + " | ".join(cell(v) for v in row) + " |" for row in table.itertuples(index=False)]
     return "\n".join(lines) + "\n"
-
-
-def _literal(text: str) -> str:
-    """Escape a text for a cell of a Markdown table; underscores within a word have no meaning there."""
-    escaped = re.sub(r"([\\`*\[\]|~$])", r"\\\1", html.escape(printable(text), quote=False))
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\_", escaped)

@@ -1,4 +1,4 @@
-"""Plot the result: quality over rate of T-GEMs and of what they are compared with, and what they add to fixed exits."""
+"""Plot the main result: quality over rate of T-GEMs and their competitors, and the difference to fixed exits."""
 
 import numpy as np
 import pandas as pd
@@ -90,7 +90,7 @@ def _draw(axis: Axes, name: str, look: Look, rates: np.ndarray, values: np.ndarr
 
 
 def _curves_panel(axis: Axes, lines: dict[str, tuple[Look, MeanCurve]], heights: list[float], rival: str) -> None:
-    """Draw the lines, and let the vertical axis hold them and the heights of the references."""
+    """Draw the lines, with a vertical axis that covers them and the heights of the references."""
     for name, (look, curve) in lines.items():
         _draw(axis, name, look, curve.rates, curve.values)
     shown = np.concatenate([heights, *(curve.values for _, curve in lines.values())])

@@ -1,1 +1,1 @@
-"""Early exit for real: images that leave stop costing. A drop-in for open_clip's image encoder, saved and shared."""
+"""Early exit at run time: a drop-in for open_clip's image encoder, which can be saved and shared."""

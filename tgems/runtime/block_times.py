@@ -1,4 +1,4 @@
-"""Measure the parts of early exit on this machine, and derive from them the speed-up that no run can exceed.
+"""Measure the parts of early exit on this machine, and derive an upper bound of the speed-up from them.
 
 The parts are the stem, every block, the end, and one visit of every exit, each as a function of the batch size.
 """
@@ -29,7 +29,7 @@ class BlockTimes:
         stem: Seconds of the stem `[S]`.
         blocks: Seconds of every block `[L, S]`.
         finish: Seconds of the frozen pooling and projection after the last block `[S]`.
-        visits: Seconds of asking the policy at every exit before the last which images leave, if none does `[E-1, S]`.
+        visits: Seconds of evaluating the policy at every exit before the last, if no image leaves `[E-1, S]`.
         heads: Seconds of embedding images that leave at every exit before the last `[E-1, S]`.
     """
 
@@ -74,12 +74,12 @@ def measure_block_times(
 ) -> BlockTimes:
     """Measure the parts of early exit.
 
-    The parts are timed in their places: images go through the whole encoder, so that each block finds the caches as the
-    block before left them. All batch sizes take turns; results are medians over rounds.
+    The parts are timed in the course of whole passes through the encoder, so that each block finds the CPU's caches as
+    the previous block left them. The batch sizes alternate, and results are medians over rounds.
 
     Args:
-        tower: In eval mode, on the device.
-        decider: Decides which images leave; all its exits are asked, and no image leaves.
+        tower: Image tower in eval mode, on the device.
+        decider: Policy and modules, which are evaluated at all exits; no image leaves.
         largest: Largest batch size.
         seconds: Duration of the measurement; at least three rounds are measured.
         dtype: `float32`, or `bfloat16` for autocast.
@@ -128,12 +128,12 @@ def _walk(tower: Tower, decider: ExitDecider, images: Tensor, device: str) -> np
 
 
 def early_seconds(times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], chunk: int) -> float:
-    """Return the seconds of one call in which asking exits, embedding at them and repacking images cost nothing.
+    """Return the seconds of one call if evaluating policies, embedding at exits and repacking images took no time.
 
     Images are kept in chunks and repacked as `tgems.runtime.engine` does.
 
     Args:
-        times: Of the parts.
+        times: Times of the parts.
         exits: Exit (0-based) that each image takes `[n]`.
         blocks: Blocks after which images may leave, 1-based and ascending; the last is L.
         chunk: Largest number of images per forward pass.
@@ -149,14 +149,14 @@ def early_seconds(times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], c
 def asking_seconds(
     times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], chunk: int, asked: Sequence[int]
 ) -> tuple[float, float]:
-    """Return the seconds of one call that are spent on asking some exits, and on the heads of images that leave.
+    """Return the seconds of one call that are spent on evaluating the policy, and on the heads of images that leave.
 
     Args:
-        times: Of the parts.
+        times: Times of the parts.
         exits: See `early_seconds`.
         blocks: See `early_seconds`.
         chunk: See `early_seconds`.
-        asked: Exits (0-based) before the last at which the policy is asked.
+        asked: Exits (0-based) before the last at which the policy is evaluated.
     """
     under_way = _under_way(np.asarray(blocks)[exits], blocks[-1], chunk)
     visits = heads = 0.0
@@ -171,7 +171,7 @@ def bound(times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], chunk: in
     """Return the speed-up over the full encoder that these exits would reach if all but blocks, stem and end were free.
 
     Args:
-        times: Of the parts.
+        times: Times of the parts.
         exits: Exit (0-based) that each image takes, for several calls `[calls, n]`.
         blocks: See `early_seconds`.
         chunk: See `early_seconds`; the full encoder runs in such chunks too.
@@ -181,7 +181,7 @@ def bound(times: BlockTimes, exits: np.ndarray, blocks: Sequence[int], chunk: in
 
 
 def _under_way(depths: np.ndarray, blocks: int, chunk: int) -> list[list[np.ndarray]]:
-    """Return the chunks of images that run each block, as the numbers of blocks that each image runs."""
+    """Return the chunks of images that run each block; an image is given by the number of blocks that it runs."""
     chunks, found = np.array_split(depths, -(-len(depths) // chunk)), []
     for block in range(blocks):
         chunks = _packed([part[part > block] for part in chunks], chunk)

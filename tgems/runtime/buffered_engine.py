@@ -1,9 +1,10 @@
-"""Encode a stream of images at full batches: those that go on after an exit wait there until a batch of them has met.
+"""Encode a stream of images in full batches: images that go on after an exit wait there until a batch is full.
 
-The encoder is cut into stages at the exits that are asked, and before each stage there is a buffer. A stage runs when
-its buffer holds a full batch, whichever batches the images came from, so that a block costs as little per image as in
-the full encoder. The deepest full buffer is run first, which bounds what waits. Buffers are queues, so that images that
-are deeper in the encoder came earlier. The result of an image is that of `encode_early`, except for rounding.
+The encoder is cut into stages at the exits where the policy is evaluated, and there is a buffer before each stage. A
+stage runs when its buffer holds a full batch, whichever batches the images came from, so that a block costs as little
+per image as in the full encoder. The deepest full buffer is run first, which bounds what waits. Buffers are queues, so
+that images that are deeper in the encoder came earlier. The result of an image is that of `encode_early`, except for
+rounding.
 """
 
 from collections import deque
@@ -36,10 +37,11 @@ def encode_stream(
 ) -> Iterator[Encoded]:
     """Encode a stream of batches, and yield their results in order.
 
-    Between two forward passes of B images, at most B - 1 wait in each of the buffers before S + 1 stages, if S exits
-    are asked, and at most `WAITING` B in all of them. While a stage runs, B more are under way, and the next buffer may
-    grow to one image less than two batches. Images wait as the state between two blocks, which for a Vision Transformer
-    is about a tenth of what a forward pass of as many images needs, and before the first block as pixels.
+    Between two forward passes of B images, at most B - 1 wait in each of the buffers before S + 1 stages, if the policy
+    is evaluated at S exits, and at most `WAITING` B in all of them. While a stage runs, B more are under way, and the
+    next buffer may grow to one image less than two batches. Images wait as the state between two blocks, which for a
+    Vision Transformer is about a tenth of what a forward pass of as many images needs, and before the first block as
+    pixels.
 
     Args:
         tower: Image tower of a frozen model.
@@ -51,8 +53,8 @@ def encode_stream(
         planned: Exits of all images of the stream to take instead of the policy's; see `Exits`.
 
     Yields:
-        The results of each batch, in the order of the input. They wait for the oldest image in the encoder, to which no
-        image is let in that comes `AHEAD` B later.
+        The results of each batch, in the order of the input. They wait for the oldest image in the encoder; no image
+        enters that comes more than `AHEAD` B images after it.
 
     Raises:
         UserError: The batch size is below 1, or the policy looks at a text bank, and none was set.
@@ -80,7 +82,7 @@ def _images_per_pass(tower: Tower, images: Tensor, batch_size: int, chunk: int |
 
 
 class _InOrder:
-    """Results by place, which become ready batch by batch in the order of the input."""
+    """Collects results by place, and returns them batch by batch in the order of the input."""
 
     def __init__(self, dim: int):
         self.dim = dim
@@ -96,14 +98,14 @@ class _InOrder:
         return first
 
     def put(self, left: Left) -> None:
-        """Take the results of images that have left."""
+        """Store the results of images that have left."""
         for place, embedding in zip(left.places.tolist(), left.embeddings.unbind(), strict=True):
             self.done[place] = embedding, left.exit_index
         while self.oldest in self.done:
             self.oldest += 1
 
     def ready(self) -> Iterator[Encoded]:
-        """Give away the results of batches of which all images are done."""
+        """Yield the results of batches all of whose images are done."""
         first = self.next - sum(n for n, _ in self.batches)
         while self.batches and first + self.batches[0][0] <= self.oldest:
             n, device = self.batches.popleft()
@@ -129,7 +131,7 @@ class _Queue:
         self.images += len(chunk)
 
     def take(self, n: int) -> Chunk:
-        """Remove the first n images, or all if there are fewer; what stays of a chunk is copied to free the rest."""
+        """Remove the first n images, or all if there are fewer; the rest of a chunk is copied, to free its memory."""
         taken = []
         while n and self.chunks:
             chunk = self.chunks.popleft()
@@ -153,11 +155,11 @@ class _Stages:
         self.queues = [_Queue() for _ in self.stages]
 
     def let_in(self, images: Tensor, first: int) -> None:
-        """Let images in whose places begin at `first`, and run stages until the rest can wait."""
+        """Add images whose places begin at `first`, and run stages until the remaining ones may wait."""
         for start in range(0, len(images), self.size):
             part = images[start : start + self.size]
             if len(part) < self.size:
-                part = part.clone()  # it waits, and its owner may use the memory again
+                part = part.clone()  # a copy, since the caller may reuse the memory while it waits
             places = torch.arange(first + start, first + start + len(part), device=images.device)
             self.queues[0].put(Chunk(part, places))
             newest = first + start + len(part)
@@ -165,7 +167,7 @@ class _Stages:
                 self._run(stage)
 
     def let_out(self) -> None:
-        """Run stages until no image is left: full ones at once, else shallow ones first, so that images meet."""
+        """Run stages until no image is left: full ones at once, else the shallowest first, so that batches fill up."""
         while waiting := [i for i, queue in enumerate(self.queues) if queue.images]:
             full = [i for i in waiting if self.queues[i].images >= self.size]
             self._run(full[-1] if full else waiting[0])

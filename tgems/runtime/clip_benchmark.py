@@ -1,4 +1,4 @@
-"""Hand over to clip_benchmark's command line with model type `tgems` known to it."""
+"""Run clip_benchmark's command line with the additional model type `tgems`."""
 
 import sys
 import tarfile
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from tgems.errors import UserError, first_line, reason
 
-# clip_benchmark's own name of an output file holds the model's, which is a path here.
+# clip_benchmark's default name of the output file contains that of the model, which is a path here.
 DEFAULTS = {
     "--model_type": "tgems",
     "--pretrained": "default",
@@ -21,13 +21,13 @@ def load_tgems(model_name: str, pretrained: str = "default", cache_dir: str | No
     """Load a saved T-GEM the way clip_benchmark loads a model.
 
     clip_benchmark uses the embeddings of each batch before it reads the next one, so that images cannot wait for those
-    of later batches: it encodes by `encode_image`, at batches that thin out as images leave.
+    of later batches. It therefore calls `encode_image`, in which batches become smaller as images leave.
 
     Args:
         model_name: Folder, or id on the hub.
         pretrained: Data set whose thresholds are used; `default` for the first.
-        cache_dir: Of the hub.
-        device: Where to encode.
+        cache_dir: Cache folder of the Hugging Face hub.
+        device: Device to run on.
 
     Returns:
         Model, image transform, tokenizer.
@@ -122,7 +122,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _undecodable(error: Any) -> UserError:
-    """Return the line for a webdataset's DecodingError; one of a worker process has lost all but its name."""
+    """Return the message for webdataset's DecodingError; one from a worker process holds only the exception's name."""
     if isinstance(error.__context__, UserError):
         return error.__context__
     if error.key is None:

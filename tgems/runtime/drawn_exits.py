@@ -1,4 +1,4 @@
-"""Draw which exits images take, where only their shares are known."""
+"""Draw the exits that images take from the shares of exits."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A trained T-GEM apart from its backbone: policy, exit modules, costs, and the thresholds of several data sets."""
+"""A trained T-GEM without its backbone: policy, exit modules, costs, and thresholds for several data sets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Calibration:
         rate_validation: Mean relative cost on the validation images.
         spread: Spread of the scores on the validation images, the unit in which thresholds move when a rate is held;
             None for a fixed exit, and for folders that were saved without it.
-        made: How `tgems.runtime.calibration.calibrate` made it; None for one of a run.
+        made: How `tgems.runtime.calibration.calibrate` made it; None if it was fitted in a run of the workflow.
     """
 
     thresholds: tuple[float, ...] | None
@@ -33,7 +33,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class EarlyExit:
-    """A trained T-GEM: what decides, what it costs, and where it was calibrated.
+    """A trained T-GEM: its policy and exit modules, their costs, and its calibrations.
 
     Attributes:
         policy: A policy that decides image by image.
@@ -42,7 +42,7 @@ class EarlyExit:
         heads: Heads of all exits before the last; None if the frozen pooling and projection take their place.
         gates: The policy's gates, or None.
         calibrations: Operating points by data set; the first is the default.
-        about: Anything else worth keeping: seed, variant, results, versions.
+        about: Further information: seed, variant, results, versions.
     """
 
     policy: Policy
@@ -78,12 +78,12 @@ class EarlyExit:
         return tuple(range(len(self.costs.blocks) - 1)) if visited is None else visited
 
     def asked_exits(self, open_exits: Sequence[int]) -> tuple[int, ...]:
-        """Return the exits at which the policy is asked; one that remembers is asked at all up to the last open one."""
+        """Return the exits at which the policy is evaluated (`asked_exits`)."""
         return asked_exits(self.policy, self.costs, open_exits)
 
 
 def asked_exits(policy: Policy, costs: ExitCosts, open_exits: Sequence[int]) -> tuple[int, ...]:
-    """Return the exits at which a policy is asked; one that remembers is asked at all up to the last open one."""
+    """Return the exits at which a policy is evaluated: the open ones, or all up to the last of them if it remembers."""
     if remembers(policy.reads(costs)):
         return tuple(range(max(open_exits, default=-1) + 1))
     return tuple(open_exits)

@@ -1,8 +1,9 @@
 """Run an image tower block by block on one batch, and drop images as they leave.
 
-Images are kept in chunks whose activations an allocator reuses; as images leave, chunks are packed anew. The result of
-an image depends neither on its batch nor on its place in it, except for rounding. No activation is larger than the full
-encoder's: blocks see at most the batch, and a chunk's old state is gone before the next chunk's turn.
+Images are kept in chunks whose activations fit into memory that the allocator reuses, and chunks are repacked as images
+leave. Except for rounding, the result of an image depends neither on its batch nor on its place in it. No activation is
+larger than that of the full encoder: a block sees at most the batch, and the old state of a chunk is freed before the
+next chunk is run.
 """
 
 import math
@@ -16,7 +17,7 @@ from tgems.backbones.towers import Tower
 from tgems.runtime.leaving import Chunk, Exits, Left, joined
 from tgems.runtime.live_view import ExitDecider
 
-# glibc maps allocations from 32 MiB on anew each time, and their page faults cost more than the products gain
+# glibc maps new pages for each allocation from 32 MiB on; their page faults cost more than larger products gain
 REUSED_BYTES = 24 * 2**20
 
 
@@ -32,7 +33,7 @@ class Encoded(NamedTuple):
     exits: Tensor
 
     def write(self, left: Left) -> None:
-        """Enter images that have left, in place."""
+        """Write the results of images that have left, in place."""
         self.embeddings.index_copy_(0, left.places, left.embeddings)
         self.exits.index_fill_(0, left.places, left.exit_index)
 
@@ -53,7 +54,7 @@ def encode_early(
         images: `[n, 3, h, w]`.
         last_resort: Exit (0-based) at which all remaining images must leave; None for the encoder's own end.
         chunk: Number of images per forward pass; None for `default_chunk`.
-        planned: Exits `[n]` to take instead of the policy's, which is asked all the same: for measuring speed.
+        planned: Exits `[n]` to take instead of the policy's, which is still evaluated; for measuring speed.
     """
     costs, n = decider.costs, len(images)
     embeddings = torch.empty(n, costs.embed_dim, dtype=torch.float32, device=images.device)
@@ -86,7 +87,7 @@ def encode_early(
 
 
 def cut(whole: Chunk, size: int) -> list[Chunk]:
-    """Cut into as few chunks as `size` allows, of nearly equal length; views, not copies."""
+    """Split images into as few chunks as `size` allows, of nearly equal length; they are views, not copies."""
     parts = -(-len(whole) // size)
     if parts == 1:
         return [whole]

@@ -1,6 +1,7 @@
-"""Choose the exits at which a policy is asked by measured time instead of MACs (docs/method.md#speed).
+"""Choose the exits at which a policy is evaluated by measured time instead of MACs (docs/method.md#speed).
 
-Asking an exit is cheap in MACs, but on a small encoder, or for a single image, it takes as long as a part of a block.
+Evaluating a policy is cheap in MACs, but on a small encoder, or for a single image, it takes a considerable part of the
+time of a block. The module calls it *asking* an exit, as the column `asked` does.
 """
 
 import statistics
@@ -26,7 +27,7 @@ SECONDS = 3.0
 START = 0.75  # cost of the first exit, as a share of the target, where not all exits are asked
 
 Prices = Callable[[tuple[int, ...]], np.ndarray]
-"""Function from the exits that are asked to the relative cost `[E]` of leaving at every exit."""
+"""Function that maps the exits that are asked to the relative cost `[E]` of leaving at every exit."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ChosenExits:
 
     Attributes:
         asked: Exits (0-based), ascending.
-        share: Share of the time that goes into asking them.
+        share: Share of the time that is spent on asking them.
         speedup: Speed-up over the full encoder, heads and asking included.
     """
 
@@ -53,11 +54,12 @@ def exits_by_time(
     chunk: int,
     share: float = SHARE,
 ) -> ChosenExits:
-    """Choose the most exits for which asking takes at most a given share of the time; one if there are none.
+    """Choose as many exits as possible for which asking takes at most a given share of the time, and at least one.
 
-    All exits before the last are tried first, then ever fewer, which are spread evenly over costs from three quarters
-    of the target up to the whole encoder. The cheapest of them must cost no more than the target, since otherwise the
-    target could not be met. Times are those of exits that are drawn as randomly as the target allows.
+    All exits before the last are tried first, and then fewer and fewer, spread evenly over costs from three quarters of
+    the target up to the whole encoder. The cheapest of them must cost no more than the target, since otherwise the
+    target could not be met. Times are those of exits drawn from the distribution of highest entropy that meets the
+    target.
 
     Args:
         times: Seconds of the parts, measured on the machine.
@@ -86,7 +88,7 @@ def measured_exits(
 
     Args:
         tower: Image tower, on the device.
-        early: The T-GEM, of which all exits are asked.
+        early: The T-GEM, all of whose exits are measured.
         bank: Unit text embeddings `[M, D]` that the policy looks at, or None.
         scale: Logit scale of the backbone.
         target: Mean rate.
@@ -118,7 +120,7 @@ def spread_exits(rates: np.ndarray, target: float, number: int) -> tuple[int, ..
 
 
 def draw_among(rates: np.ndarray, asked: Sequence[int], target: float, n: int) -> np.ndarray:
-    """Draw exits `[n]` among some and the last, as randomly as a mean rate allows.
+    """Draw exits `[n]` among some and the last, from the distribution of highest entropy with a mean rate.
 
     Args:
         rates: Relative cost of leaving at every exit `[E]`.

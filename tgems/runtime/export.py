@@ -1,4 +1,4 @@
-"""Make an `EarlyExitCLIP` of what the workflow trained. Reads a results folder."""
+"""Build an `EarlyExitCLIP` from the results folder of a finished run."""
 
 import json
 import math
@@ -81,7 +81,8 @@ def from_results(
         options: Options of `EarlyExitCLIP`.
 
     Raises:
-        UserError: The run has no such backbone, variant, policy, rate target or seed; names those that it has.
+        UserError: The run has no such backbone, variant, policy, rate target or seed; the message lists those that it
+            has.
     """
     results = Path(results)
     config = _read_run(results / "tables/provenance.json")
@@ -117,7 +118,7 @@ def from_results(
 
 
 def _read_run(path: Path) -> _RunConfig:
-    """Read what is needed of the configuration that a run recorded.
+    """Read the parts of a run's recorded configuration that export needs.
 
     Raises:
         UserError: The record is missing or damaged, or lacks a part of the configuration.
@@ -170,7 +171,7 @@ def _module_folders(policy: Policy, scheme: str, seed: int, rate_target: float |
 
 
 def _fixed(policy: Policy, costs: ExitCosts, exit_block: int | None) -> Calibration:
-    """Let all images leave after one block."""
+    """Return a calibration with which all images leave after one block."""
     _require_known("exit block", exit_block, costs.blocks[:-1])
     exit_index = costs.blocks.index(exit_block)
     return Calibration(None, (exit_index,), float(policy.costs(costs, 0)[exit_index]))
@@ -179,7 +180,7 @@ def _fixed(policy: Policy, costs: ExitCosts, exit_block: int | None) -> Calibrat
 def _calibrations(
     folder: Path, config: _RunConfig, policy: Policy, costs: ExitCosts, rate_target: float, seed: int
 ) -> dict[str, Calibration]:
-    """Read thresholds by data set; those of the training domain come first, since they serve unknown data."""
+    """Read thresholds by data set; those of the training domain come first, as the default for other data."""
     training, own_seed = config.training.dataset, None if policy.frozen_head else seed
     names = [training, *(d for d in config.datasets if d != training and (folder / d / "thresholds.json").is_file())]
     found = {}
@@ -206,7 +207,7 @@ def _results(
         keys: Columns of tradeoff.csv that must agree.
         training: Data set whose thresholds are the transferred ones.
         rate_target: None for a fixed exit.
-        exit_block: Of a fixed exit.
+        exit_block: Block of a fixed exit; None otherwise.
     """
     path = results / "tables/tradeoff.csv"
     points = read_table(path, COLUMNS, FINISHED, NUMBERS, dtype={"seed": "string"}, low_memory=False)

@@ -37,7 +37,7 @@ def fetch(folder_or_hub_id: str | Path, files: tuple[str, ...] = FILES, **downlo
 
 
 def _is_here(folder: Path) -> bool:
-    """Return whether there is something of this name, even a broken link or what may not be looked at."""
+    """Return whether anything of this name exists, even a broken link or a file without permission."""
     try:
         os.lstat(folder)
     except OSError as error:

@@ -45,8 +45,8 @@ from tgems.untrusted import read_safetensors
 def save(backbone: Backbone, early: EarlyExit, folder: Path) -> None:
     """Write a T-GEM's folder, in place of one that it may hold already, and leave other files in it alone.
 
-    All files are written under temporary names before the first takes its place, so that a full disk leaves an older
-    T-GEM as it was. config.json comes last: until then, its digest refuses the new tensors.
+    All files are written under temporary names before the first is renamed, so that a full disk leaves an older T-GEM
+    as it was. config.json is renamed last; until then, its digest does not match the new tensors, which are refused.
 
     Raises:
         UserError: The folder holds something else, or the T-GEM holds something that could not be loaded again.
@@ -76,7 +76,7 @@ def save(backbone: Backbone, early: EarlyExit, folder: Path) -> None:
         "recorded": {"versions": versions(), "commit": commit()},
     }
     check_config(config, folder)
-    with ExitStack() as stack:  # the last file that is entered is the first to take its place
+    with ExitStack() as stack:  # files are renamed in the reverse of this order
         described, card, weights = (stack.enter_context(whole_file(folder / name)) for name in (CONFIG, CARD, TENSORS))
         weights.write_bytes(tensors)
         write_text(card, model_card(early, backbone))
@@ -113,7 +113,7 @@ def load(
         trust_policy_file: File with the T-GEM's policy class, if that is not one of tgems' own; it is executed.
 
     Raises:
-        UserError: The folder is not whole, altered, of an unknown or newer format, or for another backbone; or its
+        UserError: The folder is incomplete, altered, of an unknown or newer format, or for another backbone; or its
             policy is a class in a file that was not given.
     """
     folder = Path(folder)

@@ -9,7 +9,7 @@ from tgems.policies.online import HeldRate, moved_thresholds, unreachable
 from tgems.runtime.early_exit import EarlyExit
 
 OBSERVING = Lock()
-"""Held while a model replaces its `HeldRate`; one for all models, since a model with a lock could not be copied."""
+"""Lock of the replacement of a `HeldRate`; all models share it, since a model with a lock could not be copied."""
 
 
 def held_target(held: HeldRate | None) -> float | None:

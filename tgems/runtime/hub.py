@@ -36,7 +36,7 @@ def push(
         Address of the commit.
 
     Raises:
-        UserError: The backbone's weights lie on this machine only, the hub cannot be reached, or it refuses the upload.
+        UserError: The backbone's weights are only on this machine, the hub cannot be reached, or it refuses the upload.
     """
     from huggingface_hub import HfApi
 
@@ -92,7 +92,7 @@ def require_device(device: str) -> None:
     """Refuse a device that torch does not know or have, or that holds no data.
 
     Raises:
-        UserError: Names it.
+        UserError: There is no such device.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Find images in files, folders and tars, and decode them; an image that cannot be read gives a reason."""
+"""Find images in files, folders and tars, and decode them, with a reason for each image that cannot be read."""
 
 import glob
 import os
@@ -64,7 +64,7 @@ class ImageFiles(Dataset):
 
 @dataclass(frozen=True)
 class DecodedBatch:
-    """Some images, as far as they can be read.
+    """A batch of images, without those that cannot be read.
 
     Attributes:
         places: Places of those that can be read, among all images.
@@ -156,7 +156,7 @@ def _images_of(path: Path) -> Iterator[ImageFile]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Return what is below a folder; unlike `Path.rglob`, do not pass over a folder that may not be read."""
+    """Return the files below a folder. Unlike `Path.rglob`, it refuses folders without permission."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({reason(error)}); check that you may read it")

@@ -1,7 +1,7 @@
 """Encode images into a Parquet file that can be searched. Reads images and tars; writes one whole file, resumable.
 
-Columns: image (path, or `tar::key`), exit_block, rate, embedding, and what made it: backbone, tgem (digests), policy,
-calibration, max_rate, hold_rate, model (folder or hub id).
+Columns: image (path, or `tar::key`), exit_block, rate, embedding, and the origin of the embedding: backbone, tgem
+(digests), policy, calibration, max_rate, hold_rate, model (folder or hub id).
 """
 
 import os
@@ -50,7 +50,7 @@ INDEX = pa.schema(
 
 @dataclass(frozen=True)
 class Done:
-    """What `encode_images` did: images written, their mean rate, and name and reason of those left out."""
+    """Result of `encode_images`: number of images, their mean rate, and name and reason of those left out."""
 
     images: int
     rate: float
@@ -59,7 +59,7 @@ class Done:
 
 @dataclass(frozen=True)
 class _Encoder:
-    """Encodes images of a part; one that cannot be read ends it, or is left out, with its reason kept for this run."""
+    """Encodes the images of a part. An image that cannot be read is an error, or is left out and reported."""
 
     model: EarlyExitCLIP
     batch_size: int
@@ -114,20 +114,20 @@ def encode_images(
     """Encode images into a Parquet file, in their order.
 
     Parts of about a thousand images are kept in `{out}.parts` until the file is whole. A run with the same model and
-    the same names goes on from them: it encodes what is missing, what could not be read before, and all images of a
-    part with one whose size or time of change is another now. Images wait for each other within a part only
-    (`EarlyExitCLIP.encode_stream`), so that a run that goes on writes what one without interruption would have written.
-    If the model holds a rate, all images are one stream in their order, encoded batch by batch, which begins anew with
-    each call; a run that goes on counts what has been encoded before.
+    the same image names resumes from them: it encodes missing images, images that could not be read before, and every
+    part in which an image has another size or time of modification than before. Images wait for each other within a
+    part only (`EarlyExitCLIP.encode_stream`), so that a resumed run writes the same file as one without interruption.
+    If the model holds a rate, all images form one stream in their order, encoded batch by batch, and each call starts a
+    new stream; a resumed run first counts the images that have been encoded.
 
     Args:
         model: T-GEM, on its device.
         name: Its folder or hub id, recorded for searching.
-        images: Of `find_images`.
+        images: Images, as `find_images` returns them.
         out: Parquet file.
         batch_size: Number of images per forward pass.
         workers: Processes that decode.
-        skip_bad: Whether to leave out what cannot be read.
+        skip_bad: Whether to leave out images that cannot be read.
         advance: Called with the number of further images that are done.
 
     Raises:
@@ -158,7 +158,7 @@ def encode_images(
             for start in range(0, len(images), PART):
                 _complete(parts / f"{start // PART:06}.parquet", images[start : start + PART], encoder)
         finally:
-            if not any(parts.glob("*.parquet")):  # there is nothing to go on from
+            if not any(parts.glob("*.parquet")):  # there are no parts to resume from
                 shutil.rmtree(parts, ignore_errors=True)
         return _join(parts, out, origin | {"model": name}, list(encoder.left_out.items()))
 
@@ -231,7 +231,7 @@ def _join(parts: Path, out: Path, columns: dict[str, str], left_out: list[tuple[
 
 
 def origin_of(model: EarlyExitCLIP) -> dict[str, str]:
-    """Return what made an embedding; embeddings of different origin are not comparable."""
+    """Return the origin of an embedding; embeddings of different origin are not comparable."""
     early = model.early_exit
     return {
         "backbone": model.backbone.weights_digest,

@@ -1,7 +1,7 @@
-"""Measure what early exit saves in time, not on paper: full encoder and early exit in turn, in one process.
+"""Measure the time that early exit saves: full encoder and early exit take turns in one process.
 
 Which image leaves where is drawn beforehand from an exit histogram, so that both sides encode the same images at a
-known rate; gates are evaluated as they would be. Weights do not matter for speed, and heads and gates are random.
+known rate; gates are evaluated as usual. Weights do not matter for speed, so heads and gates are random.
 """
 
 import time
@@ -40,11 +40,11 @@ IMAGES = 32
 LEAST = 3
 
 Encoders = dict[tuple, Callable[[int], Tensor]]
-"""Functions of the number of the call, by encoder and rate target, and for further settings their other names."""
+"""Functions of the number of the call, by the names of the setting: encoder, rate target and, if any, further names."""
 
 
 class _Planned(NamedTuple):
-    """Exits `[n]` that the images of all calls take, who is asked about them, and what leaving costs `[E]`."""
+    """Exits `[n]` that the images of all calls take, the decider to evaluate, and the cost of leaving `[E]`."""
 
     decider: ExitDecider
     exits: np.ndarray
@@ -62,19 +62,20 @@ def measure_latency(
     """Measure one backbone.
 
     Args:
-        tower: In eval mode.
-        costs: Of its exits.
+        tower: Image tower in eval mode.
+        costs: Costs of its exits.
         hidden: Hidden widths of `heads` and `image_gates`, and of `bank_gates` if gates of further settings need it.
         shares: Rate target -> share of images by exit `[E]`, of policy tgem.
         options: Batch sizes, time, type and device.
-        settings: Function that returns further operating points to measure in turn with the others.
+        settings: Function that returns further operating points to measure together with the others.
 
     Returns:
         One row per batch size and encoder: `full`, `full, in chunks` (only where it differs), and at every rate target
-        `early exit`, which asks all exits, and `early exit, exits by time` (`tgems.runtime.exits_by_time`), with exits
-        that are drawn among those asked; and `early exit` of every further setting, which is named by `policy`,
-        `dataset` and `exit_block`. `asked` is the number of exits asked. `speedup` is relative to the faster of the two
-        full ones; `efficiency` is it times the rate, and `share_of_bound` is it divided by `bound`
+            `early exit`, which asks all exits, and `early exit, exits by time` (`tgems.runtime.exits_by_time`), with
+            exits that are drawn among those asked; and `early exit` of every further setting, which is named by
+            `policy`, `dataset` and `exit_block`. `asked` is the number of exits asked. `speedup` is relative to the
+            faster of the two full ones; `efficiency` is `speedup` times the rate, and `share_of_bound` is `speedup`
+            divided by `bound`
         (`tgems.runtime.block_times.bound`).
     """
     torch.manual_seed(0)
@@ -131,9 +132,10 @@ def run_latency(
         hidden: Hidden widths of `heads` and `image_gates`.
         rate_targets: Rate targets to draw exits for.
         macs: `macs.json` of the variant.
-        exits: Shares of exits on one data set (Parquet); none to draw exits as random as each rate allows.
+        exits: Shares of exits on one data set (Parquet); none to draw from the distribution of highest entropy at each
+            rate.
         options: Batch sizes, time, type and device.
-        about: Columns common to everything.
+        about: Columns common to all rows.
         out: CSV file.
         evaluated: Exits taken on each data set and the thresholds that they follow from (`settings_of_run`), if
             `options` has policies.
@@ -142,7 +144,9 @@ def run_latency(
         UserError: There is no such device, or no batch size, or policy tgem has no exits on this data set.
     """
     if not options.batch_sizes:
-        raise UserError("config: latency.batch_sizes is empty: nothing to measure; name some, as [1, 8, 64]")
+        raise UserError(
+            "config: latency.batch_sizes is empty, so there is nothing to measure; set it, for example to [1, 8, 64]"
+        )
     require_device("latency.device", options.device)
     costs = read_costs(macs)
     if exits:

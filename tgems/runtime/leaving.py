@@ -1,4 +1,4 @@
-"""Images on their way through the encoder, and how they leave it: what all early-exit execution shares."""
+"""Images on their way through the encoder, and how they leave it; shared by both engines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ from tgems.runtime.live_view import ExitDecider, LiveView
 
 @dataclass(slots=True)
 class Chunk:
-    """Images on their way.
+    """Images on their way through the encoder.
 
     Attributes:
         state: The tower's state, images first.
         places: Places of the images in the batch or stream `[n]` int64.
-        memory: What the policy remembers of them, by name `[n, ...]`.
+        memory: Tensors that the policy remembers of them, by name `[n, ...]`.
     """
 
     state: State
@@ -62,13 +62,13 @@ class Left(NamedTuple):
 
 @dataclass(frozen=True)
 class Exits:
-    """The exits of an encoder, and who leaves at them.
+    """The exits of an encoder, and the decision which images leave there.
 
     Attributes:
         tower: Image tower of a frozen model.
         decider: Decides which images leave.
         last_resort: Exit (0-based) at which all remaining images must leave; None for the encoder's own end.
-        planned: Exits by place to take instead of the policy's, which is asked all the same: for measuring speed.
+        planned: Exits by place to take instead of the policy's, which is still evaluated; for measuring speed.
     """
 
     tower: Tower
@@ -84,7 +84,7 @@ class Exits:
             mask = self.planned.index_select(0, chunk.places) == exit_index
         if exit_index == self.last_resort:
             mask = torch.ones_like(mask)
-        if mask.device.type == "cpu" and not mask.any():  # elsewhere that would be a synchronisation of its own
+        if mask.device.type == "cpu" and not mask.any():  # on other devices this would be a synchronisation of its own
             return None, chunk
         leaving = mask.nonzero().squeeze(1)  # the one synchronisation of an exit
         if not len(leaving):

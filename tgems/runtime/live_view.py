@@ -24,7 +24,7 @@ UNCHANGED = nullcontext()
 
 @dataclass(frozen=True)
 class ExitDecider:
-    """Everything that is needed to decide where images leave, and to embed them there.
+    """Policy, modules and thresholds that decide where images leave, and embed them there.
 
     Attributes:
         policy: A policy that decides image by image.
@@ -32,7 +32,7 @@ class ExitDecider:
         heads: Heads of all exits before the last; None for the frozen pooling and projection.
         gates: The policy's gates, or None.
         thresholds: Exit (0-based) at which images may leave -> threshold of the score.
-        asked: Exits at which the policy is asked, ascending; those of `thresholds` are among them.
+        asked: Exits at which the policy is evaluated, ascending; those of `thresholds` are among them.
         scale: Logit scale of the backbone.
         bank: Unit text embeddings `[M, D]` that the policy looks at, or None.
     """
@@ -69,7 +69,7 @@ class ExitDecider:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """Precision of heads and gates, in which they are given summaries."""
+        """Precision of heads and gates, to which summaries are converted."""
         for module in (self.heads, self.gates):
             if module is not None:
                 return next(module.parameters()).dtype
@@ -84,7 +84,7 @@ class LiveView(ExitView):
         decider: Policy and modules.
         tower: Image tower.
         state: The tower's state after the exit's block, images first.
-        memory: What the policy remembered of these images; changed in place.
+        memory: Tensors that the policy remembered of these images; changed in place.
     """
 
     def __init__(self, exit_index: int, decider: ExitDecider, tower: Tower, state: State, memory: dict[str, Tensor]):
@@ -113,7 +113,7 @@ class LiveView(ExitView):
             return heads.at_exit(self.exit_index, summaries)
 
     def _own_precision(self) -> AbstractContextManager:
-        """Let heads and gates keep their precision; without autocast, nothing has to be switched off."""
+        """Keep the precision of heads and gates under autocast; without autocast there is nothing to do."""
         kind = self.device.type
         return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else UNCHANGED
 

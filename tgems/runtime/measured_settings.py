@@ -1,4 +1,4 @@
-"""Operating points of a run whose speed is measured: where their images leave, and which exits they are asked at.
+"""Operating points of a run whose speed is measured, with the exits that images take and those that are evaluated.
 
 Weights do not matter for speed: heads, gates and texts are random, but of the right kind and size.
 """
@@ -31,7 +31,7 @@ class MeasuredSetting:
     """An operating point whose speed is measured.
 
     Attributes:
-        decider: Policy and modules, and the exits at which the policy is asked.
+        decider: Policy and modules, and the exits at which the policy is evaluated.
         shares: Share of images by exit `[E]`.
         prices: Relative cost of leaving at each exit `[E]`.
         rate_target: Its rate target; None for a fixed exit.

@@ -46,8 +46,9 @@ class EarlyExitCLIP(FrozenCLIP):
         tokenizer: Texts -> int64 `[m, context_length]`.
         calibration: See above; changed by `use_calibration`.
         max_rate: See above; changed by `set_max_rate`.
-        held: What `hold_rate` has seen so far (`tgems.policies.online.HeldRate`), or None. It is not saved, a copy goes
-            on from it by itself, and all methods that change thresholds, cap or text bank begin anew.
+        held: What `hold_rate` has seen so far (`tgems.policies.online.HeldRate`), or None. It is not saved; a copy of
+            the model continues from it separately; and every method that changes thresholds, cap or text bank starts a
+            new stream.
     """
 
     text_bank: Tensor | None
@@ -76,15 +77,15 @@ class EarlyExitCLIP(FrozenCLIP):
         self.eval().requires_grad_(False)
 
     def use_calibration(self, dataset: str) -> None:
-        """Use the thresholds that were fitted on a data set's validation images; text bank and cap stay.
+        """Use the thresholds that were fitted on a data set's validation images, and keep text bank and cap.
 
         Raises:
-            UserError: There are none of this name.
+            UserError: There are no thresholds of this name.
         """
         self._set(dataset, self.max_rate, self.text_bank, held_target(self.held))
 
     def set_max_rate(self, max_rate: float | None) -> None:
-        """Let no image cost more than this share of the encoder; None removes the cap.
+        """Set the largest share of the encoder that an image may cost; None removes the cap.
 
         Raises:
             UserError: It is below the cheapest exit, or a rate that is held cannot be reached under it.
@@ -95,7 +96,7 @@ class EarlyExitCLIP(FrozenCLIP):
         """Hold a mean rate on the stream of images to come, whatever their domain (docs/method.md#holding-a-rate).
 
         Thresholds start as they were fitted and move after each call of `encode_image`, by the costs of its images. An
-        image's exit then depends on those before it. Small batches, of up to 8 images, get to the rate soonest.
+        image's exit then depends on those before it. The rate is reached soonest with batches of up to 8 images.
 
         Args:
             rate: Mean relative cost to hold; None for thresholds that stay as they were fitted.
@@ -134,7 +135,7 @@ class EarlyExitCLIP(FrozenCLIP):
         self._set(self.calibration, self.max_rate, embeddings, held_target(self.held))
 
     def calibrate(self, images: Tensor | Sequence, name: str = "own", **options: Any) -> OwnCalibration:
-        """Fit thresholds to one's own unlabelled images, and use them from now on under this name.
+        """Fit thresholds to unlabelled images, store them under a name, and use them from now on.
 
         Images, options, result and errors are those of `tgems.runtime.calibration.calibrate`; one of `rate` and `keep`
         is needed. The text bank stays as it is.
@@ -153,7 +154,7 @@ class EarlyExitCLIP(FrozenCLIP):
         return self.early_exit.rates(self.calibration, 0 if self.text_bank is None else len(self.text_bank))
 
     def _set(self, calibration: str, max_rate: float | None, bank: Tensor | None, rate: float | None) -> None:
-        """Change all that decides, or nothing if that is impossible."""
+        """Change calibration, cap, held rate and text bank together, or raise an error and change nothing."""
         early = self.early_exit
         if calibration not in early.calibrations:
             raise UserError(
@@ -171,7 +172,7 @@ class EarlyExitCLIP(FrozenCLIP):
         self.text_bank, self.held = bank, held
 
     def _decider(self) -> ExitDecider:
-        """Gather what decides, as it is now: nothing is cached, so that the model can be copied, moved and cast."""
+        """Build the decider from the current state. Nothing is cached, so the model can be copied, moved and cast."""
         early = self.early_exit
         asked = early.asked_exits(tuple(self.thresholds))
         return ExitDecider(
@@ -192,13 +193,13 @@ class EarlyExitCLIP(FrozenCLIP):
 
     @torch.no_grad()
     def encode_image(self, image: Tensor, normalize: bool = False, return_exits: bool = False) -> Tensor | Encoded:
-        """Encode images, each as far as it needs.
+        """Encode images, each up to the exit at which it leaves.
 
         Args:
             image: Preprocessed images `[n, 3, h, w]`, on the model's device.
             normalize: Accepted as in open_clip; embeddings are unit vectors either way, since at an early exit their
                 length means nothing.
-            return_exits: Whether to return also which exit each image took.
+            return_exits: Whether to also return the exit that each image took.
 
         Returns:
             `[n, D]` float32 whatever the precision that the model runs in, or `Encoded`.
@@ -213,15 +214,15 @@ class EarlyExitCLIP(FrozenCLIP):
 
     @torch.no_grad()
     def encode_stream(self, batches: Iterable[Tensor], batch_size: int = 64) -> Iterator[Encoded]:
-        """Encode many images, with every forward pass at a full batch: faster than calls of `encode_image`.
+        """Encode many images with full batches in every forward pass, which is faster than calls of `encode_image`.
 
         Images that go on wait at the exits for others from later batches (docs/method.md#full-batches). Each image has
         the exit and, except for rounding, the embedding that `encode_image` gives it. While a rate is held, nothing
         waits: each batch is encoded by `encode_image`.
 
         Args:
-            batches: Preprocessed images `[n, 3, h, w]`, on the model's device; n may vary. They are taken as they are
-                needed, so that an iterator need not hold them all.
+            batches: Preprocessed images `[n, 3, h, w]`, on the model's device; n may vary. They are consumed lazily, so
+                that an iterator need not hold all of them.
             batch_size: Number of images per forward pass, but no more than the model's `chunk`.
 
         Yields:

@@ -1,9 +1,8 @@
-"""The model card of a saved T-GEM: Markdown with the hub's metadata block. Pure: a T-GEM in, text out.
+"""Write the model card of a T-GEM: Markdown with the hub's metadata block.
 
-A T-GEM can be loaded and saved again, so its names may come from a stranger. They are written as text, never as markup.
+A T-GEM can be loaded and saved again, so its names may be untrusted. They are written as text, never as markup.
 """
 
-import html
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -12,27 +11,28 @@ import yaml
 
 from tgems.backbones.load import Backbone
 from tgems.errors import printable
+from tgems.markdown_text import literal
 from tgems.runtime.early_exit import EarlyExit
 from tgems.runtime.tgem_info import OWN_HEADER, Rows, backbone_reference, own_rows, result_rows, threshold_rows
 
 
 def model_card(early: EarlyExit, backbone: Backbone) -> str:
-    """Write the card: what it is, what it costs, what it reached, what it is not for."""
+    """Write the card: description, costs, results, thresholds, and intended use."""
     costs = early.costs
     lines = [
         *_introduction(early, backbone),
         "## Costs",
         "",
-        f"The full encoder spends {costs.full / 1e9:.4g} GMACs (multiply-accumulates) an image; one that leaves after",
+        f"The full encoder spends {costs.full / 1e9:.4g} GMACs (multiply-accumulates) per image. Leaving after",
         "",
         *_table(
-            ("block", "spends, of the encoder"), zip(costs.blocks, (f"{r:.3f}" for r in early.rates()), strict=True)
+            ("block", "takes, as a share of that"), zip(costs.blocks, (f"{r:.3f}" for r in early.rates()), strict=True)
         ),
         "",
         *_results(result_rows(early.about.get("results", []))),
         "## Thresholds",
         "",
-        "Fitted on validation images; the first is the default, `calibration=` picks another.",
+        "Thresholds are fitted on validation images. The first is the default; `calibration=` selects another.",
         "",
         *_table(
             ("data set", "threshold", "mean rate on its validation images"),
@@ -68,11 +68,11 @@ def _introduction(early: EarlyExit, backbone: Backbone) -> list[str]:
         yaml.safe_dump(metadata, sort_keys=False).strip(),
         "---",
         "",
-        f"# {_text(name)}, {early.policy.name}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
+        f"# {literal(name)}, {early.policy.name}{'' if early.rate_target is None else f' at {early.rate_target:g}'}",
         "",
         f"Exit modules for the image encoder of {_code(backbone_reference(backbone.entry))}: an image leaves the",
-        f"encoder as soon as its gate is sure enough (policy `{early.policy.name}`{target}). The folder holds only the",
-        "exit modules; the backbone is named by reference and checked by digest",
+        f"encoder as soon as its score exceeds a threshold (policy `{early.policy.name}`{target}). The folder holds",
+        "only the exit modules; the backbone is named by reference and checked by digest",
         f"(`{backbone.weights_digest[:12]}`).",
         "",
         "```python",
@@ -108,12 +108,7 @@ def _own(rows: Rows) -> list[str]:
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple]) -> list[str]:
     cells = [header, ("---",) * len(header), *rows]
-    return [f"| {' | '.join(map(_text, row))} |" for row in cells]
-
-
-def _text(value: object) -> str:
-    """Write a value as one line of plain text in Markdown, with markup and HTML escaped."""
-    return re.sub(r"([\\`*\[\]|!~])", r"\\\1", html.escape(printable(str(value)), quote=False))
+    return [f"| {' | '.join(map(literal, row))} |" for row in cells]
 
 
 def _code(value: object) -> str:

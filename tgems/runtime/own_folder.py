@@ -1,4 +1,4 @@
-"""Write thresholds for one's own images into the folder of a saved T-GEM."""
+"""Write thresholds that were fitted to the user's images into the folder of a saved T-GEM."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from tgems.runtime.saved_config import read_config
 
 
 def save_calibration(backbone: Backbone, early: EarlyExit, folder: Path, name: str) -> None:
-    """Write a T-GEM's folder anew with a further calibration; it goes on naming its backbone as it did.
+    """Rewrite a T-GEM's folder with a further calibration, and keep its reference to the backbone.
 
     All other calibrations are those that the folder holds now, since another process may have added some.
 
@@ -33,11 +33,11 @@ def save_calibration(backbone: Backbone, early: EarlyExit, folder: Path, name: s
 
 
 def require_free_name(folder: Path, name: str, replaced: bool) -> None:
-    """Refuse a name for thresholds of one's own that would replace those of a run, unless that is wanted.
+    """Refuse a name for new thresholds that would replace those of a run, unless that is wanted.
 
     Raises:
-        UserError: Thresholds of a run have this name; see `check_name`; or the folder is not
-            a T-GEM's on this machine.
+        UserError: Thresholds of a run have this name, `check_name` refuses it, or the folder is not a T-GEM's on this
+            machine.
     """
     check_name(name)
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Encode one's own images at every exit once, and keep what policies are fitted on: embeddings and scores.
+"""Encode the user's images once at every exit, and keep the embeddings and scores that policies are fitted on.
 
 Summaries are dropped batch by batch, so that an image takes E (D + 2) numbers: 10,000 images of a ViT-L/14 with all of
 its 24 exits take .75 GB.
@@ -15,24 +15,19 @@ from torch.nn import functional as F
 from tgems.backbones.load import Backbone
 from tgems.errors import UserError
 from tgems.exits.modules import Gates
-from tgems.features.encode import encode_images
+from tgems.features.encode import encode_images, encode_texts
 from tgems.policies.cached_outputs import CachedOutputs, ExitModules
 from tgems.policies.interface import ThresholdPolicy
 from tgems.runtime.early_exit import EarlyExit
 
-TEXTS_AT_ONCE = 64
 Module = TypeVar("Module", bound=nn.Module)
 
 
-@torch.no_grad()
 def text_embeddings(backbone: Backbone, texts: Sequence[str] | Tensor) -> Tensor:
     """Return unit embeddings `[M, D]` float32 of texts, or of embeddings that are given."""
-    if not isinstance(texts, Tensor):
-        device = backbone.model.logit_scale.device
-        starts = range(0, len(texts), TEXTS_AT_ONCE)
-        tokens = (backbone.tokenizer(list(texts[i : i + TEXTS_AT_ONCE])).to(device) for i in starts)
-        texts = torch.cat([backbone.model.encode_text(own, normalize=True) for own in tokens])
-    return F.normalize(texts.detach().float().cpu(), dim=-1)
+    if isinstance(texts, Tensor):
+        return F.normalize(texts.detach().float().cpu(), dim=-1)
+    return encode_texts(backbone.model, backbone.tokenizer, list(texts))
 
 
 @torch.no_grad()
@@ -44,7 +39,7 @@ def own_outputs(
     texts: Tensor | None,
     rates: Sequence[float],
 ) -> CachedOutputs:
-    """Encode images at full depth, and return what the T-GEM's policy sees of them at every exit.
+    """Encode images at full depth, and return the outputs at every exit that the T-GEM's policy reads.
 
     Args:
         backbone: Frozen model, on its device.
@@ -52,10 +47,10 @@ def own_outputs(
         policy: Its policy.
         batches: Preprocessed images `[b, 3, h, w]`.
         texts: Unit embeddings of the texts `[M, D]`; None where the policy sees only the image.
-        rates: Rate targets that the policy will be asked for; its scores are the same for all of them.
+        rates: Rate targets for which the policy will be fitted; its scores are the same for all of them.
 
     Raises:
-        UserError: There is no image.
+        UserError: No image could be read.
     """
     costs = early.costs
     device = backbone.model.logit_scale.device

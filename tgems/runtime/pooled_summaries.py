@@ -1,4 +1,4 @@
-"""Summarise the tokens of images that are under way by one matrix product, where a summary is linear in the tokens."""
+"""Summarise tokens by one matrix product if the summary is linear in the tokens."""
 
 from weakref import WeakKeyDictionary
 
@@ -24,7 +24,8 @@ def pooled_rows(tower: Tower, state: State, width: int, grid: int) -> Tensor:
 def _matrix(tower: Tower, state: Tensor, grid: int) -> Tensor | None:
     """Return the matrix `[P, N]` that multiplies tokens `[N, w]` to give their summary; None if there is none.
 
-    It is the summary of the identity, which is tried on random tokens: towers need not say whether they are linear.
+    It is the summary of the identity matrix. Whether summaries are linear is checked on random tokens, so that towers
+    need not declare it.
     """
     if not isinstance(tower, TokenTower):
         return None

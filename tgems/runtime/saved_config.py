@@ -54,7 +54,7 @@ class ExpectedRate(Closed):
 
 
 class ExitsByTime(Closed):
-    """Exits that were chosen by time: for how many images per call, which (0-based), and the speed-up to expect."""
+    """Exits that were chosen by time: images per call, the exits (0-based), and the expected speed-up."""
 
     batch_size: Size
     asked: tuple[Exit, ...]
@@ -62,7 +62,7 @@ class ExitsByTime(Closed):
 
 
 class MadeOfOwnImages(Closed):
-    """How `tgems calibrate` made thresholds: `names` is a digest of the images' names, `texts` the number of texts."""
+    """How `tgems calibrate` made thresholds; `names` is a digest of the images' names, `texts` the number of texts."""
 
     date: Annotated[Text, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
     images: Size
@@ -88,7 +88,7 @@ class CalibrationConfig(Closed):
 
 
 class Result(Closed):
-    """A metric on test images, and that of the full encoder."""
+    """A metric on test images, and its value with the full encoder."""
 
     dataset: Text
     calibration: Text
@@ -174,7 +174,7 @@ class SavedConfig(Closed):
 
 
 def _check_calibration(name: str, point: CalibrationConfig, before_last: int, fixed: bool) -> None:
-    """Check an operating point: a fixed exit has one exit and no threshold, other policies one at each exit visited."""
+    """Check an operating point: a fixed exit has no threshold, and other policies have one per visited exit."""
     visited = range(before_last) if point.visited is None else point.visited
     if not visited or any(a >= b for a, b in pairwise(visited)) or visited[-1] >= before_last:
         raise ValueError(f"calibrations.{name}.visited {point.visited} are not some of {before_last} exits, in order")

@@ -1,4 +1,4 @@
-"""Search Parquet files of `tgems encode` for a text. Reads; writes nothing."""
+"""Search the Parquet files of `tgems encode` for images that match a text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,16 +28,16 @@ def search_index(
     """Find the best images of an index for a text.
 
     Args:
-        text: What to look for.
+        text: Text to search for.
         index: Parquet files of `encode_images`.
         model: Folder or hub id; None for the one that the index names.
-        k: Results.
-        backbone: Where to read it from instead of the T-GEM's own reference.
+        k: Number of results.
+        backbone: Where to read the backbone instead of the T-GEM's reference.
         tokenizer: See `tgems.runtime.folder.load`.
         trust_policy_file: See `tgems.runtime.folder.load`.
 
     Returns:
-        (score, image, exit block) best first; and warnings where embeddings are of mixed or other origin.
+        (score, image, exit block), best first; and warnings if embeddings are of mixed origin or of another backbone.
 
     Raises:
         UserError: The text is empty; a file is missing, empty or no index, or embeddings differ in length.
@@ -58,7 +58,7 @@ def search_index(
     dim = loaded.early_exit.costs.embed_dim
     if pc.list_value_length(table["embedding"]).unique().to_pylist() != [dim]:
         raise UserError(
-            f"the index holds embeddings that are not of {dim} numbers, as the text's; encode all images anew"
+            f"the embeddings of the index are not of {dim} numbers, as that of the text is; encode all images again"
         )
     if table["backbone"].unique().to_pylist() != [loaded.backbone.weights_digest]:
         warnings.append(f"the text is encoded by {loaded.backbone.weights_digest[:12]}, not by the index's backbone")

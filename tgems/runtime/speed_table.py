@@ -14,8 +14,9 @@ def speed_table(times: dict, realised: dict, bounds: dict, asked: dict, batch_si
     Args:
         times: Seconds of every call, by encoder and round.
         realised: Mean rate by encoder; 1 if absent.
-        bounds: Speed-up by encoder that its exits would reach if asking them were free; absent for the full encoder.
-        asked: Number of exits asked, by encoder; absent for the full encoder.
+        bounds: Speed-up by encoder that its exits would reach if only the encoder took time; absent for the full
+            encoder.
+        asked: Number of exits at which the policy is evaluated, by encoder; absent for the full encoder.
         batch_size: Number of images per call.
         calls: Number of calls per round.
     """

@@ -12,7 +12,7 @@ NEIGHBOURS = 10
 
 
 def describe(folder_or_hub_id: str | Path) -> tuple[Rows, Rows, Rows, Rows, Rows]:
-    """Describe a T-GEM in tables: what it is, what its exits cost, its thresholds, own ones, results on test images.
+    """Describe a T-GEM in tables: metadata, costs of exits, thresholds, thresholds by `tgems calibrate`, test results.
 
     Raises:
         UserError: See `fetch` and `read_config`.
@@ -59,7 +59,7 @@ def threshold_rows(calibrations: dict[str, dict]) -> Rows:
 
 
 def own_rows(calibrations: dict[str, dict]) -> Rows:
-    """Return rows of name, date, number of images, aim, and expected rate of what `tgems calibrate` made."""
+    """Return rows of name, date, number of images, aim, and expected rate of thresholds by `tgems calibrate`."""
     rows = []
     for name, made in ((name, c.get("made")) for name, c in calibrations.items()):
         if made is None:

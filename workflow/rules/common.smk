@@ -48,6 +48,7 @@ os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
 os.environ.setdefault("MALLOC_TOP_PAD_", str(2**26))
 
+# Parts of the run.
 ROOT = workflow.basedir
 SEEDS = config["seeds"]
 GPU = 1 if config["features"]["device"] == "cuda" else 0
@@ -77,33 +78,34 @@ RECEIPTS = [
 PRETRAINED = ["demo-vit-8", "demo-vit-12"]
 RISK = promising(config)
 PATHS = "<results>/evaluation/{backbone}/{variant}/{dataset}/paths.json"
-TABLES = ["tradeoff", "flops", "semantic_content", "summary", "wins", "areas"]
-TABLES += ["contributions", "drift"]
-TABLES += ["risk"] if RISK else []
+
+# Tables that the rule make_tables writes, and the parts of them that each evaluation writes.
+TABLE_PARTS = ["tradeoff", "wins", "areas", "contributions", "semantic_content"]
+TABLE_PARTS += ["drift"]
+TABLE_PARTS += ["risk"] if RISK else []
+EVALUATION_PARTS = [*TABLE_PARTS, "exits", "gallery", "outcomes", "image_sources"]
+TABLES = [*TABLE_PARTS, "flops", "summary"]
 TABLES += ["ablations"] if len(VARIANTS) > 1 else []
 TABLES += ["precision"] if config["features"]["precision"] != "float32" else []
+
+# Figures that the rule plot_figure draws; some need T-GEMs, rate targets or validation images.
 GATED = contenders(config["policies"])
-FIGURES = ["tradeoff", "semantic_content"]
 COMPARED = config["evaluation"]["compared"]
 OWN_THRESHOLDS = [
     name for name in COMPARED if "in_domain" in config["datasets"][name]["calibration"]
 ]
 AT_RATES = at_rates(config["policies"])
+FIGURES = ["tradeoff", "semantic_content"]
 FIGURES += ["policies"] if AT_RATES else []
 FIGURES += ["contributions"] if AT_RATES and OWN_THRESHOLDS else []
 FIGURES += ["risk"] if RISK else []
 FIGURES += ["rate_calibration"] if GATED or "margin" in config["policies"] else []
 FIGURES += ["exit_histogram", "gallery"] if GATED else []
-TABLE_PARTS = ["tradeoff", "wins", "areas", "contributions", "semantic_content"]
-TABLE_PARTS += ["drift"]
-TABLE_PARTS += ["risk"] if RISK else []
-EVALUATION_PARTS = [*TABLE_PARTS, "exits", "gallery", "outcomes", "image_sources"]
+
+# Files that a run writes.
 TABLE_FILES = expand(
-    "<results>/tables/{table}.{ext}", table=TABLES, ext=["csv", "md", "tex"]
-)
-TABLE_FILES += expand(
     "<results>/tables/{table}.{ext}",
-    table=["pareto", "budgets"],
+    table=[*TABLES, "pareto", "budgets"],
     ext=["csv", "md", "tex"],
 )
 TABLE_FILES += expand("<results>/tables/{page}.html", page=["overview", "summary"])

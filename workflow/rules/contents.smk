@@ -1,4 +1,4 @@
-# What the report calls tables and figures, and under which heading it lists them. Their captions are in workflow/report.
+# Names of tables and figures in the report, and the headings under which it lists them. Captions are in workflow/report.
 
 RESULT, EXITS, RATES, COST = "Results", "Exits", "Rates", "Costs and speed"
 CONTENTS = {

@@ -81,7 +81,7 @@ def backbone_entry(wildcards):
 
 
 def encoded_parts(wildcards):
-    """Receipts of the jobs that share a split's shards; none where one job encodes them all."""
+    """List the receipts of the jobs that share a split's shards; none if one job encodes them all."""
     of = config["datasets"][wildcards.dataset]["jobs"][wildcards.split]
     folder = f"<results>/features/{wildcards.backbone}/{wildcards.dataset}/{wildcards.split}.shards"
     return [f"{folder}/part-{i}-of-{of}.json" for i in range(of)] if of > 1 else []
@@ -102,8 +102,7 @@ def trained_exits(wildcards):
 
 
 def measured_policies(wildcards):
-    """List the exits taken on every data set and the thresholds that they follow from, for measuring the speed of
-    further policies; none without any."""
+    """List, for measuring the speed of further policies, the exits taken on every data set and their thresholds."""
     files = {"taken": [], "thresholds": []}
     for dataset in REPORTED if config["latency"]["policies"] else []:
         folder = f"<results>/evaluation/{wildcards.backbone}/{VARIANTS[0]}/{dataset}"
@@ -212,8 +211,7 @@ def training_captions(wildcards):
 
 
 def threshold_files(wildcards):
-    """Return the files of fitted thresholds by calibration: those of the data set and of the training data set,
-    whose thresholds `online` starts with."""
+    """Return the files of thresholds by calibration; `online` starts with those of the training data set."""
     wanted = config["datasets"][wildcards.dataset]["calibration"]
     origin = {"in_domain": wildcards.dataset, "transfer": TRAINED, "online": TRAINED}
     if wildcards.dataset == TRAINED:

@@ -209,6 +209,6 @@ rule report_pareto:
     params:
         config=RECORDED,
     message:
-        "Compare early exit with all else that can be done at the same cost"
+        "Compare early exit with its alternatives at the same cost"
     script:
         "../scripts/report_pareto.py"
