@@ -10,7 +10,7 @@ from conftest import ROOT
 LAYERS = (
     ("__init__", "cli", "workflow_resources"),
     ("own_training", "run_estimate"),
-    ("workload", "throughput"),
+    ("workload", "throughput", "own_results"),
     ("workflow_config",),
     ("reporting", "runtime"),
     ("evaluation",),

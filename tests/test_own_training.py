@@ -1,8 +1,14 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from tgems.cli import app
 from tgems.errors import UserError
-from tgems.own_training import configuration, reached, train
+from tgems.outputs import write_json
+from tgems.own_results import Difference, Measured, Reached, images_left_out, reached
+from tgems.own_training import configuration, train
 from tgems.workflow_config import complete_config
 
 PHOTOS = {"source": "wds:/photos", "task": "self_retrieval"}
@@ -32,7 +38,7 @@ def test_relative_weights_are_made_absolute(tmp_path, monkeypatch):
     assert (name, config["backbones"]) == ("mine", {"mine": {"pretrained": f"local-dir:{tmp_path}/mine"}})
 
 
-def test_what_was_reached_is_read_beside_policies_of_no_higher_rate(tmp_path):
+def tables(folder, wins):
     metric, rows = "text_retrieval_recall@1", []
     for policy, rate, value, seed in [
         ("full", 1.0, 1.0, None),
@@ -42,11 +48,44 @@ def test_what_was_reached_is_read_beside_policies_of_no_higher_rate(tmp_path):
         ("tgem", 0.58, 0.6, "0"),
         ("tgem", 0.58, 0.6, "mean"),
     ]:
-        rows.append({"policy": policy, "rate": rate, "metric": metric, "value": value, "seed": seed, "n": 40})
-    pd.DataFrame(rows).assign(twin_of=None).to_csv(tmp_path / "t.csv", index=False)
-    found = reached(tmp_path / "t.csv", "self_retrieval", 0.6)
-    assert found.rows == [("full", 1.0, [1.0]), ("tgem", 0.58, [0.6]), ("fixed", 0.55, [0.7])]
-    assert (found.n, found.rate, found.fixed_is_as_good) == (40, 0.58, True)
+        half = 0 if policy == "full" else 0.1
+        ends = {"ci_low": value - half, "ci_high": value + half, "n": 40, "n_sources": 12}
+        rows.append({"policy": policy, "rate": rate, "metric": metric, "value": value, "seed": seed} | ends)
+    pd.DataFrame(rows).assign(twin_of=None).to_csv(folder / "tradeoff.csv", index=False)
+    columns = ["against", "competitor", "difference", "ci_low", "ci_high"]
+    frame = pd.DataFrame(wins, columns=columns).assign(policy="tgem", metric=metric)
+    frame.to_csv(folder / "wins.csv", index=False)
+
+
+def test_what_was_reached_is_read_beside_policies_of_no_higher_rate(tmp_path):
+    tables(tmp_path, [("best", "fixed", -0.12, -0.2, -0.04), ("shuffled", "tgem", 0.1, 0, 0.2)])
+    found = reached(tmp_path, "self_retrieval", 0.6)
+    shown = [(policy, rate, [str(value) for value in values]) for policy, rate, values in found.rows]
+    assert shown == [
+        ("full", 1.0, ["1.000"]),
+        ("tgem", 0.58, ["0.600 (0.500 to 0.700)"]),
+        ("fixed", 0.55, ["0.700 (0.600 to 0.800)"]),
+    ]
+    assert (found.n, found.n_sources, found.rate, found.fixed_is_as_good) == (40, 12, 0.58, True)
+    (one,) = found.differences
+    assert (one.competitor, str(one.gain)) == ("fixed", "-0.120 (-0.200 to -0.040)")
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ((0.01, 0.2), "the T-GEM is better"),
+        ((-0.2, -0.01), "the T-GEM is worse"),
+        ((-0.1, 0.1), "these images do not say which is better"),
+        ((None, None), "these images do not say which is better"),
+    ],
+)
+def test_a_difference_is_believed_only_if_its_interval_says_so(tmp_path, ends, verdict):
+    tables(tmp_path, [("best", "fixed", 0.0, *ends)])
+    (one,) = reached(tmp_path, "self_retrieval", 0.6).differences
+    assert one.verdict == verdict and ("unknown" in str(one.gain)) == (ends[0] is None)
+    tables(tmp_path, [("best", None, None, None, None)])
+    assert reached(tmp_path, "self_retrieval", 0.6).differences == []
 
 
 def test_bad_options_end_before_anything_is_encoded(tmp_path):
@@ -54,3 +93,75 @@ def test_bad_options_end_before_anything_is_encoded(tmp_path):
     with pytest.raises(UserError, match="there is no such folder"):
         train("ViT-B-32", "random", str(photos), 0.6, tmp_path / "out", tmp_path / "work")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "work", "message"),
+    [
+        (".", "w", "--out '.': name a new folder"),
+        (
+            "photos/mine",
+            "w",
+            "--out .*photos/mine: is inside .*photos, so that figures would be taken for images later",
+        ),
+        ("mine", "photos/w", "--work .*photos/w: is inside"),
+        ("mine", "mine/w", "--work .*mine/w: is inside --out"),
+        ("file", "w", "file: is a file; name a new folder"),
+        ("photos", "w", "--out .*photos: is inside"),
+        ("other", "w", "other: holds files that are not a T-GEM's"),
+        ("saved", "w", "saved: holds a T-GEM that was not trained in .*w; choose another --out, or delete it"),
+    ],
+)
+def test_places_that_are_taken_are_refused_before_anything_is_done(tmp_path, monkeypatch, out, work, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a.png", "file", "other/letter.txt", "saved/config.json", "saved/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"format": "tgems"}')
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        train("ViT-B-32", "random", "photos", 0.6, Path(out), Path(work))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_says_what_an_interval_rests_on_and_names_some_images_that_were_left_out(monkeypatch):
+    half = Measured(0.5, 0.4, 0.6)
+    rows = [("full", 1.0, [Measured(1.0, 1.0, 1.0)]), ("tgem", 0.6, [half]), ("fixed", 0.5, [half])]
+    found = Reached(40, 12, 0.6, rows, ["good images"], [Difference("good images", "fixed", Measured(0.1, -0.1, 0.3))])
+    bad = [(f"{i}.png", "cannot be read") for i in range(8)]
+    monkeypatch.setattr("tgems.own_training.train", lambda *_: (found, bad))
+    done = CliRunner().invoke(app, ["train", "--images", "photos", "--out", "mine"])
+    assert done.exit_code == 3
+    for line in (
+        "full    1.000  1.000",
+        "tgem    0.600  0.500 (0.400 to 0.600)",
+        "95 % intervals for these modules, from 40 images in 12 groups",
+        "tgem minus fixed at the same rate, good images: 0.100 (-0.100 to 0.300); these images do not say which",
+        "mine: spends 0.600 of the encoder on 40 held-out images",
+        "here a fixed exit is as good for no more computation",
+        "left out: 4.png cannot be read",
+        "left out: 3 more images; mine-work names them",
+    ):
+        assert line in done.output
+    assert "5.png" not in done.output
+
+
+def test_images_left_out_are_those_of_packing_or_of_tars_in_place(tmp_path):
+    packed, folder = tmp_path / "photos", tmp_path / "results/features/vit/photos/test"
+    packed.mkdir()
+    write_json(packed / "packed.json", {"left_out": [["a.png", "cannot be read"]]})
+    folder.mkdir(parents=True)
+    skipped = [{"shard": "7.tar", "key": "k", "reason": "has no captions (.txt)"}]
+    recorded = {"backbone": {}, "dtype": "float16", "device": "cpu", "batch_size": 1, "versions": {}, "commit": "c"}
+    about = {"weights": "0" * 64, "preprocess": "", "logit_scale": 1.0, "logit_bias": None, "precision": "float32"}
+    sizes = {"schema_version": 1, "blocks": [1, 2], "widths": [8], "grids": [1], "n": 1, "prompts": "0" * 64}
+    parts = {
+        "shards": {},
+        "parts": {"0": {"n": 1, "rows": [1], "files": {"000.safetensors": "0" * 64}, "bytes": {"000.safetensors": 9}}},
+    }
+    write_json(
+        folder / "manifest.json", about | sizes | parts | {"skipped": skipped, "recorded": recorded, "files": {}}
+    )
+    in_packed = images_left_out(tmp_path, "vit", "photos", {"source": f"wds:{packed}"})
+    assert in_packed == [("a.png", "cannot be read")]
+    in_place = images_left_out(tmp_path, "vit", "photos", {"source": "tars:/elsewhere"})
+    assert in_place == [("7.tar::k", "has no captions (.txt)")]

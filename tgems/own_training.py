@@ -6,16 +6,15 @@ process of its own (Snakemake), and its output goes to a log file there.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
-import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 
@@ -28,7 +27,10 @@ from tgems.data.tar_index import index_shard
 from tgems.data.webdataset import shard_paths
 from tgems.errors import UserError
 from tgems.outputs import write_text
+from tgems.own_results import Reached, images_left_out, reached
 from tgems.runtime.export import from_results
+from tgems.runtime.folder import check_free
+from tgems.runtime.saved_config import is_saved
 from tgems.workflow_config import complete_config
 
 DATASET, LOG = "photos", "train.log"
@@ -39,42 +41,12 @@ PASSES, LEAST_STEPS = (8, 48), 200
 UNKNOWN_IMAGES = 10_000
 """Number of training images that is assumed where they are not counted before they are fetched."""
 POLICIES = ("full", "fixed", "saturation", "tgem")
-METRICS = {
-    "zeroshot_retrieval": {
-        "text_retrieval_recall@1": "images whose first text is right",
-        "image_retrieval_recall@1": "texts whose first image is right",
-    },
-    "self_retrieval": {"text_retrieval_recall@1": "images that are nearest to their own full encoding"},
-}
 TOTAL = re.compile(r"^total +(\d+)$")
+TARGET = 1
+"""Jobs of Snakemake that do nothing themselves: the one that asks for all results."""
 JOB = re.compile(r"^Job \d+: (.*)$")
 ERROR = re.compile(r"^(?:tgems[\w.]*: )?error: (.*)$")
 """Lines of Snakemake and of jobs: number of jobs, start of a job, why a job failed."""
-
-
-@dataclass(frozen=True)
-class Reached:
-    """What a T-GEM does with held-out images, beside other policies of equal rate.
-
-    Attributes:
-        n: Number of held-out images.
-        rate: Mean rate of the T-GEM, as a share of the full encoder.
-        rows: Policy, rate, and the value of each metric, by the names in `metrics`.
-        metrics: What the values are shares of.
-    """
-
-    n: int
-    rate: float
-    rows: list[tuple[str, float, list[float]]]
-    metrics: list[str]
-
-    @property
-    def fixed_is_as_good(self) -> bool:
-        """True if a fixed exit that costs no more than the T-GEM is at least as good in every metric."""
-        rows = {policy: (rate, values) for policy, rate, values in self.rows}
-        if "fixed" not in rows or rows["fixed"][0] > self.rate:
-            return False
-        return all(a >= b for a, b in zip(rows["fixed"][1], rows["tgem"][1], strict=True))
 
 
 def train(
@@ -90,7 +62,7 @@ def train(
     passes: int | None = None,
     skip_bad: bool = False,
     show: Callable[[str], None] = print,
-) -> Reached:
+) -> tuple[Reached, list[tuple[str, str]]]:
     """Train a T-GEM on one's own images and save it.
 
     Args:
@@ -104,27 +76,26 @@ def train(
         cores: Number of cores; None for all.
         device: Device that encodes images and texts, `cpu` or `cuda`.
         passes: Passes over the training images; None to choose them by the number of images.
-        skip_bad: Whether to leave out samples of tars that cannot be read, instead of stopping.
+        skip_bad: Whether to leave out images that cannot be read, instead of stopping.
         show: Function that prints a line of progress.
 
     Returns:
-        What was reached on held-out images.
+        What was reached on held-out images, and name and reason of each image that was left out.
 
     Raises:
         UserError: The images, the backbone or an option cannot be used, or a job of the workflow failed.
     """
-    work, cores = Path(work), cores or os.cpu_count() or 1
+    out, work, cores = Path(out), Path(work), cores or os.cpu_count() or 1
+    _check_places(images, out, work)
     with _locked(work):
-        dataset = own_dataset(images, work / DATASET, captions, cores)
-        if skip_bad:
-            dataset["on_bad_sample"] = "skip"
+        dataset = own_dataset(images, work / DATASET, captions, cores, skip_bad=skip_bad, note=show)
         name, config = configuration(model, pretrained, dataset, rate, cores, device, passes, _packed_images(dataset))
         complete_config(config)
         header = "# Written by `tgems train`; run again with: snakemake --cores all --configfile config.yaml\n"
         write_text(work / "config.yaml", header + yaml.safe_dump(config, sort_keys=False))
         _run_workflow(work, cores, device, show)
         from_results(work / "results", name, "tgem", rate).save_pretrained(out)
-        return reached(work / "results/tables/tradeoff.csv", dataset["task"], rate)
+        return reached(work / "results/tables", dataset["task"], rate), images_left_out(work, name, DATASET, dataset)
 
 
 def configuration(
@@ -172,27 +143,26 @@ def configuration(
     }
 
 
-def reached(table: Path, task: str, rate: float) -> Reached:
-    """Read what the T-GEM and other policies did with held-out images.
+def _check_places(images: str, out: Path, work: Path) -> None:
+    """Refuse folders that would mix with the images, or that hold something else, before anything is done.
 
-    Args:
-        table: `tradeoff.csv` of the run.
-        task: Task of the data set.
-        rate: Rate target of the run.
+    Raises:
+        UserError: The T-GEM's folder or the work folder is among the images, holds something else, or holds a T-GEM of
+            another work folder.
     """
-    points = pd.read_csv(table, dtype={"seed": str})
-    points = points[points["twin_of"].isna() & points["seed"].ne("mean")]
-    metrics = METRICS[task]
-    fixed = points[points["policy"].eq("fixed") & points["rate"].le(rate)]
-    chosen = points[points["policy"].isin(["full", "tgem", "saturation"])]
-    rows = []
-    for policy, part in [("fixed", fixed[fixed["rate"].eq(fixed["rate"].max())]), *chosen.groupby("policy")]:
-        values = part.drop_duplicates("metric").set_index("metric")["value"]
-        if len(part):
-            rows.append((str(policy), float(part["rate"].iloc[0]), [float(values[metric]) for metric in metrics]))
-    rows.sort(key=lambda row: ("full", "tgem", "saturation", "fixed").index(row[0]))
-    own = next(row for row in rows if row[0] == "tgem")
-    return Reached(int(points["n"].iloc[0]), own[1], rows, list(metrics.values()))
+    for option, place in (("--out", out), ("--work", work)):
+        if place.name in ("", ".."):
+            raise UserError(f"{option} {str(place)!r}: name a new folder")
+        if os.path.isdir(images) and place.resolve().is_relative_to(Path(images).resolve()):
+            raise UserError(
+                f"{option} {place}: is inside {images}, so that figures would be taken for images later; choose a "
+                "folder outside"
+            )
+    if work.resolve().is_relative_to(out.resolve()):
+        raise UserError(f"--work {work}: is inside --out {out}, which holds nothing but a T-GEM; choose another folder")
+    check_free(out)
+    if is_saved(out) and not (work / "config.yaml").is_file():
+        raise UserError(f"{out}: holds a T-GEM that was not trained in {work}; choose another --out, or delete it")
 
 
 def _absolute(pretrained: str) -> str:
@@ -214,15 +184,19 @@ def _packed_images(dataset: dict) -> int | None:
 
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
-    """Keep others out of the work folder.
+    """Keep others out of the work folder; it is deleted if nothing was put into it.
 
     Raises:
         UserError: Another `tgems train` uses it.
     """
     work.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(work / ".train.lock", timeout=0):
-            yield
+        with FileLock(work / ".train.lock", timeout=0) as lock:
+            try:
+                yield
+            finally:
+                if [path.name for path in work.iterdir()] == [Path(lock.lock_file).name]:
+                    shutil.rmtree(work, ignore_errors=True)
     except Timeout:
         raise UserError(f"{work}: another `tgems train` uses this folder; wait for it, or set --work") from None
 
@@ -249,7 +223,7 @@ def _run_workflow(work: Path, cores: int, device: str, show: Callable[[str], Non
                 log.write(line)
                 log.flush()
                 if found := TOTAL.match(line):
-                    total = int(found[1])
+                    total = int(found[1]) - TARGET
                 elif found := JOB.match(line):
                     started += 1
                     show(f"[{started}/{total}] {found[1].strip()}")

@@ -76,6 +76,8 @@ def read_configuration(files: Sequence[Path]) -> dict:
             found = yaml.safe_load(file.read_text())
         except FileNotFoundError:
             raise UserError(f"{file}: no such file; give a configuration such as configs/config.yaml") from None
+        except IsADirectoryError:
+            raise UserError(f"{file}: a folder, not a file; give a configuration such as configs/config.yaml") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: not YAML ({' '.join(str(error).split())[:100]}); correct it") from None
         if not isinstance(found, dict):

@@ -1,10 +1,15 @@
 import csv
+import io
+import shutil
 
-import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from tgems.data.own_division import divided, groups_of
 from tgems.data.own_images import own_dataset
+from tgems.data.own_packing import left_out
 from tgems.data.webdataset import Sample, SplitFiles, write_split
 from tgems.errors import UserError
 from tgems.workflow_config import complete_config
@@ -80,11 +85,15 @@ def test_packed_images_are_kept_until_an_image_changes(folder, tmp_path):
     assert (tmp_path / "out/train/0.tar").stat().st_mtime_ns > before
 
 
+def image(color):
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8), color).save(data, "PNG")
+    return data.getvalue()
+
+
 def tars(folder, count, captions):
     for number in range(count):
-        made = [
-            Sample(f"{i:03d}", np.random.default_rng([number, i]).bytes(9), "jpg", captions=captions) for i in range(10)
-        ]
+        made = [Sample(f"{i:03d}", image((number, i, 0)), "png", captions=captions) for i in range(10)]
         write_split(made, folder / str(number), 10)
         (folder / str(number) / "0.tar").rename(folder / f"{number:05d}.tar")
 
@@ -116,6 +125,126 @@ def test_data_sets_on_the_hub_keep_what_is_known_of_them():
         own_dataset("cifar10", None)
 
 
+def roles(entry):
+    """Role of each image, by its bytes; a list if it is in several."""
+    found = {}
+    for role, part in samples(entry).items():
+        for sample in part:
+            found.setdefault(sample.image, set()).add(role)
+    return found
+
+
+@pytest.mark.parametrize("columns", ["path,group", "caption,Path, Group "])
+def test_a_group_is_in_one_split_and_is_the_source_of_its_images(folder, tmp_path, columns):
+    named = sorted(folder.rglob("*.png"))
+    shutil.copy(named[0], folder / "same.png")  # joins what belongs to no group to group g0
+    rows = [
+        (path.relative_to(folder), "" if i == 29 else f"g{i // 2 if i < 20 else i}") for i, path in enumerate(named)
+    ]
+    with_captions = columns.startswith("caption")
+    lines = [
+        f"a photo {i},{path},{group}" if with_captions else f"{path},{group}" for i, (path, group) in enumerate(rows)
+    ]
+    lines += ["another,same.png,"] if with_captions else []
+    (folder / "captions.csv").write_text("\n".join([columns, *lines]))
+    entry = own_dataset(str(folder), tmp_path / "out")
+    found = roles(entry)
+    assert all(len(role) == 1 for role in found.values()), "images with identical bytes are in one split"
+    for i in range(0, 20, 2):
+        assert found[named[i].read_bytes()] == found[named[i + 1].read_bytes()]
+    assert sum(map(len, samples(entry).values())) == 31, "images without a row are used too"
+    sources = {}
+    for sample in (sample for part in samples(entry).values() for sample in part):
+        sources.setdefault(str(sample.metadata.get("sources")), []).append(sample.image)
+    assert len(sources.pop("None")) == 10 and sorted(map(len, sources.values())) == [2] * 9 + [3]
+    assert entry["task"] == ("zeroshot_retrieval" if with_captions else "self_retrieval")
+
+
+def test_identical_images_without_a_table_are_in_one_split(folder, tmp_path):
+    for path in folder.rglob("*.png"):
+        shutil.copy(path, path.with_suffix(".copy.png"))
+    assert all(len(role) == 1 for role in roles(own_dataset(str(folder), tmp_path / "out")).values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=20, max_size=120), st.integers(0, 3))
+def test_divided_groups_stay_whole_and_each_image_is_used_once(names, seed):
+    groups = groups_of([str(name) for name in names], list(range(len(names))), lambda place: b"")
+    assert all((names[i] == names[j]) == (groups[i] == groups[j]) for i in range(20) for j in range(20))
+    try:
+        parts = divided(groups, seed, "here")
+    except UserError as error:
+        assert len(set(names)) < 20 or "too large" in str(error)
+        return
+    assert sorted(place for part in parts.values() for place in part) == list(range(len(names)))
+    roles_of = {}
+    for role, part in parts.items():
+        for place in part:
+            roles_of.setdefault(names[place], set()).add(role)
+    assert all(len(role) == 1 for role in roles_of.values())
+    held, largest = len(names) // 5, max(names.count(name) for name in names)
+    assert all(4 <= len(parts[role]) < held + largest for role in ("validation", "test"))
+
+
+@pytest.mark.parametrize("captions", [True, False, "tars"])
+def test_images_that_cannot_be_read_are_left_out_and_listed(folder, tmp_path, captions):
+    if captions == "tars":
+        (tmp_path / "in").mkdir()
+        made = [Sample(f"{i:03d}", b"hello" if i == 3 else image((i, 0, 0))) for i in range(30)]
+        write_split(made, tmp_path / "one", 30)
+        (tmp_path / "one/0.tar").rename(tmp_path / "in/0.tar")
+        source, bad = f"tars:{tmp_path / 'in'}", "0.tar::003"
+    else:
+        if captions:
+            captioned(folder)
+        (folder / "000.png").write_bytes(b"hello")
+        source, bad = str(folder), "000.png"
+    with pytest.raises(UserError, match=rf"{bad}: cannot be read \(.*\); correct it, or leave it out with --skip-bad"):
+        own_dataset(source, tmp_path / "out")
+    entry = own_dataset(source, tmp_path / "out", skip_bad=True)
+    assert sum(map(len, samples(entry).values())) == N - 1
+    for _ in range(2):  # also when nothing is packed anew
+        ((name, reason),) = left_out(tmp_path / "out")
+        assert name.endswith(bad) and reason.startswith("cannot be read (not an image")
+        assert own_dataset(source, tmp_path / "out", skip_bad=True) == entry
+    with pytest.raises(UserError, match="cannot be read"):
+        own_dataset(source, tmp_path / "out")
+
+
+def test_images_that_are_not_used_are_counted(folder, tmp_path):
+    captioned(folder)
+    (folder / "later.HEIC").write_bytes(b"")
+    Image.new("RGB", (9, 9)).save(folder / "new.png")
+    notes = []
+    own_dataset(str(folder), tmp_path / "out", note=notes.append)
+    assert [note.split(" in ")[0] for note in notes] == ["not used: 1 .heic", "not used: 1 of 31 images"]
+
+
+TABLES = {
+    "path;caption\n000.png;a": "its columns are separated by semicolons; save it as CSV with commas",
+    "path\tcaption\n000.png\ta": "separated by tabs",
+    "path\n000.png": "there is no column 'caption'",
+    "path,caption\n000.png,\n": "row 2: column 'caption' is empty",
+    "path,caption\n000.png,a\n003.png,a": "all captions are 'a', which tells no image from another",
+    "path,group\n000.png,a\n./000.png,b": "row 2: image .*000.png is in group 'a' and, in another row, in 'b'",
+    "path,group\ngone.png,a": "row 2: image .*gone.png: there is no such image; correct it",
+    "path,group\n000.gif,a": "row 2: image .*000.gif: not an image file",
+    "path,group\n"
+    + "".join(f"{i:03d}.png,a\n" for i in range(0, N, 3))
+    + "".join(
+        f"below/{i:03d}.png,b\n" for i in range(N) if i % 3
+    ): "holds 30 images in 2 groups, since images with a common group or identical bytes stay together",
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_that_cannot_be_used_are_one_line(folder, tmp_path, table):
+    (folder / "captions.csv").write_text(table)
+    with pytest.raises(UserError, match=TABLES[table]) as caught:
+        own_dataset(str(folder), tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out/packed.json").exists()
+
+
 def test_bad_images_end_with_one_line(folder, tmp_path):
     def fails(message, images=folder, **options):
         with pytest.raises(UserError, match=message) as caught:
@@ -126,7 +255,10 @@ def test_bad_images_end_with_one_line(folder, tmp_path):
     fails("no .tar file in this folder", f"tars:{folder}")
     fails("is for a folder of image files", f"wds:{folder}", captions=folder / "c.csv")
     (tmp_path / "empty").mkdir()
-    fails("no image .* in this folder", tmp_path / "empty")
+    fails("no image .* in this folder, or below it; check the name", tmp_path / "empty")
+    (tmp_path / "empty/a.HEIC").write_bytes(b"")
+    fails("convert 1 .heic to JPEG or PNG", tmp_path / "empty")
+    fails("--images '': there is no such folder", "")
     (folder / "few").mkdir()
     Image.new("RGB", (8, 8)).save(folder / "few/a.png")
     fails("holds 1 images; training and testing a T-GEM takes 20", folder / "few")
@@ -135,4 +267,13 @@ def test_bad_images_end_with_one_line(folder, tmp_path):
     (folder / "captions.csv").unlink()
     (folder / "000.png").write_bytes(b"no image")
     fails("000.png: cannot be read")
+    (folder / "captions.csv").mkdir()
+    fails("captions.csv: a folder, not a file")
+    (folder / "captions.csv").rmdir()
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"no image")
+    fails("holds 31 images in 1 groups")
+    for i, path in enumerate(folder.rglob("*.png")):
+        path.write_bytes(b"no image" * (i + 1))
+    fails("none of 19 images for train can be read", skip_bad=True)
     assert not (tmp_path / "out/packed.json").exists()

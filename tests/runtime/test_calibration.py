@@ -18,7 +18,7 @@ from tgems.runtime import calibration, own_fit
 from tgems.runtime.calibration import calibrate
 from tgems.runtime.folder import load
 from tgems.runtime.model import EarlyExitCLIP
-from tgems.runtime.own_folder import save_calibrations
+from tgems.runtime.own_folder import save_calibration
 from tgems.runtime.own_outputs import own_outputs, text_embeddings
 
 WITH_THRESHOLDS = [name for name, policy in POLICIES.items() if policy.runs and policy.adaptive]
@@ -165,7 +165,7 @@ def test_saved_thresholds_are_used_and_the_rest_stays(saved, pictures, fresh, tm
     before = read_json(folder / "config.json")
     model = EarlyExitCLIP.from_pretrained(folder, backbone=f"local-dir:{ROOT}/assets/backbones/demo-vit-8")
     model.calibrate(fresh[:100], "mine", rate=0.4)
-    save_calibrations(model.backbone, model.early_exit, folder)
+    save_calibration(model.backbone, model.early_exit, folder, "mine")
     after = read_json(folder / "config.json")
     assert list(after["calibrations"]) == [*before["calibrations"], "mine"]
     made = after["calibrations"].pop("mine")["made"]
@@ -204,7 +204,7 @@ def test_an_interrupted_write_leaves_the_folder_as_it_was(saved, fresh, tmp_path
 
     monkeypatch.setattr("tgems.runtime.folder.model_card", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        save_calibrations(model.backbone, model.early_exit, folder)
+        save_calibration(model.backbone, model.early_exit, folder, "mine")
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 

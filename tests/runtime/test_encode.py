@@ -38,6 +38,20 @@ def interrupted(model, images, out, monkeypatch, **options):
             index.encode_images(model, "m", images, out, **options)
 
 
+def test_an_image_that_is_named_twice_counts_once(saved, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures)
+    output = tgems("encode", "01.png", pictures / "01.png", "./below/../01.png", "-m", saved, "-o", tmp_path / "i")
+    assert "1 images in" in output and list(pd.read_parquet(tmp_path / "i")["image"]) == ["01.png"]
+
+
+def test_a_name_that_is_not_utf_8_is_escaped(saved, pictures, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(pictures / "01.png", odd)
+    tgems("encode", odd, "-m", saved, "-o", tmp_path / "i.parquet")
+    assert list(pd.read_parquet(tmp_path / "i.parquet")["image"]) == [f"{tmp_path}/caf\\xe9.png"]
+    assert "caf\\xe9.png" in tgems("search", "a red four", "-i", tmp_path / "i.parquet", "-m", saved)
+
+
 def test_encode_takes_files_folders_globs_and_tars(saved, pictures, demo_data, tmp_path, make):
     tar = demo_data / "scenes/test/0.tar"
     words = [pictures / "01.png", pictures / "below", f"{pictures}/*.png", tar]

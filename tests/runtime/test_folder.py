@@ -20,7 +20,17 @@ from tgems.errors import UserError
 from tgems.provenance import read_json
 from tgems.runtime.folder import tensors_of
 from tgems.runtime.model import EarlyExitCLIP
-from tgems.runtime.saved_config import FILES
+from tgems.runtime.own_folder import save_calibration
+from tgems.runtime.saved_config import FILES, read_config
+
+
+def test_thresholds_that_two_processes_fit_at_once_are_all_kept(saved, tmp_path, demo_backbone):
+    folder = shutil.copytree(saved, tmp_path / "g")
+    early = EarlyExitCLIP.from_pretrained(folder, backbone=demo_backbone).early_exit
+    for name in ("one", "two"):  # neither knows of the other
+        own = replace(early, calibrations=early.calibrations | {name: early.calibrations["scenes"]})
+        save_calibration(demo_backbone, own, folder, name)
+    assert list(read_config(folder).calibrations) == ["scenes", "digits", "one", "two"]
 
 
 @pytest.mark.parametrize("policy", RUNNABLE)

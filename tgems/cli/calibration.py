@@ -48,7 +48,11 @@ def calibrate(
 
     `--rate 0.5` spends half of the encoder on average. `--keep 0.98` finds the lowest rate at which, with 95 percent
     confidence, 98 percent of the next images keep their best text of `--texts`; without texts, images keep on average
-    98 percent of their ten nearest neighbours among the images.
+    98 percent of their ten nearest neighbours among the images. One of the two is needed.
+
+    `tgems calibrate my-tgem photos --rate 0.5 --name half`
+
+    `tgems calibrate my-tgem photos --keep 0.9 --texts queries.txt --name kept`
 
     Ends with code 3 if images were left out, or if the rate will not be met.
     """
@@ -56,7 +60,7 @@ def calibrate(
     from tgems.runtime.calibration import LARGEST_SAMPLE
     from tgems.runtime.image_files import find_images
     from tgems.runtime.model import EarlyExitCLIP
-    from tgems.runtime.own_folder import require_free_name, save_calibrations
+    from tgems.runtime.own_folder import require_free_name, save_calibration
 
     require_free_name(folder, name, replace)
     lines = None if texts is None else read_lines(texts)
@@ -81,7 +85,7 @@ def calibrate(
             by_time=by_time,
             advance=lambda n: progress.advance(task, n),
         )
-    save_calibrations(loaded.backbone, loaded.early_exit, folder)
+    save_calibration(loaded.backbone, loaded.early_exit, folder, name)
     expected = done.forecast
     if keep is not None:
         what = "of their ten nearest neighbours" if lines is None else f"of their best of {len(lines):,} texts"

@@ -15,7 +15,8 @@ def estimate(
     cores: Annotated[int | None, typer.Option(min=1, help="Number of cores; the default is those of here.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Time to measure the throughput of one core.")] = 20,
     gmacs_per_second: Annotated[
-        float | None, typer.Option(min=0.001, help="Throughput of one core in encoding, instead of measuring it.")
+        float | None,
+        typer.Option(min=0.001, max=1e9, help="Throughput of one core in encoding, instead of measuring it."),
     ] = None,
 ) -> None:
     """Estimate images, texts, multiply-accumulates, hours and disk of a run by stage. Needs no network.
@@ -23,6 +24,8 @@ def estimate(
     Multiply-accumulates follow from closed forms, and hours from the throughput of one core, which is measured with
     random weights. They assume that work is shared by all cores, that a stage takes at least as long as its longest
     job, and that stages do not overlap; downloads and the measuring of speed are not included.
+
+    `tgems estimate configs/laptop.yaml --cores 8`, or `tgems estimate my-tgem-work/config.yaml` after `tgems train`
     """
     from tgems.run_estimate import CountedWorkload, read_configuration, stages, table
     from tgems.throughput import Throughput, measure

@@ -38,7 +38,7 @@ def encode(
     workers: Workers = 0,
     device: Device = "cpu",
     calibration: Annotated[
-        str | None, typer.Option(help="Data set whose thresholds to use (see `tgems info`); the default is the first.")
+        str | None, typer.Option(help="Thresholds to use: a name that `tgems info` lists; the default is the first.")
     ] = None,
     max_rate: Annotated[
         float | None, typer.Option(help="No image may cost more than this share of the encoder.")
@@ -55,8 +55,11 @@ def encode(
     """Encode images, each as far as it needs, into a Parquet file that `tgems search` reads.
 
     Columns: image, exit_block, rate (of the full encoder), embedding (unit vector), and what made it. A killed run goes
-    on where it stopped if called again. Ends with code 3 if images were left out, or if the mean rate differs from
-    `--hold-rate` by more than .01.
+    on where it stopped if called again.
+
+    `tgems encode photos --model my-tgem --calibration half --out photos.parquet`
+
+    Ends with code 3 if images were left out, or if the mean rate differs from `--hold-rate` by more than .01.
     """
     from tgems.runtime.image_files import find_images
     from tgems.runtime.index import encode_images
@@ -105,6 +108,8 @@ def search(
     trust_policy_file: TrustedFile = None,
 ) -> None:
     """Search indices for a text: the images most alike, by cosine.
+
+    `tgems search "a red four" --index photos.parquet -k 5`
 
     Ends with code 3 and a warning where embeddings come from different models or settings.
     """

@@ -36,6 +36,8 @@ def export(
 ) -> None:
     """Save a trained T-GEM of a finished run as a folder that can be used, shared and evaluated.
 
+    `tgems export demo-vit-8 my-tgem --policy tgem --rate 0.6`
+
     Call it in the folder that the run was made in, since backbones are named relative to it.
     """
     from tgems.runtime.export import from_results

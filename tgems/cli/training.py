@@ -5,7 +5,11 @@ from typing import Annotated
 
 import typer
 
-from tgems.cli.console import command, print_table, say
+from tgems.cli.console import ATTENTION, command, print_table, say, warn
+from tgems.cli.own_images import SkipBad
+
+NAMED = 5
+"""Number of images that were left out that are named."""
 
 
 @command()
@@ -29,7 +33,7 @@ def train(
     ] = 0.6,
     captions: Annotated[
         Path | None,
-        typer.Option(help="CSV with columns path and caption, for a folder; the default is its captions.csv."),
+        typer.Option(help="CSV with columns path, caption, group, for a folder; the default is its captions.csv."),
     ] = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder for features, modules, tables and figures; the default is OUT-work.")
@@ -39,22 +43,35 @@ def train(
     passes: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training images; chosen by their number by default.")
     ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out samples of tars that cannot be read.")
-    ] = False,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Train a T-GEM on your own images, captioned or not, and say what it does with images that were held out.
 
     Images without captions are enough: exits then learn to imitate the full encoder. A run that was interrupted goes
-    on where it stopped if it is called again.
+    on where it stopped if it is called again. Images with the same `group`, or with identical bytes, are never divided
+    between training and testing.
+
+    `tgems train --model ViT-B-32 --images photos --rate 0.6 --out my-tgem`
+
+    Ends with code 3 if images were left out.
     """
     from tgems.own_training import train as train_on
 
-    work = work or out.with_name(f"{out.name}-work")
-    found = train_on(model, pretrained, images, rate, out, work, captions, cores, device, passes, skip_bad, say)
+    work = work or out.parent / f"{out.name}-work"
+    found, bad = train_on(model, pretrained, images, rate, out, work, captions, cores, device, passes, skip_bad, say)
     header = ("policy", "rate", *found.metrics)
-    print_table(header, ((name, f"{r:.3f}", *(f"{value:.3f}" for value in values)) for name, r, values in found.rows))
+    print_table(header, ((name, f"{r:.3f}", *map(str, values)) for name, r, values in found.rows))
+    groups = "" if found.n_sources == found.n else f" in {found.n_sources:,} groups"
+    say(f"in parentheses: 95 % intervals for these modules, from {found.n:,} images{groups}")
+    for one in found.differences:
+        say(f"tgem minus {one.competitor} at the same rate, {one.metric}: {one.gain}; {one.verdict}")
     say(f"{out}: spends {found.rate:.3f} of the encoder on {found.n:,} held-out images; see `tgems info {out}`")
     if found.fixed_is_as_good:
         say("here a fixed exit is as good for no more computation; images then need no gate (policy fixed)")
     say(f"tables and figures are in {work / 'results'}")
+    for name, reason in bad[:NAMED]:
+        warn(f"left out: {name} {reason}")
+    if len(bad) > NAMED:
+        warn(f"left out: {len(bad) - NAMED:,} more images; {work} names them in packed.json or manifest.json")
+    if bad:
+        raise typer.Exit(ATTENTION)

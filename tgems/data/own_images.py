@@ -4,40 +4,49 @@ A folder, or a few tars, is packed into shards of three splits, drawn at random;
 divided by whole shards, and left where they are. Images without captions get the task `self_retrieval`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Sequence
+from os.path import lexists
 from pathlib import Path
 
-import numpy as np
-
-from tgems.data.dataset_entries import ROLES, given
-from tgems.data.decoding import ImageError, open_rgb
-from tgems.data.pack import packed_samples, read_rows
+from tgems.data.captions_table import images_of_table
+from tgems.data.dataset_entries import given
+from tgems.data.own_division import HELD_OUT
+from tgems.data.own_packing import OwnImage, packed, suffix_of
 from tgems.data.tar_index import IMAGE_SUFFIXES, index_shard
-from tgems.data.webdataset import Sample, read_shard, write_prompts, write_split
-from tgems.errors import UserError, nearest, reading, reason
-from tgems.outputs import write_json
-from tgems.provenance import digest_json, read_json
+from tgems.errors import UserError, reading
 
-IMAGE_COLUMNS = ("path", "image", "file", "filename", "file_name", "filepath")
-CAPTION_COLUMNS = ("caption", "captions", "text", "title")
-HELD_OUT = 2_000
-"""Most images of validation, and of test; each is otherwise a fifth of packed images, or a tenth of the tars."""
-FEWEST = 20
 DIVISIBLE = 5
 """Fewest tars that are divided by whole tars."""
+OTHER_IMAGES = ("heic", "heif", "avif", "gif", "bmp", "tif", "tiff", "jfif", "jxl", "dng", "cr2", "nef", "arw")
+"""Suffixes of images that are not read, which the user is told about."""
 
 
-def own_dataset(images: str, out: Path, captions: Path | None = None, shards: int = 1, seed: int = 0) -> dict:
+def own_dataset(
+    images: str,
+    out: Path,
+    captions: Path | None = None,
+    shards: int = 1,
+    seed: int = 0,
+    skip_bad: bool = False,
+    note: Callable[[str], None] = lambda line: None,
+) -> dict:
     """Return the entry of the configuration for one's own images, and pack them where that is necessary.
+
+    Packed images with a common group, and images with identical bytes, are in one split, and the group is their source
+    (docs/method.md#uncertainty).
 
     Args:
         images: `FOLDER` of image files, `tars:FOLDER` as img2dataset writes it, `wds:FOLDER` or `hub:ORG/REPO` in
             clip_benchmark's layout, or the name of a known data set.
         out: Folder to pack images into; what it holds already is kept if the images are the same.
-        captions: CSV with a row per caption; None for `captions.csv` in the folder, if there is one.
+        captions: CSV with a row per caption, and optionally a group of images that belong together; None for
+            `captions.csv` in the folder, if there is one.
         shards: Least number of training shards, which are encoded side by side.
         seed: Seed of the division into training, validation and test images.
+        skip_bad: Whether to leave out images that cannot be read; `tgems.data.own_packing.left_out` lists those that
+            would have been packed.
+        note: Function that is told about images that are not used.
 
     Returns:
         Entry of `datasets`, with absolute paths.
@@ -48,22 +57,35 @@ def own_dataset(images: str, out: Path, captions: Path | None = None, shards: in
     scheme, colon, rest = images.partition(":")
     if captions is not None and (colon or not Path(images).is_dir()):
         raise UserError(f"--captions {captions}: is for a folder of image files, but --images is {images!r}")
+    skip = {"on_bad_sample": "skip"} if skip_bad else {}
     if scheme == "hub" or images in given():
-        return _on_the_hub(images)
+        return _on_the_hub(images) | skip
     if scheme == "wds":
-        return {"source": f"wds:{Path(rest).resolve()}", "task": "zeroshot_retrieval"}
+        return {"source": f"wds:{Path(rest).resolve()}", "task": "zeroshot_retrieval"} | skip
     if scheme == "tars":
-        return _tars(Path(rest).resolve(), Path(out), shards, seed)
+        tars = _tars_in(Path(rest).resolve())
+        if len(tars) >= DIVISIBLE:
+            return _divided_by_tars(tars) | skip
+        found, task = _images_of_tars(tars)
+        return packed(found, task, str(tars[0].parent), tars, Path(out), shards, seed, skip_bad)
     folder = Path(images)
     with reading(folder, "check the name"):
-        if not folder.is_dir():
+        if not images.strip() or not folder.is_dir():
             raise UserError(
                 f"--images {images!r}: there is no such folder; write FOLDER, tars:FOLDER, wds:FOLDER or hub:ORG/REPO"
             )
-    table = captions or (folder / "captions.csv" if (folder / "captions.csv").is_file() else None)
+    folder = folder.resolve()
+    table = captions or (folder / "captions.csv" if lexists(folder / "captions.csv") else None)
+    files = _image_files(folder, note)
     if table is None:
-        return _without_captions(folder.resolve(), Path(out), shards, seed)
-    return _with_captions(folder.resolve(), Path(table), Path(out), shards, seed)
+        found, task, place = [OwnImage(str(path), path) for path in files], "self_retrieval", folder
+    else:
+        found, task, place = *images_of_table(Path(table), folder, files), table
+        used = {image.file for image in found}
+        if unused := sum(path not in used for path in files):
+            note(f"not used: {unused:,} of {len(files):,} images in {folder}, which have no row in {table}")
+    listed = [*filter(None, [table]), *(image.file for image in found)]
+    return packed(found, task, str(place), listed, Path(out), shards, seed, skip_bad)
 
 
 def _on_the_hub(images: str) -> dict:
@@ -76,116 +98,50 @@ def _on_the_hub(images: str) -> dict:
     return {key: known[0][key] for key in ("source", "task", "splits", "revision")}
 
 
-def _tars(folder: Path, out: Path, shards: int, seed: int) -> dict:
+def _tars_in(folder: Path) -> list[Path]:
     with reading(folder, "check the name"):
         tars = sorted(folder.glob("*.tar"))
     if not tars:
         raise UserError(f"{folder}: no .tar file in this folder, or no such folder; check the name")
-    last = index_shard(tars[-1], "zeroshot_retrieval", one_caption=True)
-    captioned = any(entry.captions for entry in last)
-    task = "zeroshot_retrieval" if captioned else "self_retrieval"
-    if len(tars) >= DIVISIBLE:
-        held = min(max(HELD_OUT // len(last), 1), max(len(tars) // 10, 1))
-        ends = len(tars) - 2 * held, len(tars) - held
-        splits = {"train": f"[:{ends[0]}]", "validation": f"[{ends[0]}:{ends[1]}]", "test": f"[{ends[1]}:]"}
-        return {"source": f"tars:{folder}", "task": task, "splits": splits}
-    keys = [(tar, entry.key) for tar in tars for entry in index_shard(tar, task, one_caption=True)]
-    parts = _divided(len(keys), seed, str(folder))
-    role = {keys[place]: name for name, places in parts.items() for place in places}
-    number = {key: f"s{place:07d}" for place, key in enumerate(keys)}
-
-    def samples(name: str) -> Iterator[Sample]:
-        for tar in tars:
-            for sample in read_shard(tar, task, one_caption=True):
-                if role[tar, sample.key] == name:
-                    yield replace(sample, key=number[tar, sample.key])
-
-    return _packed(out, parts, shards, _state(tars, task), samples, task)
+    return tars
 
 
-def _without_captions(folder: Path, out: Path, shards: int, seed: int) -> dict:
+def _task_of(tar: Path) -> tuple[str, int]:
+    """Return the task of a tar, which says whether its samples have captions, and its number of samples."""
+    entries = index_shard(tar, "zeroshot_retrieval", one_caption=True)
+    return ("zeroshot_retrieval" if any(entry.captions for entry in entries) else "self_retrieval"), len(entries)
+
+
+def _divided_by_tars(tars: Sequence[Path]) -> dict:
+    task, samples = _task_of(tars[-1])
+    held = min(max(HELD_OUT // samples, 1), max(len(tars) // 10, 1))
+    ends = len(tars) - 2 * held, len(tars) - held
+    splits = {"train": f"[:{ends[0]}]", "validation": f"[{ends[0]}:{ends[1]}]", "test": f"[{ends[1]}:]"}
+    return {"source": f"tars:{tars[0].parent}", "task": task, "splits": splits}
+
+
+def _images_of_tars(tars: Sequence[Path]) -> tuple[list[OwnImage], str]:
+    """Return the samples of a few tars, and their task; a sample with a single source is of the group of this name."""
+    task, _ = _task_of(tars[-1])
+    found = []
+    for tar in tars:
+        for entry in index_shard(tar, task, one_caption=True):
+            sources = entry.metadata.get("sources", [])
+            group = sources[0] if len(sources) == 1 else None
+            found.append(OwnImage(f"{tar}::{entry.key}", tar, entry, entry.captions, group))
+    return found, task
+
+
+def _image_files(folder: Path, note: Callable[[str], None]) -> list[Path]:
+    """Find the images in a folder and below, and tell about files that are images of other formats."""
     with reading(folder, "check that you may read it"):
-        files = sorted(path for path in folder.rglob("*") if _suffix(path) in IMAGE_SUFFIXES and path.is_file())
+        every = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in every if suffix_of(path) in IMAGE_SUFFIXES]
+    others = Counter(suffix_of(path) for path in every if suffix_of(path) in OTHER_IMAGES)
+    counted = ", ".join(f"{count:,} .{suffix}" for suffix, count in sorted(others.items()))
     if not files:
-        raise UserError(f"{folder}: no image ({', '.join(IMAGE_SUFFIXES)}) in this folder; check the name")
-    parts = _divided(len(files), seed, str(folder))
-
-    def samples(name: str) -> Iterator[Sample]:
-        for place in parts[name]:
-            try:
-                data = files[place].read_bytes()
-                open_rgb(data)
-            except (OSError, ImageError) as error:
-                raise UserError(
-                    f"{files[place]}: cannot be read ({reason(error)}); mend it, or move it elsewhere"
-                ) from error
-            yield Sample(f"s{place:07d}", data, _suffix(files[place]))
-
-    return _packed(out, parts, shards, _state(files, "self_retrieval"), samples, "self_retrieval")
-
-
-def _with_captions(folder: Path, table: Path, out: Path, shards: int, seed: int) -> dict:
-    rows = read_rows(table)
-    image, caption = (_column(table, list(rows.columns), names) for names in (IMAGE_COLUMNS, CAPTION_COLUMNS))
-    rows = read_rows(table, image, caption)
-    names = rows[image].unique()
-    parts = _divided(len(names), seed, str(table))
-
-    def samples(name: str) -> Iterator[Sample]:
-        own = rows[rows[image].isin(set(names[parts[name]]))]
-        return packed_samples(folder, table, own, image, caption, None)
-
-    listed = [table, *(folder / name for name in names)]
-    return _packed(out, parts, shards, _state(listed, "zeroshot_retrieval"), samples, "zeroshot_retrieval")
-
-
-def _column(table: Path, columns: Sequence[str], wanted: tuple[str, ...]) -> str:
-    found = [name for name in wanted if name in columns]
-    if not found:
-        raise UserError(f"{table}: there is no column {wanted[0]!r}; {nearest(wanted[0], columns)}")
-    return found[0]
-
-
-def _suffix(path: Path) -> str:
-    return path.suffix.lower().removeprefix(".")
-
-
-def _divided(n: int, seed: int, place: str) -> dict[str, list[int]]:
-    """Divide images into roles at random; within a role they keep their order."""
-    if n < FEWEST:
-        raise UserError(
-            f"{place}: holds {n} images; training and testing a T-GEM takes {FEWEST} at least, better 1,000"
-        )
-    order, held = np.random.default_rng(seed).permutation(n), min(n // 5, HELD_OUT)
-    ends = {"train": order[2 * held :], "validation": order[:held], "test": order[held : 2 * held]}
-    return {role: sorted(ends[role].tolist()) for role in ROLES}
-
-
-def _state(files: Sequence[Path], task: str) -> str:
-    """Return a digest of the names, sizes and times of files, which changes when an image does."""
-    state = []
-    for path in files:
-        found = path.stat() if path.is_file() else None
-        state.append([str(path), found and found.st_size, found and found.st_mtime_ns])
-    return digest_json([task, state])
-
-
-def _packed(
-    out: Path,
-    parts: dict[str, list[int]],
-    shards: int,
-    state: str,
-    samples: Callable[[str], Iterator[Sample]],
-    task: str,
-) -> dict:
-    """Write the splits, unless the folder holds them already."""
-    sizes = {role: -(-len(places) // (shards if role == "train" else 1)) for role, places in parts.items()}
-    wanted = {"images": state, "shard_sizes": sizes}
-    receipt = out / "packed.json"
-    if not (receipt.is_file() and read_json(receipt) == wanted):
-        receipt.unlink(missing_ok=True)
-        for role in parts:
-            write_split(samples(role), out / role, sizes[role])
-        write_prompts(out, None)
-        write_json(receipt, wanted)
-    return {"source": f"wds:{out.resolve()}", "task": task}
+        found = f"; convert {counted} to JPEG or PNG" if counted else ", or below it; check the name"
+        raise UserError(f"{folder}: no image ({', '.join(IMAGE_SUFFIXES)}) in this folder{found}")
+    if counted:
+        note(f"not used: {counted} in {folder}; convert them to JPEG or PNG")
+    return files

@@ -3,6 +3,7 @@
 docs/using-a-t-gem.md#your-own-images says how to use it, and docs/method.md#promises-of-quality why promises hold.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,9 @@ from tgems.runtime.own_outputs import own_outputs, text_embeddings
 
 LARGEST_SAMPLE = 10_000
 FEWEST = 20
+MOST_UPCOMING = 1_000_000
+"""Most of the next images that forecast and promise can be about; the bounds hardly change beyond."""
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,19 @@ def calibrate(
     return OwnCalibration(calibration, forecast, left_out, chosen_exits)
 
 
+def check_name(name: str) -> None:
+    """Refuse a name for thresholds that could not be read or typed.
+
+    Raises:
+        UserError: It is empty, too long, has white space around it, begins with a dash, or is not printable.
+    """
+    if not (0 < len(name) <= LONGEST_NAME and name == name.strip() and name.isprintable() and name[0] != "-"):
+        raise UserError(
+            f"name {name!r:.120}: cannot be the name of thresholds; use 1 to {LONGEST_NAME} characters without white "
+            "space around them, such as my-photos (--name)"
+        )
+
+
 def _check(
     early: EarlyExit,
     rate: float | None,
@@ -161,12 +178,19 @@ def _check(
     for name, value in (("rate", rate), ("keep", keep), ("confidence", confidence)):
         if value is not None and not (0 < value < 1 or (name == "rate" and value == 1)):
             raise UserError(f"{name} {value:g} is not between 0 and 1; write a share, such as 0.9")
-    if upcoming < 1:
-        raise UserError(f"upcoming {upcoming}: a forecast is about 1 image at least")
+    if not 1 <= upcoming <= MOST_UPCOMING:
+        raise UserError(f"upcoming {upcoming}: a forecast (--next) is about 1 to {MOST_UPCOMING:,} images")
     if texts is None and early.policy.needs_bank:
         raise UserError(f"policy {early.policy.name!r} looks at the texts, so that it needs them; give texts (--texts)")
     if texts is not None and not len(texts):
         raise UserError("there are no texts; give one at least")
+    if texts is not None and not isinstance(texts, Tensor) and len(set(texts)) < len(texts):
+        text, count = Counter(texts).most_common(1)[0]
+        raise UserError(
+            f"text {text!r:.60} is listed {count:,} times, so that none can be told to be best; list it once"
+        )
+    if texts is not None and keep is not None and len(texts) == 1:
+        raise UserError("there is 1 text (--texts), which is the best of all images whatever happens; give 2 at least")
 
 
 def _found(images: Sequence[ImageFile | str | Path]) -> list[ImageFile]:

@@ -89,7 +89,7 @@ def load_tokenizer(
 
 
 def require_device(device: str) -> None:
-    """Refuse a device that torch does not know or have.
+    """Refuse a device that torch does not know or have, or that holds no data.
 
     Raises:
         UserError: There is no such device.
@@ -97,7 +97,7 @@ def require_device(device: str) -> None:
     import torch
 
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"device {device!r} cannot be used ({first_line(error)}); use cpu, or cuda if there is a GPU"

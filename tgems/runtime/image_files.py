@@ -2,6 +2,7 @@
 
 import glob
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,9 @@ class ImageFile:
 
     @property
     def name(self) -> str:
-        """Path, or `TAR::KEY`."""
-        return str(self.path) if self.entry is None else f"{self.path}::{self.entry.key}"
+        """Path, or `TAR::KEY`; bytes of a path that are not UTF-8 are escaped, such as `caf\\xe9.png`."""
+        path = os.fsencode(self.path).decode("utf-8", "backslashreplace")
+        return path if self.entry is None else f"{path}::{self.entry.key}"
 
     def state(self) -> tuple[str, int, int]:
         """Return name, size in bytes and time of the last change in ns; zeros if it is gone."""
@@ -93,8 +95,13 @@ def decoded_batches(
     Raises:
         UserError: An image cannot be read, and `skip_bad` is false.
     """
-    loader = DataLoader(ImageFiles(images, preprocess), batch_size=batch_size, num_workers=workers, collate_fn=_as_is)
-    for batch in loader:
+    files = ImageFiles(images, preprocess)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "This DataLoader will create"
+        )  # more workers than cores are the user's choice
+        batches = iter(DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=_as_is))
+    for batch in batches:
         bad = [(images[place].name, found) for place, found in batch if isinstance(found, str)]
         if bad and not skip_bad:
             name, why = bad[0]
@@ -114,14 +121,20 @@ def find_images(words: Sequence[str]) -> list[ImageFile]:
     Raises:
         UserError: A word names nothing, or a file of unknown kind.
     """
-    found: dict[str, ImageFile] = {}
+    found: dict[tuple[str, str | None], ImageFile] = {}
     for word in words:
         with reading(word, "check the name, and that you may read it"):
-            paths = [Path(word)] if Path(word).exists() else [Path(p) for p in sorted(glob.glob(word, recursive=True))]
+            paths = (
+                [Path(word)]
+                if word.strip() and Path(word).exists()
+                else [Path(p) for p in sorted(glob.glob(word, recursive=True))]
+            )
         if not paths:
-            raise UserError(f"{word}: there is no such file, folder or match")
+            raise UserError(f"{word or repr(word)}: there is no such file, folder or match")
         for path in paths:
-            found |= {image.name: image for image in _images_of(path)}
+            for image in _images_of(path):  # a second time, it may be named in another way
+                key = os.path.abspath(image.path), image.entry and image.entry.key
+                found.setdefault(key, image)
     if not found:
         raise UserError(f"{' '.join(words)}: no image ({', '.join(IMAGE_SUFFIXES)}) and no tar with images")
     return list(found.values())

@@ -132,7 +132,7 @@ def encode_images(
 
     Raises:
         UserError: The policy looks at texts; an image cannot be read; none can; another process writes the file; or
-            parts of another run are in the way.
+            parts of another run, or a file that is no index, are in the way.
     """
     if model.early_exit.policy.needs_bank:
         raise UserError(
@@ -143,6 +143,8 @@ def encode_images(
         model.hold_rate(held_target(model.held))  # the stream begins here
     if os.path.isdir(out):
         raise UserError(f"{out}: a folder; name a Parquet file to write")
+    if os.path.isfile(out) and not _is_index(out):
+        raise UserError(f"{out}: is not an index of `tgems encode`, and would be lost; choose another --out")
     origin, parts = origin_of(model), out.with_name(f"{out.name}.parts")
     wanted = {"origin": origin, "images": digest_json([image.name for image in images])}
     encoder = _Encoder(model, batch_size, workers, skip_bad, advance)
@@ -159,6 +161,14 @@ def encode_images(
             if not any(parts.glob("*.parquet")):  # there are no parts to resume from
                 shutil.rmtree(parts, ignore_errors=True)
         return _join(parts, out, origin | {"model": name}, list(encoder.left_out.items()))
+
+
+def _is_index(path: Path) -> bool:
+    """Return whether a file is an index, which may be written anew."""
+    try:
+        return set(SCHEMA.names) <= set(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError):
+        return False
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tgems.errors import UserError
 from tgems.options import names_nearest_option
 from tgems.policies.online import HeldRate
 from tgems.runtime.buffered_engine import encode_stream
-from tgems.runtime.calibration import OwnCalibration, calibrate
+from tgems.runtime.calibration import OwnCalibration, calibrate, check_name
 from tgems.runtime.early_exit import EarlyExit, exits_within
 from tgems.runtime.engine import Encoded, encode_early
 from tgems.runtime.fetching import fetch
@@ -73,7 +73,7 @@ class EarlyExitCLIP(FrozenCLIP):
         for module in (self.heads, self.gates):
             if module is not None:
                 module.to(self.logit_scale.device)
-        self._set(calibration or next(iter(early_exit.calibrations)), max_rate, None, None)
+        self._set(next(iter(early_exit.calibrations)) if calibration is None else calibration, max_rate, None, None)
         self.eval().requires_grad_(False)
 
     def use_calibration(self, dataset: str) -> None:
@@ -140,6 +140,7 @@ class EarlyExitCLIP(FrozenCLIP):
         Images, options, result and errors are those of `tgems.runtime.calibration.calibrate`; one of `rate` and `keep`
         is needed. The text bank stays as it is.
         """
+        check_name(name)
         found = calibrate(self.backbone, self.early_exit, images, **options)
         self.early_exit = replace(
             self.early_exit, calibrations=self.early_exit.calibrations | {name: found.calibration}

@@ -40,8 +40,10 @@ def search_index(
         (score, image, exit block), best first; and warnings if embeddings are of mixed origin or of another backbone.
 
     Raises:
-        UserError: A file is missing, empty or no index, or embeddings differ in length.
+        UserError: The text is empty; a file is missing, empty or no index, or embeddings differ in length.
     """
+    if not text.strip():
+        raise UserError(f"text {text!r:.60}: is empty; write what to search for")
     table = pa.concat_tables([_read_index(path) for path in index])
     warnings = []
     for column in ORIGIN:

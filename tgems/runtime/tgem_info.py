@@ -51,8 +51,11 @@ def _range(thresholds: Sequence[float] | None) -> str:
 
 
 def threshold_rows(calibrations: dict[str, dict]) -> Rows:
-    """Return rows of data set, threshold, and mean rate on its validation images."""
-    return [(name, _range(c["thresholds"]), f"{c['rate_validation']:.3f}") for name, c in calibrations.items()]
+    """Return rows of data set, threshold, and mean rate on its validation images, if it was fitted on such images."""
+    return [
+        (name, _range(c["thresholds"]), "" if c.get("made") else f"{c['rate_validation']:.3f}")
+        for name, c in calibrations.items()
+    ]
 
 
 def own_rows(calibrations: dict[str, dict]) -> Rows:
