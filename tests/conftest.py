@@ -13,6 +13,8 @@ from filelock import FileLock
 from tgems.config.run import RunConfig
 
 ROOT = Path(__file__).parent.parent
+LONGEST_FIRST = ("tutorial", "slurm", "smoke", "code", "train", "keys", "hub", "laptop")
+"""Files of tests/workflow that take longest."""
 DEMO = {"pretrained": f"local-dir:{ROOT}/assets/backbones/demo-vit-8"}
 
 
@@ -31,6 +33,17 @@ def options(stage: str, **changes):
 def pytest_addoption(parser):
     """Add an option to use a finished run of the smoke configuration instead of running it."""
     parser.addoption("--smoke-run", type=Path, help="project of a finished run of `kill.py --reference`")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files that take longest first, so that processes of pytest-xdist end at about the same time."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST_FIRST)}
+
+    def place(item):
+        workflow = item.get_closest_marker("workflow") is not None
+        return not workflow, places.get(item.path.name, len(places)) if workflow else 0
+
+    items.sort(key=place)
 
 
 def copied(project: Path, folder: Path) -> Path:
