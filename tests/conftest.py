@@ -46,11 +46,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
-def copied(project: Path, folder: Path) -> Path:
-    """Copy a project with the times of its files, which Snakemake compares, and return the copy."""
-    return Path(shutil.copytree(project, folder, symlinks=True))
-
-
 @pytest.fixture(scope="session")
 def made_once(request, tmp_path_factory):
     """Function of a name and a function that fills a new folder; returns the folder.

@@ -1,7 +1,9 @@
 """Projects to run the workflow in."""
 
+import shutil
+from pathlib import Path
+
 import pytest
-from conftest import copied
 from running import finish_smoke, make_project
 
 
@@ -19,6 +21,5 @@ def smoke(made_once, pytestconfig, tmp_path_factory):
     once for all processes of pytest-xdist, or not at all with `--smoke-run`, and each process has a copy of its own,
     since Snakemake locks the folder that it works in.
     """
-    given = pytestconfig.getoption("--smoke-run")
-    finished = given or made_once("smoke", finish_smoke)
-    return copied(finished, tmp_path_factory.mktemp("smoke") / "project")
+    finished = pytestconfig.getoption("--smoke-run") or made_once("smoke", finish_smoke)
+    return Path(shutil.copytree(finished, tmp_path_factory.mktemp("smoke") / "project", symlinks=True))
