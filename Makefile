@@ -22,7 +22,7 @@ reproduce: .venv/.ready ## Run the embedded demo: tables, figures and results/re
 	snakemake --cores $(CORES) --report results/report.html --report-after-run $(ARGS)
 
 test: .venv/.ready ## Run the tests
-	pytest -n auto --dist loadfile $(ARGS)
+	pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.ready ## Check style and types
 	ruff check .

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tgems.config.run import RunConfig
 
 ROOT = Path(__file__).parent.parent
+LONGEST_FIRST = ("tutorial", "slurm", "smoke", "code", "train", "keys", "hub", "laptop")
+"""Files of tests/workflow that take longest."""
 DEMO = {"pretrained": f"local-dir:{ROOT}/assets/backbones/demo-vit-8"}
 
 
@@ -25,6 +28,43 @@ def variant(heads: int = 8, gates: int = 4, **changes) -> dict:
 def options(stage: str, **changes):
     """A section of the configuration with its defaults, except for some keys."""
     return RunConfig.model_fields[stage].annotation(**changes)
+
+
+def pytest_addoption(parser):
+    """Add an option to use a finished run of the smoke configuration instead of running it."""
+    parser.addoption("--smoke-run", type=Path, help="project of a finished run of `kill.py --reference`")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files that take longest first, so that processes of pytest-xdist end at about the same time."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST_FIRST)}
+
+    def place(item):
+        workflow = item.get_closest_marker("workflow") is not None
+        return not workflow, places.get(item.path.name, len(places)) if workflow else 0
+
+    items.sort(key=place)
+
+
+@pytest.fixture(scope="session")
+def made_once(request, tmp_path_factory):
+    """Function of a name and a function that fills a new folder; returns the folder.
+
+    All processes of pytest-xdist share it: the first to ask fills it, and the others wait.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if hasattr(request.config, "workerinput") else own
+
+    def make(name, fill):
+        folder, filled = shared / f"shared-{name}", shared / f"shared-{name}.filled"
+        with FileLock(shared / f"shared-{name}.lock"):
+            if not filled.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                fill(folder)
+                filled.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -105,12 +145,16 @@ def demo_folder(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory):
+def installed(made_once):
     """A wheel of this checkout, and the folder that it is installed in, apart from the checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
+    folder = made_once("wheel", _install_wheel)
+    (file,) = (folder / "dist").glob("tgems-*.whl")
+    return file, folder / "site"
+
+
+def _install_wheel(folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "dist", ROOT]
     subprocess.run(wheel, check=True, capture_output=True, text=True)
     (file,) = (folder / "dist").glob("tgems-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", file], check=True, capture_output=True)
-    return file, folder / "site"

@@ -10,6 +10,17 @@ from pathlib import Path
 from conftest import ROOT
 
 SMOKE = ("--configfile", "configs/smoke.yaml")
+WATCH = """
+import atexit, json, os, pathlib, re, sys
+
+@atexit.register
+def write_imported_files():
+    script = re.search(r"\\.snakemake/scripts/\\w+\\.(\\w+)\\.py$", (sys.argv or [""])[0])
+    if script:
+        modules = [m for name, m in list(sys.modules.items()) if name.split(".")[0] == "tgems"]
+        about = {"script": script[1], "files": [str(pathlib.Path(m.__file__).resolve()) for m in modules]}
+        pathlib.Path(os.environ["IMPORTED"], f"{os.getpid()}.json").write_text(json.dumps(about))
+"""
 PARTS = ("Snakefile", "workflow", "tgems", "configs", "assets", "environment.yml", "profiles")
 
 
@@ -32,6 +43,22 @@ def make_project(folder: Path) -> Path:
     for part in PARTS:
         (folder / part).symlink_to(ROOT / part)
     return folder
+
+
+def watched(project: Path) -> dict[str, str]:
+    """Environment in which each job writes which files of tgems it had imported at its end to the folder `imported`."""
+    for name in ("imported", "watch"):
+        (project / name).mkdir()
+    (project / "watch/sitecustomize.py").write_text(WATCH)
+    return {
+        "PYTHONPATH": os.pathsep.join((str(project / "watch"), str(ROOT))), "IMPORTED": str(project / "imported")
+    }  # fmt: skip
+
+
+def finish_smoke(folder: Path) -> None:
+    """Run the smoke configuration on two cores in a new project, whose jobs are watched."""
+    make_project(folder)
+    snakemake(folder, "--cores", "2", *SMOKE, environment=watched(folder))
 
 
 def planned(output: str) -> dict[str, int]:

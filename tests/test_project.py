@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import LONGEST_FIRST, ROOT
 
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 
@@ -69,6 +69,10 @@ def test_only_one_part_imports_a_framework(package, allowed):
         if re.search(rf"^\s*(import|from) {package}\b", p.read_text(), re.M)
     }
     assert importing <= allowed
+
+
+def test_files_that_are_tested_first_exist():
+    assert {f"tests/workflow/test_{name}.py" for name in LONGEST_FIRST} <= set(TRACKED)
 
 
 def test_files_stay_readable():

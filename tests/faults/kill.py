@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from processes import Job, Run, jobs_of, wait_for
-from running import SMOKE, make_project, snakemake
+from running import SMOKE, make_project, snakemake, watched
 
 WAYS = {
     "kill all": "SIGKILL to Snakemake and its jobs",
@@ -68,9 +68,9 @@ class Kill:
 HEADER = f"{'kill':>4}  {'way':<34} {'s':>6}  {'differ':>6}  {'outcome':<12} jobs that ran"
 
 
-def start(project: Path, *options: str) -> Run:
+def start(project: Path, *options: str, environment: dict[str, str] | None = None) -> Run:
     """Start the smoke configuration on two cores."""
-    return Run(project, "--cores", "2", *options, *SMOKE)
+    return Run(project, "--cores", "2", *options, *SMOKE, environment=environment)
 
 
 def results(project: Path) -> dict[str, bytes]:
@@ -213,11 +213,11 @@ def progress(line: str) -> None:
     print(line, flush=True)
 
 
-def measure(folder: Path) -> tuple[dict[str, bytes], float]:
-    """Run the reference, and return its results and its duration in seconds."""
-    project = make_project(folder / "reference")
+def measure(project: Path) -> tuple[dict[str, bytes], float]:
+    """Run the reference in a new folder, and return its results and its duration in seconds."""
+    make_project(project)
     began = time.monotonic()
-    run = start(project)
+    run = start(project, environment=watched(project))
     try:
         failed = run.wait(PATIENCE)
     finally:
@@ -236,12 +236,15 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="number of runs to kill (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments, as parts of a run (default: 0)")
     parser.add_argument("--keep", type=Path, help="new folder in which the runs are kept; else they are deleted")
+    parser.add_argument(
+        "--reference", type=Path, help="new folder in which the first run is kept, for `pytest --smoke-run`"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # after ending what was started
     folder = options.keep or Path(tempfile.mkdtemp(prefix="tgems-kill-"))
     rows: list[Kill] = []
     try:
-        reference, duration = measure(folder)
+        reference, duration = measure(options.reference or folder / "reference")
         progress(f"reference: {len(reference)} files in {duration:.1f} s\n{HEADER}")
         for number in range(options.kills):
             way = list(WAYS)[number % len(WAYS)]

@@ -20,14 +20,14 @@ FIELD_STATE, FIELD_SESSION, FIELD_STARTED = 0, 3, 19
 class Run:
     """A run of Snakemake in a session of its own, so that a signal can reach it with or without its jobs."""
 
-    def __init__(self, project: Path, *arguments: str):
+    def __init__(self, project: Path, *arguments: str, environment: dict[str, str] | None = None):
         number = len(list(project.glob("run-*.txt")))
         self.output = project / f"run-{number}.txt"
         with open(self.output, "w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "snakemake", *arguments],
                 cwd=project,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -59,6 +59,10 @@ def _main() -> None:
     import pandas  # noqa: F401  (Snakemake imports it for every DAG)
 
     from tgems import workflow_config  # noqa: F401
+    from tgems.import_closure import import_closure
+
+    for script in Path("workflow/scripts").absolute().glob("*.py"):
+        import_closure(script)  # which remembers what each module imports
 
     jobs = json.load(sys.stdin)
     if jobs["appended"] is None:
