@@ -30,16 +30,6 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "p")
 DASHES = ("-", "--", "-.", ":")
 GREY = "#7F7F7F"
-THEME = {
-    **{"axes.axisbelow": True, "axes.grid": True, "xtick.bottom": False, "ytick.left": False},
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ".15"),
-    **{"font.family": ["DejaVu Sans"], "lines.solid_capstyle": "round"},
-    **{"patch.edgecolor": "w", "patch.force_edgecolor": True, "patch.linewidth": 0.8},
-    **{f"{axis}tick.major.{part}": size for axis in "xy" for part, size in (("size", 6 * 0.8), ("width", 1.0))},
-    **{f"{axis}tick.minor.{part}": size for axis in "xy" for part, size in (("size", 4 * 0.8), ("width", 0.8))},
-}
-"""Settings of matplotlib, those of seaborn's style `whitegrid` in the context `paper`, without half a second or more
-that importing seaborn and scipy.stats takes in every job."""
 METRIC_NAMES = {
     "acc1": "accuracy",
     "text_retrieval_recall@1": "R@1, image to text",
