@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
+import seaborn as sns  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from tgems.config.run import ALL_POLICIES  # noqa: E402
@@ -121,8 +122,8 @@ def looks_of(policies: Sequence[str] = ALL_POLICIES) -> Looks:
 
 
 def use_style() -> None:
-    """Set matplotlib's theme, fonts and lines."""
-    plt.rcParams |= THEME
+    """Set seaborn's theme and matplotlib's fonts and lines."""
+    sns.set_theme(context="paper", style="whitegrid", font="DejaVu Sans")
     sizes = ("font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")
     plt.rcParams |= dict.fromkeys((*sizes, "legend.title_fontsize", "figure.titlesize", "figure.labelsize"), FONT_SIZE)
     plt.rcParams |= {"grid.linewidth": 0.4, "grid.color": "#DDDDDD", "axes.edgecolor": "#AAAAAA", "axes.linewidth": 0.6}
