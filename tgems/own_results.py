@@ -61,7 +61,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a T-GEM does with held-out images, beside other policies of equal rate.
+    """Results of a T-GEM on held-out images, beside other policies of equal rate.
 
     Attributes:
         n: Number of held-out images.

@@ -184,7 +184,7 @@ def _packed_images(dataset: dict) -> int | None:
 
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
-    """Keep others out of the work folder; it is deleted if nothing was put into it.
+    """Lock the work folder; it is deleted if nothing was put into it.
 
     Raises:
         UserError: Another `tgems train` uses it.

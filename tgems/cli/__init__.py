@@ -1,4 +1,4 @@
-"""The command line `tgems`. Parses, calls one function of the library, prints; every import of weight is inside."""
+"""The command line `tgems`: it parses, calls a function of the library and prints. Functions import what is heavy."""
 
 from tgems.cli import calibration, estimate, own_images, runs, training
 from tgems.cli.console import app

@@ -20,7 +20,7 @@ def calibrate(
         typer.Option(help="Share of what the full encoder says that is kept: best texts, or nearest images."),
     ] = None,
     texts: Annotated[
-        Path | None, typer.Option(help="File of texts, one a line; a policy that looks at texts needs it.")
+        Path | None, typer.Option(help="File of texts, one per line; a policy that looks at texts needs it.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the thresholds, for `--calibration`.")] = "own",
     replace: Annotated[bool, typer.Option("--replace", help="Replace thresholds that a run has fitted.")] = False,
@@ -33,7 +33,7 @@ def calibrate(
         bool,
         typer.Option(
             "--by-time",
-            help="Measure this machine, and ask only exits that are worth their time in batches of `--batch-size`.",
+            help="Measure this machine, and use only exits that are worth their time in batches of `--batch-size`.",
         ),
     ] = False,
     batch_size: BatchSize = 64,

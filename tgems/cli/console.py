@@ -1,4 +1,4 @@
-"""What all commands share: the application, its consoles, and errors on one line."""
+"""Shared by all commands: the application, its consoles, and errors on one line."""
 
 import sys
 from collections.abc import Iterable

@@ -12,7 +12,7 @@ from tgems.cli.console import command, print_table, say, warn
 @command()
 def estimate(
     configs: Annotated[list[Path], typer.Argument(help="Configuration; of several files, later ones take precedence.")],
-    cores: Annotated[int | None, typer.Option(min=1, help="Number of cores; the default is those of here.")] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Number of cores; by default those of this machine.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Time to measure the throughput of one core.")] = 20,
     gmacs_per_second: Annotated[
         float | None,

@@ -22,7 +22,7 @@ TrustedFile = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Number of images per forward pass.")]
 Workers = Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")]
-Device = Annotated[str, typer.Option(help="Where to encode: cpu, cuda, cuda:1.")]
+Device = Annotated[str, typer.Option(help="Device that encodes: cpu, cuda, cuda:1.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say so.")]
 Index = Annotated[list[Path], typer.Option("--index", "-i", help="Parquet file of `tgems encode`; may be repeated.")]
 
@@ -52,7 +52,7 @@ def encode(
     trust_policy_file: TrustedFile = None,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Encode images, each as far as it needs, into a Parquet file that `tgems search` reads.
+    """Encode images, each up to the exit at which it leaves, into a Parquet file that `tgems search` reads.
 
     Columns: image, exit_block, rate (of the full encoder), embedding (unit vector), and what made it. A killed run goes
     on where it stopped if called again.

@@ -22,7 +22,7 @@ def macs(
 @command()
 def export(
     backbone: Annotated[str, typer.Argument(help="Its name in the run's configuration.")],
-    to: Annotated[Path, typer.Argument(help="Folder to write; one that holds a T-GEM is written anew.")],
+    to: Annotated[Path, typer.Argument(help="Folder to write; a T-GEM that it holds is replaced.")],
     results: Annotated[Path, typer.Option(help="Results folder of a finished run.")] = Path("results"),
     policy: Annotated[
         str, typer.Option(help="A policy of the run that decides image by image; FILE.py:CLASS for your own.")
@@ -77,7 +77,7 @@ def clip_benchmark(context: typer.Context) -> None:
     `tgems clip-benchmark eval --model FOLDER --dataset wds/NAME --dataset_root FOLDER ...`
 
     Model type `tgems` is known to it and chosen; `--pretrained` names the data set whose thresholds to use, `default`
-    for the first. All else is clip_benchmark's: `tgems clip-benchmark eval --help` lists it.
+    for the first. All other options are clip_benchmark's: `tgems clip-benchmark eval --help` lists it.
     """
     from tgems.runtime.clip_benchmark import run
 

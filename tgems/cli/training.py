@@ -39,7 +39,7 @@ def train(
         Path | None, typer.Option(help="Folder for features, modules, tables and figures; the default is OUT-work.")
     ] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="Number of cores; the default is all.")] = None,
-    device: Annotated[str, typer.Option(help="Where to encode: cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device that encodes: cpu or cuda.")] = "cpu",
     passes: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training images; chosen by their number by default.")
     ] = None,

@@ -42,8 +42,8 @@ def p_value(losses: int, n: int, tolerance: float, upcoming: int | None, binary:
         losses: Sum of the calibration losses, rounded up.
         n: Number of calibration images.
         tolerance: See `allowed_losses`.
-        upcoming: See there.
-        binary: See there.
+        upcoming: See `allowed_losses`.
+        binary: See `allowed_losses`.
     """
     if upcoming is None:
         pmf = binomial(n, tolerance)
@@ -82,9 +82,9 @@ def enough_images(
     Args:
         share: Mean loss at the point.
         tolerance: See `allowed_losses`.
-        upcoming: See there.
-        level: See there.
-        binary: See there.
+        upcoming: See `allowed_losses`.
+        level: See `allowed_losses`.
+        binary: See `allowed_losses`.
         most: Number of images to try at most.
     """
 

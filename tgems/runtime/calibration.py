@@ -36,7 +36,7 @@ class OwnCalibration:
     """The thresholds that `calibrate` fitted, and what to expect of them.
 
     Attributes:
-        calibration: The thresholds, and under `made` how they came about.
+        calibration: The thresholds, and under `made` how they were fitted.
         forecast: Mean rate of the next images.
         left_out: Name and reason of each image that could not be read.
         chosen: Exits that were chosen by time, and what to expect of them; None if no exits were chosen.
@@ -194,7 +194,7 @@ def _check(
 
 
 def _found(images: Sequence[ImageFile | str | Path]) -> list[ImageFile]:
-    """Find the images that words name."""
+    """Find the images of files, folders, globs and tars."""
     words = [str(image) for image in images if not isinstance(image, ImageFile)]
     files = [image for image in images if isinstance(image, ImageFile)]
     return [*files, *find_images(words)] if words else files
