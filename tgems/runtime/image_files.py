@@ -96,10 +96,8 @@ def decoded_batches(
         UserError: An image cannot be read, and `skip_bad` is false.
     """
     files = ImageFiles(images, preprocess)
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "This DataLoader will create"
-        )  # more workers than cores are the user's choice
+    with warnings.catch_warnings():  # more workers than cores are the user's choice
+        warnings.filterwarnings("ignore", "This DataLoader will create")
         batches = iter(DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=_as_is))
     for batch in batches:
         bad = [(images[place].name, found) for place, found in batch if isinstance(found, str)]
@@ -124,11 +122,8 @@ def find_images(words: Sequence[str]) -> list[ImageFile]:
     found: dict[tuple[str, str | None], ImageFile] = {}
     for word in words:
         with reading(word, "check the name, and that you may read it"):
-            paths = (
-                [Path(word)]
-                if word.strip() and Path(word).exists()
-                else [Path(p) for p in sorted(glob.glob(word, recursive=True))]
-            )
+            named = word.strip() and Path(word).exists()
+            paths = [Path(p) for p in ([word] if named else sorted(glob.glob(word, recursive=True)))]
         if not paths:
             raise UserError(f"{word or repr(word)}: there is no such file, folder or match")
         for path in paths:
