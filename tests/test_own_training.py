@@ -50,8 +50,10 @@ def tables(folder, wins):
     ]:
         half = 0 if policy == "full" else 0.1
         ends = {"ci_low": value - half, "ci_high": value + half, "n": 40, "n_sources": 12}
-        rows.append({"policy": policy, "rate": rate, "metric": metric, "value": value, "seed": seed} | ends)
-    pd.DataFrame(rows).assign(twin_of=None).to_csv(folder / "tradeoff.csv", index=False)
+        block = {0.3: 3, 0.55: 6, 0.7: 8}.get(rate)
+        point = {"policy": policy, "rate": rate, "exit_block": block, "metric": metric, "value": value, "seed": seed}
+        rows.append(point | ends)
+    pd.DataFrame(rows).assign(twin_of=None, backbone="ViT-B-32").to_csv(folder / "tradeoff.csv", index=False)
     columns = ["against", "competitor", "difference", "ci_low", "ci_high"]
     frame = pd.DataFrame(wins, columns=columns).assign(policy="tgem", metric=metric)
     frame.to_csv(folder / "wins.csv", index=False)
@@ -67,6 +69,7 @@ def test_what_was_reached_is_read_beside_policies_of_no_higher_rate(tmp_path):
         ("fixed", 0.55, ["0.700 (0.600 to 0.800)"]),
     ]
     assert (found.n, found.n_sources, found.rate, found.fixed_is_as_good) == (40, 12, 0.58, True)
+    assert (found.backbone, found.fixed_block) == ("ViT-B-32", 6)
     (one,) = found.differences
     assert (one.competitor, str(one.gain)) == ("fixed", "-0.120 (-0.200 to -0.040)")
 
@@ -126,7 +129,8 @@ def test_places_that_are_taken_are_refused_before_anything_is_done(tmp_path, mon
 def test_the_command_says_what_an_interval_rests_on_and_names_some_images_that_were_left_out(monkeypatch):
     half = Measured(0.5, 0.4, 0.6)
     rows = [("full", 1.0, [Measured(1.0, 1.0, 1.0)]), ("tgem", 0.6, [half]), ("fixed", 0.5, [half])]
-    found = Reached(40, 12, 0.6, rows, ["good images"], [Difference("good images", "fixed", Measured(0.1, -0.1, 0.3))])
+    difference = Difference("good images", "fixed", Measured(0.1, -0.1, 0.3))
+    found = Reached(40, 12, 0.6, rows, ["good images"], [difference], "ViT-B-32", 6)
     bad = [(f"{i}.png", "cannot be read") for i in range(8)]
     monkeypatch.setattr("tgems.own_training.train", lambda *_: (found, bad))
     done = CliRunner().invoke(app, ["train", "--images", "photos", "--out", "mine"])
@@ -138,6 +142,7 @@ def test_the_command_says_what_an_interval_rests_on_and_names_some_images_that_w
         "tgem minus fixed at the same rate, good images: 0.100 (-0.100 to 0.300); these images do not say which",
         "mine: spends 0.600 of the encoder on 40 held-out images",
         "here a fixed exit is as good for no more computation",
+        "tgems export ViT-B-32 mine-fixed --results mine-work/results --policy fixed --exit-block 6",
         "left out: 4.png cannot be read",
         "left out: 3 more images; mine-work names them",
     ):

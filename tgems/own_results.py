@@ -51,7 +51,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Whether the interval says which of them is better."""
+        """What the interval says about which of them is better."""
         if self.gain.low is not None and self.gain.low > 0:
             return "the T-GEM is better"
         if self.gain.high is not None and self.gain.high < 0:
@@ -70,6 +70,8 @@ class Reached:
         rows: Policy, rate, and the value of each metric, by the names in `metrics`.
         metrics: What the values are shares of.
         differences: To the best other policy, by metric; none where no other policy reaches the rate.
+        backbone: Name of the backbone in the run.
+        fixed_block: Block of the fixed exit among the rows; None if there is none.
     """
 
     n: int
@@ -78,6 +80,8 @@ class Reached:
     rows: list[tuple[str, float, list[Measured]]]
     metrics: list[str]
     differences: list[Difference]
+    backbone: str
+    fixed_block: int | None
 
     @property
     def fixed_is_as_good(self) -> bool:
@@ -100,9 +104,10 @@ def reached(tables: Path, task: str, rate: float) -> Reached:
     points = points[points["twin_of"].isna() & points["seed"].ne("mean")]
     metrics = METRICS[task]
     fixed = points[points["policy"].eq("fixed") & points["rate"].le(rate)]
+    fixed = fixed[fixed["rate"].eq(fixed["rate"].max())]
     chosen = points[points["policy"].isin(SHOWN) & points["policy"].ne("fixed")]
     rows = []
-    for policy, part in [("fixed", fixed[fixed["rate"].eq(fixed["rate"].max())]), *chosen.groupby("policy")]:
+    for policy, part in [("fixed", fixed), *chosen.groupby("policy")]:
         if len(part):
             found = part.drop_duplicates("metric").set_index("metric")
             values = [_measured(found.loc[metric], "value") for metric in metrics]
@@ -110,7 +115,9 @@ def reached(tables: Path, task: str, rate: float) -> Reached:
     rows.sort(key=lambda row: SHOWN.index(row[0]))
     own = next(row for row in rows if row[0] == "tgem")
     n, n_sources = (int(points[column].iloc[0]) for column in ("n", "n_sources"))
-    return Reached(n, n_sources, own[1], rows, list(metrics.values()), _differences(tables / "wins.csv", metrics))
+    differences = _differences(tables / "wins.csv", metrics)
+    backbone, block = points["backbone"].iloc[0], int(fixed["exit_block"].iloc[0]) if len(fixed) else None
+    return Reached(n, n_sources, own[1], rows, list(metrics.values()), differences, backbone, block)
 
 
 def _differences(table: Path, metrics: dict[str, str]) -> list[Difference]:

@@ -1,5 +1,6 @@
 """The command that trains a T-GEM on one's own images."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -65,9 +66,13 @@ def train(
     say(f"in parentheses: 95 % intervals for these modules, from {found.n:,} images{groups}")
     for one in found.differences:
         say(f"tgem minus {one.competitor} at the same rate, {one.metric}: {one.gain}; {one.verdict}")
-    say(f"{out}: spends {found.rate:.3f} of the encoder on {found.n:,} held-out images; see `tgems info {out}`")
+    say(
+        f"{out}: spends {found.rate:.3f} of the encoder on {found.n:,} held-out images; see `tgems info {shlex.quote(str(out))}`"
+    )
     if found.fixed_is_as_good:
-        say("here a fixed exit is as good for no more computation; images then need no gate (policy fixed)")
+        say("here a fixed exit is as good for no more computation, and needs no gate; to make an encoder of it:")
+        export = ["tgems", "export", found.backbone, f"{out}-fixed", "--results", str(work / "results")]
+        say(shlex.join([*export, "--policy", "fixed", "--exit-block", str(found.fixed_block)]))
     say(f"tables and figures are in {work / 'results'}")
     for name, reason in bad[:NAMED]:
         warn(f"left out: {name} {reason}")
