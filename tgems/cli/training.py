@@ -66,9 +66,8 @@ def train(
     say(f"in parentheses: 95 % intervals for these modules, from {found.n:,} images{groups}")
     for one in found.differences:
         say(f"tgem minus {one.competitor} at the same rate, {one.metric}: {one.gain}; {one.verdict}")
-    say(
-        f"{out}: spends {found.rate:.3f} of the encoder on {found.n:,} held-out images; see `tgems info {shlex.quote(str(out))}`"
-    )
+    info = shlex.join(["tgems", "info", str(out)])
+    say(f"{out}: spends {found.rate:.3f} of the encoder on {found.n:,} held-out images; see `{info}`")
     if found.fixed_is_as_good:
         say("here a fixed exit is as good for no more computation, and needs no gate; to make an encoder of it:")
         export = ["tgems", "export", found.backbone, f"{out}-fixed", "--results", str(work / "results")]
