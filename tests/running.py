@@ -50,9 +50,8 @@ def watched(project: Path) -> dict[str, str]:
     for name in ("imported", "watch"):
         (project / name).mkdir()
     (project / "watch/sitecustomize.py").write_text(WATCH)
-    return {
-        "PYTHONPATH": os.pathsep.join((str(project / "watch"), str(ROOT))), "IMPORTED": str(project / "imported")
-    }  # fmt: skip
+    python_path = os.pathsep.join((str(project / "watch"), str(ROOT)))
+    return {"PYTHONPATH": python_path, "IMPORTED": str(project / "imported")}
 
 
 def finish_smoke(folder: Path) -> None:

@@ -51,7 +51,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What the interval says about which of them is better."""
+        """Say which of the two is better, or that the interval leaves it open."""
         if self.gain.low is not None and self.gain.low > 0:
             return "the T-GEM is better"
         if self.gain.high is not None and self.gain.high < 0:

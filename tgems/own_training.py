@@ -43,7 +43,7 @@ UNKNOWN_IMAGES = 10_000
 POLICIES = ("full", "fixed", "saturation", "tgem")
 TOTAL = re.compile(r"^total +(\d+)$")
 TARGET = 1
-"""Jobs of Snakemake that do nothing themselves: the one that asks for all results."""
+"""Number of jobs in Snakemake's total that do no work: the one that asks for all results."""
 JOB = re.compile(r"^Job \d+: (.*)$")
 ERROR = re.compile(r"^(?:tgems[\w.]*: )?error: (.*)$")
 """Lines of Snakemake and of jobs: number of jobs, start of a job, why a job failed."""

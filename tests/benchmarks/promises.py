@@ -13,7 +13,6 @@ counts sets of 1,000 other images, two per draw, on which a promise by bets, or 
 import argparse
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,9 +30,11 @@ from tgems.policies.operating_point import OperatingPoint
 from tgems.policies.registry import POLICIES
 from tgems.runtime.model import EarlyExitCLIP
 from tgems.runtime.neighbour_losses import NeighbourLosses
+from tgems.runtime.own_fit import with_own_bank
 from tgems.runtime.own_outputs import own_outputs, text_embeddings
+from tgems.runtime.tgem_info import NEIGHBOURS
 
-UPCOMING, LEVEL, NEIGHBOURS, OTHERS, TARGET = 1000, 0.05, 10, 2000, 0.6
+UPCOMING, LEVEL, OTHERS, TARGET = 1000, 0.05, 2000, 0.6
 
 
 def outputs_on(model: EarlyExitCLIP, policy: ThresholdPolicy, dataset: str, n: int, texts: bool) -> CachedOutputs:
@@ -53,8 +54,7 @@ def by_neighbours(
     tolerances: Sequence[float],
 ) -> list[tuple[list[float], list[bool]]]:
     """Return the rates of the ways without texts for each tolerance, and which promises were broken."""
-    bank = replace(fitting, bank=fitting.embeddings[:1000, -1])
-    path = careful_path(policy, bank, TARGET)
+    path = careful_path(policy, with_own_bank(policy, fitting), TARGET)
     certifying, upcoming = (NeighbourLosses(policy, fitting, some, NEIGHBOURS, path) for some in (rest, others))
     points = range(len(path))
     losses, later = (np.stack([some.at(point) for point in points], 1) for some in (certifying, upcoming))

@@ -103,8 +103,8 @@ def packed(
         listed: Files on which the packed images depend.
         out: Folder to pack into.
         shards: See `tgems.data.own_images.own_dataset`.
-        seed: See there.
-        skip_bad: See there.
+        seed: See `own_dataset`.
+        skip_bad: See `own_dataset`.
 
     Returns:
         Entry of `datasets`.

@@ -74,8 +74,8 @@ def enough_graded_images(
     Args:
         losses: Losses of images at the point, in [0, 1].
         tolerance: See `certified_point`.
-        upcoming: See there.
-        level: See there.
+        upcoming: See `certified_point`.
+        level: See `certified_point`.
         most: Number of images to try at most.
     """
     share, spread, each = float(losses.mean()), losses.std(), level / len(SAFETY)

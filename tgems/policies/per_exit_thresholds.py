@@ -161,9 +161,9 @@ def more_careful(scores: np.ndarray, thresholds: np.ndarray, costs: PathCosts, p
     """Shift thresholds so that fewer images leave: to `points` rates, evenly spaced between 1 and the rate they give.
 
     Args:
-        scores: Of images, see `best_thresholds`.
-        thresholds: `[E-1]`, infinite at exits that are not visited.
-        costs: See there.
+        scores: Scores of images; see `best_thresholds`.
+        thresholds: Threshold of each exit `[E-1]`, infinite at exits that are not visited.
+        costs: Costs of the exits.
         points: Number of rates.
 
     Returns:

@@ -106,10 +106,7 @@ class OwnFit:
         return self.outputs.select(torch.from_numpy(rows))
 
     def _with_bank(self, outputs: CachedOutputs) -> CachedOutputs:
-        """Without texts, let each exit look for the full encoder's embeddings of the images that are fitted on."""
-        if self.has_texts or not self.policy.per_exit:
-            return outputs
-        return replace(outputs, bank=outputs.embeddings[:LARGEST_OWN_BANK, -1])
+        return outputs if self.has_texts else with_own_bank(self.policy, outputs)
 
     def _fitted(self, outputs: CachedOutputs, targets: list[float]) -> list[OperatingPoint]:
         outputs = self._with_bank(outputs)
@@ -126,6 +123,13 @@ class OwnFit:
         n, mean = len(rates), float(rates.mean())
         half = student_quantile(0.5 + LEVEL / 2, n - 1) * rates.std(ddof=1) * np.sqrt(1 / n + 1 / self.upcoming)
         return Forecast(mean, max(mean - half, float(price.min())), min(mean + half, float(price.max())))
+
+
+def with_own_bank(policy: ThresholdPolicy, outputs: CachedOutputs) -> CachedOutputs:
+    """Let each exit look for the full encoder's embeddings of the images themselves, in place of texts."""
+    if not policy.per_exit:
+        return outputs
+    return replace(outputs, bank=outputs.embeddings[:LARGEST_OWN_BANK, -1])
 
 
 def fitted_images(n: int, has_texts: bool) -> int:
